@@ -1,0 +1,1 @@
+"""What every cloud function shares."""
