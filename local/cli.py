@@ -1,0 +1,178 @@
+"""`recado`: the platform on one machine, from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from local import build, database, keys, parts, platform, postgres, schema, state
+from local.errors import PlatformError
+from local.keys import Keys
+from local.layout import DEFAULT_PORT, ROOT, Layout
+
+_DEMO_LOGINS = (
+    ("Clínica Dental, owner", "dr.perez@clinica.example"),
+    ("Clínica Dental, agent", "recepcion@clinica.example"),
+    ("Restaurante La Plaza, owner", "admin@laplaza.example"),
+)
+_DEMO_PASSWORD = "recado-demo"  # noqa: S105  # public by design: it opens local demo data only
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options) or 0)
+    except PlatformError as error:
+        print(f"recado: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _up(options: argparse.Namespace) -> None:
+    layout = _layout(options)
+    if options.detach:
+        _up_detached(layout, options.reload)
+        _print_table(layout, keys.load(layout.keys))
+    else:
+        platform.up(layout, reload=options.reload, on_ready=lambda secrets: _print_table(layout, secrets))
+
+
+def _up_detached(layout: Layout, reload: bool) -> None:
+    """Start the same command in a session of its own and wait for its word."""
+    if state.held(layout):
+        raise PlatformError(
+            f"A platform is already running on the data in {layout.data}; see `recado status`."
+        )
+    layout.logs.mkdir(parents=True, exist_ok=True)
+    again = ["up", "--port", str(layout.port), "--data", str(layout.data), "--env-file", str(layout.env_file)]
+    with layout.log("supervisor").open("ab") as out, layout.log("up").open("wb") as problems:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "local.cli", *again, *(["--reload"] if reload else [])],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=problems,
+            start_new_session=True,
+        )
+    while child.poll() is None:
+        found = state.read(layout)
+        if found and found.ready and found.pid == child.pid:
+            return
+        time.sleep(0.05)
+    said = layout.log("up").read_text().removeprefix("recado: ").strip()
+    raise PlatformError(said or f"The platform did not start; see {layout.logs}.")
+
+
+def _down(options: argparse.Namespace) -> None:
+    print("Stopped." if state.stop(_layout(options)) else "No platform was running.")
+
+
+def _status(options: argparse.Namespace) -> int:
+    layout = _layout(options)
+    found = state.read(layout)
+    if found is None or not found.alive:
+        print(f"No platform is running on the data in {layout.data}.")
+        return 1
+    print(f"{'PART':<20}{'PID':>8}{'PORT':>7}{'RESTARTS':>10}  STATE")
+    for part in found.parts:
+        word = "up" if part.alive else "down"
+        print(f"{part.name:<20}{part.pid:>8}{part.port or '-':>7}{part.restarts:>10}  {word}")
+    whole = found.ready and all(part.alive for part in found.parts)
+    print("Everything is up." if whole else "Not everything is up.")
+    return 0 if whole else 1
+
+
+def _logs(options: argparse.Namespace) -> None:
+    layout = _layout(options)
+    known = sorted(log.stem for log in layout.logs.glob("*.log"))
+    if options.part and options.part not in known:
+        raise PlatformError(
+            f"There is no log of {options.part!r}; there are: {', '.join(known) or 'none yet'}."
+        )
+    chosen = [layout.log(part) for part in ([options.part] if options.part else known)]
+    follow = ["--follow"] if options.follow else []
+    subprocess.run(["tail", "--lines", str(options.lines), *follow, *map(str, chosen)], check=False)
+
+
+def _build(options: argparse.Namespace) -> None:
+    out = Path(options.out)
+    for name in [options.name] if options.name else build.functions():
+        print(build.build(name, out))
+
+
+def _schema(_: argparse.Namespace) -> None:
+    """The types come from a database of the moment, made from sql/ and thrown away."""
+    print(schema.squash())
+    with postgres.temporary() as port:
+        database.bootstrap(port)
+        database.apply(port, "postgres", schema.sql_files())
+        print(schema.write_types(postgres.dsn(port)))
+
+
+def _layout(options: argparse.Namespace) -> Layout:
+    data = Path(options.data).resolve()
+    env_file = Path(options.env_file).resolve() if getattr(options, "env_file", None) else data / "env"
+    return Layout(data, getattr(options, "port", DEFAULT_PORT), env_file)
+
+
+def _print_table(layout: Layout, secrets: Keys) -> None:
+    rows = [*parts.environment(layout, secrets).items()]
+    rows += [(f"login: {who}", f"{email} / {_DEMO_PASSWORD}") for who, email in _DEMO_LOGINS]
+    width = max(len(name) for name, _ in rows) + 2
+    for name, value in rows:
+        print(f"{name:<{width}}{value}")
+    print(
+        f"\nThese are in {layout.env_file}. Stop with `recado down`; logs: `recado logs [part]`.", flush=True
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="recado", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: object, help_text: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=help_text, description=help_text)
+        made.set_defaults(run=run)
+        return made
+
+    def on_data(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        made.add_argument(
+            "--data", default=str(ROOT / ".recado"), metavar="DIR", help="data directory (.recado)"
+        )
+        return made
+
+    up = on_data(command("up", _up, "Start the platform and keep it running."))
+    up.add_argument("--detach", action="store_true", help="return once everything answers")
+    up.add_argument(
+        "--port", type=_port, default=DEFAULT_PORT, metavar="N", help=f"base port ({DEFAULT_PORT})"
+    )
+    up.add_argument("--env-file", metavar="F", help="where to write the dotenv file (DIR/env)")
+    up.add_argument("--reload", action="store_true", help="restart functions whose source changes")
+    on_data(command("down", _down, "Stop the platform; its data stays."))
+    on_data(command("status", _status, "Show what runs; exit 1 unless everything is up."))
+    logs = on_data(command("logs", _logs, "Show the logs of one part, or of all."))
+    logs.add_argument("part", nargs="?")
+    logs.add_argument("--lines", type=int, default=50, metavar="N", help="how many of the last lines (50)")
+    logs.add_argument("--follow", action="store_true", help="go on as they grow")
+    staged = command(
+        "build", _build, "Stage functions as they are deployed: code, shared package, pinned packages."
+    )
+    staged.add_argument("name", nargs="?", help="a function; all of them without it")
+    staged.add_argument("--out", default=str(ROOT / "build"), metavar="DIR", help="where to (build)")
+    command("schema", _schema, "Write the migration and the front ends' types from sql/.")
+    return parser
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 1024 <= port <= 65000:
+        raise argparse.ArgumentTypeError("a base port is between 1024 and 65000")
+    return port
+
+
+if __name__ == "__main__":
+    sys.exit(main())

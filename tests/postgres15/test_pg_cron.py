@@ -1,0 +1,18 @@
+"""The same platform on Debian's Postgres 15, where pg_cron is the real one."""
+
+from __future__ import annotations
+
+from local import postgres
+from tests.e2e.platforms import Platform, eventually
+
+
+def test_a_job_of_the_real_pg_cron_reaches_a_function(platform: Platform) -> None:
+    assert postgres.installation().has_pg_cron
+    platform.query(
+        """select cron.schedule('say hello', '* * * * *', $$select private.invoke('hello/echo')$$)"""
+    )
+
+    answered = eventually(lambda: platform.query("select status_code from net._http_response"), seconds=75)
+
+    assert answered == [(200,)]
+    assert platform.query("select status from cron.job_run_details limit 1") == [("succeeded",)]
