@@ -68,7 +68,7 @@ def database(layout: Layout, server: postgres.Installation) -> Part:
 
 
 def everything_else(layout: Layout, keys: Keys, server: postgres.Installation) -> list[Part]:
-    parts = [_postgrest(layout, keys), _auth(layout, keys), _worker(layout, "net")]
+    parts = [_postgrest(layout, keys), _auth(layout, keys), _worker(layout, "net"), _simulator(layout, keys)]
     if not server.has_pg_cron:
         parts.append(_worker(layout, "cron"))
     functions = functions_of(layout, keys)
@@ -128,6 +128,19 @@ def _auth(layout: Layout, keys: Keys) -> Part:
         **_key_env(keys),
     }
     return _python("auth", env, lambda: http_ok(layout.auth, "/health"), layout.auth)
+
+
+def _simulator(layout: Layout, keys: Keys) -> Part:
+    env = {
+        "RECADO_PORT": str(layout.simulator),
+        "DATABASE_URL": postgres.dsn(layout.postgres, user=postgres.SUPERUSER),
+        "FUNCTIONS_URL": f"http://127.0.0.1:{layout.gateway}/functions/v1",
+        "META_APP_SECRET": keys.meta_app_secret,
+        "META_VERIFY_TOKEN": keys.meta_verify_token,
+        "OPENAI_API_KEY": keys.openai_api_key,
+        "SIMULATOR_DB": str(layout.data / "simulator.db"),
+    }
+    return _python("simulator", env, lambda: http_ok(layout.simulator, "/health"), layout.simulator)
 
 
 def _gateway(layout: Layout, keys: Keys, functions: list[Part]) -> Part:

@@ -142,6 +142,7 @@ def _check_ports(layout: Layout) -> None:
         "PostgREST": layout.postgrest,
         "PostgREST's admin server": layout.postgrest_admin,
         "the auth server": layout.auth,
+        "the simulator": layout.simulator,
         **{f"function {name}": layout.function(i) for i, name in enumerate(build.functions())},
     }
     for who, port in wanted.items():
