@@ -14,6 +14,7 @@ from cronsim import CronSim, CronSimError
 from psycopg.conninfo import make_conninfo
 
 from local import worker
+from local.events import log
 from local.worker import Connection
 
 LONGEST_SLEEP = 60.0
@@ -114,7 +115,7 @@ class Runs:
         except psycopg.Error as error:
             status, message = "failed", f"ERROR:  {error}"
         await self.records.execute(_ENDED, (status, message, run["runid"]))
-        worker.log("cron job ended", jobid=job.jobid, status=status, result=message)
+        log("cron job ended", jobid=job.jobid, status=status, result=message)
 
     async def _execute(self, job: Job, runid: int) -> str:
         url = make_conninfo(self.url, user=job.username, dbname=job.database)

@@ -16,6 +16,7 @@ import httpx
 from psycopg.types.json import Jsonb
 
 from local import worker
+from local.events import log
 from local.worker import Connection
 
 POLL_SECONDS = 5  # requests that woke nobody: left over by a round that died, or inserted by hand
@@ -94,7 +95,7 @@ async def work_round(database: Connection, http: httpx.AsyncClient) -> int:
         answers = await asyncio.gather(*(perform(http, request, draw(faults)) for request in requests))
         stored = [vars(answer) for answer in answers if answer]
         await _store(database, stored, faults)
-    worker.log("net round", requests=len(requests), answers=len(stored))
+    log("net round", requests=len(requests), answers=len(stored))
     return len(requests)
 
 

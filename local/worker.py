@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
-import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any, LiteralString
 
 import psycopg
 from psycopg.rows import dict_row
+
+from local.events import log
 
 Connection = psycopg.AsyncConnection[dict[str, Any]]
 Serve = Callable[[str], Awaitable[None]]
@@ -46,12 +45,6 @@ async def notified(connection: Connection, seconds: float) -> None:
         pass
     async for _ in connection.notifies(timeout=0):  # the rest of a burst asks for nothing more
         pass
-
-
-def log(event: str, severity: str = "INFO", **fields: Any) -> None:
-    line = {"time": datetime.now(UTC).isoformat(), "severity": severity, "message": event, **fields}
-    sys.stdout.write(json.dumps(line, default=str) + "\n")
-    sys.stdout.flush()
 
 
 async def _until_terminated(name: str, serve: Serve, url: str) -> None:

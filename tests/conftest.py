@@ -40,7 +40,7 @@ class Server:
 
     def superuser(self, statement: str, database: str = "postgres") -> None:
         with psycopg.connect(self.dsn(database, postgres.SUPERUSER), autocommit=True) as connection:
-            connection.execute(statement)  # type: ignore[call-overload]
+            connection.execute(statement)
 
     def create(self, name: str, template: str = "template0") -> str:
         """A database owned by postgres, as the hosted one is."""
@@ -98,7 +98,7 @@ class Db:
         self.connection = connection
 
     def rows(self, statement: str, *values: Any) -> list[dict[str, Any]]:
-        cursor = self.connection.execute(statement, [_adapt(v) for v in values] or None)  # type: ignore[call-overload]
+        cursor = self.connection.execute(statement, [_adapt(v) for v in values] or None)
         return cursor.fetchall() if cursor.description else []
 
     run = rows
@@ -116,12 +116,13 @@ class Db:
 
     def sign_up(self, email: str, **meta: Any) -> uuid.UUID:
         """A confirmed sign-up, as the auth server writes it; returns the auth user's id."""
-        return self.value(
+        auth_id: uuid.UUID = self.value(
             "insert into auth.users (id, aud, role, email, email_confirmed_at, raw_user_meta_data)"
             " values (gen_random_uuid(), 'authenticated', 'authenticated', %s, now(), %s) returning id",
             email,
             meta,
         )
+        return auth_id
 
     @contextmanager
     def signed_in(self, auth_id: uuid.UUID | str) -> Iterator[None]:
@@ -144,7 +145,7 @@ class Db:
     def _as(self, role: str, claims: dict[str, str]) -> Iterator[None]:
         # a savepoint: a refused statement must neither end the test's transaction nor undo what came before
         self.connection.execute("savepoint somebody")
-        self.connection.execute(f"set local role {role}")  # type: ignore[call-overload]
+        self.connection.execute(f"set local role {role}")
         self.value("select set_config('request.jwt.claims', %s, true)", json.dumps(claims))
         try:
             yield
