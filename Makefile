@@ -1,5 +1,5 @@
 # Every target does its own set-up on a fresh clone; everything is in .venv and supabase/node_modules.
-.PHONY: help setup up down status test lint types unit test-postgres15 clean
+.PHONY: help setup demo up down status test lint types unit test-postgres15 clean
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -11,6 +11,9 @@ help: ## show this
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup: .venv/ready supabase/node_modules/ready ## install everything, pinned
+
+demo: setup ## watch the main job on a platform of its own
+	$(BIN)/recado demo
 
 up: setup ## start the platform and return once everything answers
 	$(BIN)/recado up --detach

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 import sys
-import time
+import tempfile
 from pathlib import Path
 
-from local import build, database, keys, parts, platform, postgres, schema, state
+from local import build, database, demo, keys, parts, platform, postgres, schema, state
 from local.errors import PlatformError
 from local.keys import Keys
 from local.layout import DEFAULT_PORT, ROOT, Layout
@@ -35,36 +36,30 @@ def main(arguments: list[str] | None = None) -> int:
 def _up(options: argparse.Namespace) -> None:
     layout = _layout(options)
     if options.detach:
-        _up_detached(layout, options.reload)
+        platform.up_detached(layout, reload=options.reload)
         _print_table(layout, keys.load(layout.keys))
     else:
         platform.up(layout, reload=options.reload, on_ready=lambda secrets: _print_table(layout, secrets))
 
 
-def _up_detached(layout: Layout, reload: bool) -> None:
-    """Start the same command in a session of its own and wait for its word."""
-    if state.held(layout):
-        raise PlatformError(
-            f"A platform is already running on the data in {layout.data}; see `recado status`."
-        )
-    layout.logs.mkdir(parents=True, exist_ok=True)
-    again = ["up", "--port", str(layout.port), "--data", str(layout.data), "--env-file", str(layout.env_file)]
-    with layout.log("supervisor").open("ab") as out, layout.log("up").open("wb") as problems:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "local.cli", *again, *(["--reload"] if reload else [])],
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=problems,
-            start_new_session=True,
-        )
-    while child.poll() is None:
-        found = state.read(layout)
-        if found and found.ready and found.pid == child.pid:
-            return
-        time.sleep(0.05)
-    said = layout.log("up").read_text().removeprefix("recado: ").strip()
-    raise PlatformError(said or f"The platform did not start; see {layout.logs}.")
+def _demo(options: argparse.Namespace) -> int:
+    """On a platform of its own, so that it neither meets nor leaves anybody's data."""
+    data = Path(tempfile.mkdtemp(prefix="recado-demo-"))
+    layout = Layout(data, options.port or platform.free_base_port(), data / "env")
+    try:
+        print("Starting a platform...", flush=True)
+        platform.up_detached(layout, reload=False)
+        secrets = keys.load(layout.keys)
+        well = demo.tell(layout, secrets, lambda text: print(text, flush=True))
+        if options.stay:
+            _print_table(layout, secrets)
+            print(f"Write as a customer at http://127.0.0.1:{layout.simulator}/")
+            print(f"End it with `recado down --data {data}`.")
+    finally:
+        if not options.stay:
+            state.stop(layout)
+            shutil.rmtree(data, ignore_errors=True)
+    return 0 if well else 1
 
 
 def _down(options: argparse.Namespace) -> None:
@@ -158,6 +153,11 @@ def _parser() -> argparse.ArgumentParser:
     logs.add_argument("part", nargs="?")
     logs.add_argument("--lines", type=int, default=50, metavar="N", help="how many of the last lines (50)")
     logs.add_argument("--follow", action="store_true", help="go on as they grow")
+    shown = command("demo", _demo, "Show the main job on a fresh platform; exit 1 unless all of it works.")
+    shown.add_argument(
+        "--stay", action="store_true", help="leave it running, with a page to write as a customer"
+    )
+    shown.add_argument("--port", type=_port, metavar="N", help="base port (one that is free)")
     staged = command(
         "build", _build, "Stage functions as they are deployed: code, shared package, pinned packages."
     )

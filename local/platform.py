@@ -7,8 +7,11 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -17,7 +20,7 @@ import psycopg
 from local import build, database, keys, parts, postgres, schema, state
 from local.errors import PlatformError
 from local.keys import Keys
-from local.layout import Layout
+from local.layout import DEFAULT_PORT, ROOT, Layout
 from local.postgres import Installation
 from local.reload import SourceWatch
 from local.supervisor import Supervisor
@@ -38,6 +41,42 @@ def up(layout: Layout, *, reload: bool, on_ready: Callable[[Keys], None]) -> Non
             supervisor.run(_reloader(supervisor, layout, secrets) if reload else lambda: None)
         finally:
             supervisor.stop()
+
+
+def up_detached(layout: Layout, *, reload: bool) -> None:
+    """Start the same command in a session of its own and wait for its word."""
+    if state.held(layout):
+        raise PlatformError(
+            f"A platform is already running on the data in {layout.data}; see `recado status`."
+        )
+    layout.logs.mkdir(parents=True, exist_ok=True)
+    again = ["up", "--port", str(layout.port), "--data", str(layout.data), "--env-file", str(layout.env_file)]
+    with layout.log("supervisor").open("ab") as out, layout.log("up").open("wb") as problems:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "local.cli", *again, *(["--reload"] if reload else [])],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=problems,
+            start_new_session=True,
+        )
+    while child.poll() is None:
+        found = state.read(layout)
+        if found and found.ready and found.pid == child.pid:
+            return
+        time.sleep(0.05)
+    said = layout.log("up").read_text().removeprefix("recado: ").strip()
+    raise PlatformError(said or f"The platform did not start; see {layout.logs}.")
+
+
+def free_base_port() -> int:
+    """A base port none of whose ports is taken at the moment."""
+    for port in range(DEFAULT_PORT, 65000, 100):
+        layout = Layout(Path(), port, Path())
+        with suppress(PlatformError):
+            _check_ports(layout)
+            return port
+    raise PlatformError("There is no room for the platform's ports: choose a base port with --port.")
 
 
 def _prepare(layout: Layout) -> tuple[Keys, Installation]:
