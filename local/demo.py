@@ -68,7 +68,8 @@ class World:
 
     def messages(self, phone: str, direction: str) -> list[dict[str, Any]]:
         query = self.service.table("messages").select("*, ai_agents(name)")
-        return _rows(query.eq("lead_id", self.lead(phone)["id"]).eq("direction", direction).order("provider_at"))
+        query = query.eq("lead_id", self.lead(phone)["id"]).eq("direction", direction)
+        return _rows(query.order("provider_at"))
 
 
 def tell(layout: Layout, secrets: Keys, say: Callable[[str], None]) -> bool:
@@ -83,8 +84,7 @@ def tell(layout: Layout, secrets: Keys, say: Callable[[str], None]) -> bool:
         _the_model_fails(world, story)
     minutes = (time.monotonic() - story.began) / 60
     outcome = f"{story.failed} expectations failed" if story.failed else "Everything came out as expected"
-    say(f"
-{outcome}, in {minutes:.1f} minutes.")
+    say(f"\n{outcome}, in {minutes:.1f} minutes.")
     return not story.failed
 
 
