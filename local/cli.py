@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from local import build, database, demo, keys, parts, platform, postgres, schema, state
+from local import build, database, keys, parts, platform, postgres, schema, state
 from local.errors import PlatformError
 from local.keys import Keys
 from local.layout import DEFAULT_PORT, ROOT, Layout
@@ -44,6 +44,8 @@ def _up(options: argparse.Namespace) -> None:
 
 def _demo(options: argparse.Namespace) -> int:
     """On a platform of its own, so that it neither meets nor leaves anybody's data."""
+    from local import demo  # here, because it brings the whole supabase client
+
     data = Path(tempfile.mkdtemp(prefix="recado-demo-"))
     layout = Layout(data, options.port or platform.free_base_port(), data / "env")
     try:
