@@ -1,0 +1,190 @@
+"""The one door to Postgres: a method for each RPC that machines call, named like it.
+
+PostgREST is spoken to with plain httpx. The `postgrest` client would import for 90 ms more, half a function's
+start, and would encode every batch anew where ours is made of JSON that is ready.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from shared.errors import (
+    AnswerLostError,
+    DatabaseError,
+    DatabaseUnavailableError,
+    ForbiddenError,
+    NotFoundError,
+    RecadoError,
+    UnreachableError,
+    database_error,
+    http_errors,
+)
+from shared.events import JsonObject, Receipt
+from shared.settings import Settings
+
+if TYPE_CHECKING:
+    import httpx
+
+SECONDS = 8.0  # for an answer; PostgREST itself gives up waiting for a connection after 10
+_CONNECT_SECONDS = 2.0
+_IDLE_SECONDS = 60.0  # below what gateways keep open
+_REFUSED = {401: ForbiddenError, 403: ForbiddenError, 404: NotFoundError}
+
+
+class Database:
+    """Acts with the secret key, beyond row level security. Connections are made at first use."""
+
+    def __init__(self, settings: Settings, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        self._settings = settings
+        self._transport = transport
+
+    async def webhook_receive(self, *, batch: Sequence[bytes]) -> list[Receipt]:
+        """Store payloads, each given as JSON; one transaction, and the same again changes nothing."""
+        answer = await self._call("webhook_receive", b'{"p_batch":[%b]}' % b",".join(batch))
+        if not isinstance(answer, list) or len(answer) != len(batch):
+            raise DatabaseError(f"webhook_receive did not answer for each of {len(batch)} payloads.")
+        return [
+            Receipt(
+                status=one["status"], stored=one["stored"], repeated=one["repeated"], error=one.get("error")
+            )
+            for one in answer
+        ]
+
+    async def reply_claim(self, *, limit: int, lease_seconds: int) -> JsonObject:
+        """{"jobs", "next_in_ms"}: chats whose burst is over, each with all that answering it needs."""
+        return await self._object("reply_claim", p_limit=limit, p_lease_seconds=lease_seconds)
+
+    async def reply_settle(
+        self,
+        *,
+        tenant_id: str,
+        chat_id: str,
+        claim: str,
+        agent_id: str,
+        content: str,
+        usage: Sequence[JsonObject],
+        summary: str | None,
+    ) -> str:
+        """Hand an answer in: answered, redo, silenced or lost."""
+        answer = await self._object(
+            "reply_settle",
+            p_tenant_id=tenant_id,
+            p_chat_id=chat_id,
+            p_claim=claim,
+            p_agent_id=agent_id,
+            p_content=content,
+            p_usage=usage,
+            p_summary=summary,
+        )
+        return str(answer["status"])
+
+    async def reply_fail(
+        self,
+        *,
+        tenant_id: str,
+        chat_id: str,
+        claim: str,
+        error: str,
+        is_final: bool,
+        retry_after_seconds: int | None,
+    ) -> str:
+        """Give a chat back without an answer: retry, handed_over or lost."""
+        answer = await self._rpc(
+            "reply_fail",
+            p_tenant_id=tenant_id,
+            p_chat_id=chat_id,
+            p_claim=claim,
+            p_error=error,
+            p_is_final=is_final,
+            p_retry_after_seconds=retry_after_seconds,
+        )
+        return str(answer)
+
+    async def outbox_claim(self, *, limit: int, lease_seconds: int) -> JsonObject:
+        """{"claim", "messages", "next_in_ms"}: what may be sent within the next second."""
+        return await self._object("outbox_claim", p_limit=limit, p_lease_seconds=lease_seconds)
+
+    async def outbox_intent(
+        self, *, claim: str, items: Sequence[JsonObject], lease_seconds: int
+    ) -> list[str]:
+        """The ids that may be sent now. Not to be repeated: what it said yes to once, it does not again."""
+        answer = await self._rpc("outbox_intent", p_claim=claim, p_items=items, p_lease_seconds=lease_seconds)
+        return [str(one) for one in answer]
+
+    async def outbox_release(self, *, claim: str) -> int:
+        """Give back what no intent was made for."""
+        return int(await self._rpc("outbox_release", p_claim=claim))
+
+    async def outbox_settle(self, *, claim: str, results: Sequence[JsonObject]) -> int:
+        return int(await self._rpc("outbox_settle", p_claim=claim, p_results=results))
+
+    async def channel_tokens(self, *, numbers: Sequence[JsonObject]) -> list[JsonObject]:
+        """Access tokens, for memory only."""
+        answer = await self._rpc("channel_tokens", p_numbers=numbers)
+        return list(answer)
+
+    async def worker_beat(self, *, worker: str, loop_id: str, seconds: int) -> None:
+        await self._rpc("worker_beat", p_worker=worker, p_loop_id=loop_id, p_seconds=seconds)
+
+    async def worker_leave(self, *, worker: str, loop_id: str) -> None:
+        await self._rpc("worker_leave", p_worker=worker, p_loop_id=loop_id)
+
+    async def job_run_record(
+        self, *, job: str, started_at: datetime, counts: Mapping[str, int], error: str | None
+    ) -> None:
+        started = started_at.isoformat()
+        await self._rpc("job_run_record", p_job=job, p_started_at=started, p_counts=counts, p_error=error)
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def _object(self, function: str, **arguments: Any) -> JsonObject:
+        answer = await self._rpc(function, **arguments)
+        if not isinstance(answer, dict):
+            raise DatabaseError(f"{function} did not answer with an object.")
+        return answer
+
+    async def _rpc(self, function: str, **arguments: Any) -> Any:
+        return await self._call(function, json.dumps(arguments).encode())
+
+    async def _call(self, function: str, arguments: bytes) -> Any:
+        """What the RPC returns. DatabaseUnavailableError also when only the answer was lost."""
+        try:
+            with http_errors():
+                response = await self._http.post(f"rpc/{function}", content=arguments)
+        except (UnreachableError, AnswerLostError) as exc:
+            raise DatabaseUnavailableError from exc
+        if not response.is_success:
+            raise _refusal(response)
+        return json.loads(response.content) if response.content else None
+
+    @cached_property
+    def _http(self) -> httpx.AsyncClient:
+        import httpx  # 60 ms that nobody should pay before it is needed
+
+        key = self._settings.supabase_service_role_key
+        return httpx.AsyncClient(
+            base_url=f"{self._settings.supabase_url.rstrip('/')}/rest/v1/",
+            headers={"apikey": key, "authorization": f"Bearer {key}", "content-type": "application/json"},
+            timeout=httpx.Timeout(SECONDS, connect=_CONNECT_SECONDS),
+            limits=httpx.Limits(max_connections=16, keepalive_expiry=_IDLE_SECONDS),
+            transport=self._transport,
+            trust_env=False,
+        )
+
+
+def _refusal(response: httpx.Response) -> RecadoError:
+    """Our SQL's refusals (PT…) keep message and hint; what else the database says is for the log only."""
+    try:
+        said = json.loads(response.content)
+        code = str(said.get("code") or "")
+    except (ValueError, AttributeError):
+        return database_error(str(response.status_code))(f"Something else answered {response.status_code}.")
+    if code.startswith("PT"):
+        return database_error(code)(said.get("message") or "", hint=said.get("hint"))
+    error = _REFUSED.get(response.status_code) or database_error(code)
+    return error(f"The database answered {response.status_code}, code {code or 'empty'}.")

@@ -1,0 +1,221 @@
+"""Delivering: what pacing lets out goes to its provider at its moment, and the database hears how that ended.
+
+Messages whose moments are close go together: one commit says that they are about to be sent, a few how that
+ended. A process that dies in between leaves them unknown; before, they go back to the queue by themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from functools import partial
+from typing import Protocol
+
+from shared.drain import Claim, insist, seconds
+from shared.errors import DatabaseUnavailableError
+from shared.events import JsonObject
+from shared.graph import Message, Result
+
+GROUP_SECONDS = 0.1  # moments this close share an intent
+GROUP_MESSAGES = 25
+CLAIM_MESSAGES = 100
+CLAIM_SECONDS = 30  # until what was not begun is queued again
+SEND_SECONDS = 60  # until what was begun and not settled is unknown; more than a send may take
+SETTLE_SECONDS = 0.2  # the fast do not wait for the slow longer than this
+TOKEN_SECONDS = 300  # a token is believed this long
+
+_NEVER = ("", 0.0)
+
+log = logging.getLogger(__name__)
+
+Number = tuple[str, str]  # tenant and number
+
+
+class Database(Protocol):
+    async def outbox_claim(self, *, limit: int, lease_seconds: int) -> JsonObject: ...
+    async def outbox_intent(
+        self, *, claim: str, items: Sequence[JsonObject], lease_seconds: int
+    ) -> list[str]: ...
+    async def outbox_release(self, *, claim: str) -> int: ...
+    async def outbox_settle(self, *, claim: str, results: Sequence[JsonObject]) -> int: ...
+    async def channel_tokens(self, *, numbers: Sequence[JsonObject]) -> list[JsonObject]: ...
+
+
+class Sender(Protocol):
+    """A provider: it takes a message and says how that ended. It raises only for mistakes of ours."""
+
+    async def send(self, message: Message, token: str) -> Result: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Errand:
+    """A claimed message, its number, and the moment it may go (seconds since 1970)."""
+
+    tenant_id: str
+    number_id: str
+    provider: str
+    message: Message
+    send_at: float
+
+    @classmethod
+    def read(cls, given: JsonObject) -> Errand:
+        address = given["to"] or {}
+        message = Message(
+            id=given["message_id"],
+            sender=given["provider_number_id"],
+            phone=address.get("phone"),
+            bsuid=address.get("bsuid"),
+            type=given["type"],
+            content=given["content"],
+            reply_to=given["reply_to"],
+        )
+        return cls(
+            tenant_id=given["tenant_id"],
+            number_id=given["number_id"],
+            provider=given["provider"],
+            message=message,
+            send_at=datetime.fromisoformat(given["send_at"]).timestamp(),
+        )
+
+    @property
+    def key(self) -> JsonObject:
+        return {"tenant_id": self.tenant_id, "message_id": self.message.id}
+
+    @property
+    def number(self) -> Number:
+        return self.tenant_id, self.number_id
+
+
+class Outbox:
+    name = "deliver"
+
+    def __init__(self, database: Database, senders: Mapping[str, Sender], *, at_once: int) -> None:
+        self._database = database
+        self._senders = senders
+        self._at_once = at_once
+        self._busy = 0
+        self._tokens = Tokens(database)
+
+    @property
+    def room(self) -> int:
+        return self._at_once - self._busy
+
+    async def warm(self) -> None:
+        """Nothing here is slow to load."""
+
+    async def claim(self) -> Claim:
+        limit = min(self.room, CLAIM_MESSAGES)
+        claimed = await self._database.outbox_claim(limit=limit, lease_seconds=CLAIM_SECONDS)
+        errands = [Errand.read(given) for given in claimed["messages"]]
+        self._busy += len(errands)
+        tasks = [partial(self._run, claimed["claim"], group) for group in groups(errands)]
+        return Claim(tasks, seconds(claimed["next_in_ms"]))
+
+    async def _run(self, claim: str, group: Sequence[Errand]) -> Mapping[str, int]:
+        counts: Counter[str] = Counter()
+        begun: Sequence[Errand] = []
+        try:
+            tokens = await self._tokens.of(group)
+            await _moment(group[0].send_at)
+            begun = await self._begin(claim, group)
+        finally:
+            self._busy -= len(group) - len(begun)
+        sends = {asyncio.create_task(self._send(errand, tokens.get(errand.number))) for errand in begun}
+        while sends:
+            done, sends = await asyncio.wait(sends, timeout=SETTLE_SECONDS)
+            ended = [task.result() for task in done]
+            counts.update(str(result["outcome"]) for result in ended)
+            await self._settle(claim, ended)
+        return counts
+
+    async def _begin(self, claim: str, group: Sequence[Errand]) -> Sequence[Errand]:
+        """Those that are still ours. When the database does not say, they go back: nothing was sent."""
+        keys = [errand.key for errand in group]
+        try:
+            ids = await self._database.outbox_intent(claim=claim, items=keys, lease_seconds=SEND_SECONDS)
+        except DatabaseUnavailableError:
+            again = Result(outcome="retry", error_message="The database was away.")
+            await self._settle(claim, [{**key, **asdict(again)} for key in keys])
+            await insist(lambda: self._database.outbox_release(claim=claim))
+            return []
+        return [errand for errand in group if errand.message.id in ids]
+
+    async def _send(self, errand: Errand, token: str | None) -> JsonObject:
+        try:
+            await _moment(errand.send_at)
+            result = await self._result(errand, token)
+        finally:
+            self._busy -= 1
+        if result.outcome == "stop_channel":
+            self._tokens.forget(errand)
+        if result.outcome != "sent":
+            ids = {"action": "deliver", **errand.key, "number_id": errand.number_id}
+            log.warning("not sent", extra={**ids, "outcome": result.outcome, "error_code": result.error_code})
+        return {**errand.key, **asdict(result)}
+
+    async def _result(self, errand: Errand, token: str | None) -> Result:
+        sender = self._senders.get(errand.provider)
+        if sender is None:
+            return Result(outcome="invalid", error_message=f"Nothing can be sent through {errand.provider}.")
+        if token is None:
+            why = "The number has no access token: connect it again."
+            return Result(outcome="stop_channel", error_message=why)
+        try:
+            return await sender.send(errand.message, token)
+        except Exception:  # it may have been sent: nobody must send it again
+            log.exception("send broken", extra={"action": "deliver", **errand.key})
+            return Result(outcome="unknown", error_message="Something of ours is broken; see the log.")
+
+    async def _settle(self, claim: str, results: Sequence[JsonObject]) -> None:
+        if results:
+            await insist(lambda: self._database.outbox_settle(claim=claim, results=results))
+
+
+class Tokens:
+    """Access tokens of numbers, in memory only and not for long: one may be replaced any day."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._known: dict[Number, tuple[str, float]] = {}
+
+    async def of(self, errands: Iterable[Errand]) -> Mapping[Number, str]:
+        """Those of the errands' numbers; a number without one is left out."""
+        numbers = {errand.number for errand in errands}
+        oldest = time.monotonic() - TOKEN_SECONDS
+        missing = [number for number in sorted(numbers) if self._known.get(number, _NEVER)[1] < oldest]
+        if missing:
+            await self._fetch(missing)
+        return {number: self._known[number][0] for number in numbers if number in self._known}
+
+    async def _fetch(self, numbers: Sequence[Number]) -> None:
+        for number in numbers:
+            self._known.pop(number, None)
+        keys = [{"tenant_id": tenant_id, "number_id": number_id} for tenant_id, number_id in numbers]
+        for found in await insist(lambda: self._database.channel_tokens(numbers=keys)):
+            self._known[found["tenant_id"], found["number_id"]] = (found["token"], time.monotonic())
+
+    def forget(self, errand: Errand) -> None:
+        """It was refused; somebody may mend it sooner than it grows old here."""
+        self._known.pop(errand.number, None)
+
+
+def groups(errands: Iterable[Errand]) -> list[list[Errand]]:
+    """In the order of their moments."""
+    found: list[list[Errand]] = []
+    for errand in sorted(errands, key=lambda errand: errand.send_at):
+        last = found[-1] if found else []
+        if last and len(last) < GROUP_MESSAGES and errand.send_at - last[0].send_at <= GROUP_SECONDS:
+            last.append(errand)
+        else:
+            found.append([errand])
+    return found
+
+
+async def _moment(at: float) -> None:
+    """Pacing thinks a second ahead; whatever our clock says, nothing waits longer."""
+    await asyncio.sleep(min(at - time.time(), 1.0))
