@@ -18,7 +18,7 @@ RecadoError
 ├── DatabaseError                 a statement of ours failed
 └── InternalError
 
-Exceptions of other libraries are translated here, once per library, by `http_errors` and `postgrest_errors`.
+Exceptions of httpx are translated here, once, by `http_errors`; PostgREST's answers by `database_error`.
 """
 
 from __future__ import annotations
@@ -193,23 +193,6 @@ def database_error(code: str | None) -> type[RecadoError]:
     if code.isdecimal() and len(code) == 3:
         return DatabaseUnavailableError if code >= "500" or code == "429" else DatabaseError
     return DATABASE_CODES.get(code) or DATABASE_CLASSES.get(code[:2]) or DatabaseError
-
-
-@contextmanager
-def postgrest_errors() -> Iterator[None]:
-    """Our refusals keep their message and hint; anything else the database says stays in the log."""
-    from postgrest import APIError  # imported by those who use it: it costs 130 ms
-
-    try:
-        with http_errors():
-            yield
-    except APIError as exc:
-        error = database_error(exc.code)
-        if (exc.code or "").startswith("PT"):
-            raise error(exc.message or "", hint=exc.hint) from exc
-        raise error() from exc
-    except (UnreachableError, AnswerLostError) as exc:
-        raise DatabaseUnavailableError from exc
 
 
 @cache

@@ -16,9 +16,11 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, TextIO
 
 REDACTED = "[redacted]"
+_WORD = 40  # up to here a value is remembered once it was looked through
 LONGEST = 16_000  # characters of one value; Cloud Logging takes 256 KB an entry
 
 _STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime"}
@@ -96,7 +98,7 @@ def reset() -> None:
 def redact(value: Any) -> Any:
     """`value` without what looks like a phone number, an address, a token or a text."""
     if isinstance(value, str):
-        return _KEPT_OR_PRIVATE.sub(lambda found: found["kept"] or REDACTED, value[:LONGEST])
+        return _redact_word(value) if len(value) <= _WORD else _redact_text(value)
     if isinstance(value, Mapping):
         return {str(key): _redact_field(str(key), item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -108,10 +110,21 @@ def redact(value: Any) -> Any:
     return redact(str(value))
 
 
+def _redact_text(text: str) -> str:
+    return _KEPT_OR_PRIVATE.sub(lambda found: found["kept"] or REDACTED, text[:LONGEST])
+
+
+# the same few routes, methods and messages in every line
+_redact_word = lru_cache(512)(_redact_text)
+
+
 def _redact_field(key: str, value: Any) -> Any:
-    if _PRIVATE_KEYS.search(key) and not _COUNTS.search(key):
-        return REDACTED
-    return redact(value)
+    return REDACTED if _is_private(key) else redact(value)
+
+
+@lru_cache(512)
+def _is_private(key: str) -> bool:
+    return bool(_PRIVATE_KEYS.search(key)) and not _COUNTS.search(key)
 
 
 class _Stdout(logging.StreamHandler[TextIO]):

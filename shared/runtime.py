@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import functions_framework.aio
 from starlette.requests import ClientDisconnect
@@ -82,24 +82,25 @@ class Deps:
     settings: Settings = field(default_factory=Settings)
 
 
-Handler = Callable[[Request, Deps], Awaitable[Response]]
+D = TypeVar("D", bound=Deps)
+Handler = Callable[[Request, D], Awaitable[Response]]
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+@dataclass(frozen=True)
+class Route(Generic[D]):
     """`internal`: answers only what our own callers signed."""
 
-    handler: Handler
+    handler: Handler[D]
     internal: bool = False
 
 
 def serve(
-    routes: Mapping[tuple[str, str], Handler | Route],
+    routes: Mapping[tuple[str, str], Handler[D] | Route[D]],
     *,
     needs: Sequence[Setting] = (),
     dependencies: Sequence[Dependency] = (),
     max_body: int = MAX_BODY,
-    deps: Callable[[], Deps] = Deps,
+    deps: Callable[[], D] = Deps,  # type: ignore[assignment]  # a default no type checker can follow
 ) -> Callable[[HttpRequest], Awaitable[HttpResponse]]:
     """The function as the platform wants it. Without a setting it `needs` it answers 503 from the start."""
     table = {key: route if isinstance(route, Route) else Route(route) for key, route in routes.items()}
@@ -114,16 +115,16 @@ def serve(
     return main
 
 
-class _Function:
+class _Function(Generic[D]):
     def __init__(
         self,
-        routes: dict[tuple[str, str], Route],
+        routes: dict[tuple[str, str], Route[D]],
         needs: Sequence[Setting],
         dependencies: Sequence[Dependency],
         max_body: int,
-        deps: Callable[[], Deps],
+        deps: Callable[[], D],
     ) -> None:
-        self._health_route = Route(self._health)
+        self._health_route: Route[D] = Route(self._health)
         self._routes = {("GET", "/health"): self._health_route, **routes}
         self._needs = needs
         self._reports = [*needs, *(Settings.functions_secret for route in routes.values() if route.internal)]
@@ -139,7 +140,7 @@ class _Function:
         """Every request ends here, whatever happens inside: one answer and one line in the log."""
         started = time.perf_counter()
         trace = logs.begin(http.headers)
-        route: Route | None = None
+        route: Route[D] | None = None
         code = ""
         try:
             route = self._find(http.method, http.scope["path"])
@@ -156,7 +157,7 @@ class _Function:
         headers = {**response.headers, "x-request-id": trace.request_id}
         return HttpResponse(response.body, response.status, headers)
 
-    def _find(self, method: str, path: str) -> Route:
+    def _find(self, method: str, path: str) -> Route[D]:
         if route := self._routes.get(("GET" if method == "HEAD" else method, path)):
             return route
         allowed = sorted(known for known, place in self._routes if place == path)
@@ -164,7 +165,7 @@ class _Function:
             raise MethodNotAllowedError(", ".join(allowed))
         raise NotFoundError(hint="Check the path; GET /health answers on every function.")
 
-    async def _respond(self, route: Route, http: HttpRequest, request_id: str) -> Response:
+    async def _respond(self, route: Route[D], http: HttpRequest, request_id: str) -> Response:
         if route is not self._health_route and (missing := self._missing(self._needs)):
             raise MissingSettingError(hint=f"Set {', '.join(missing)}.")
         body = await _read(http, self._max_body)
@@ -173,7 +174,7 @@ class _Function:
         request = Request(http.method, http.scope["path"], http.query_params, http.headers, body, request_id)
         return await route.handler(request, self._deps())
 
-    async def _health(self, _request: Request, deps: Deps) -> Response:
+    async def _health(self, _request: Request, deps: D) -> Response:
         missing = self._missing(self._reports)
         states = await self._dependencies.states(deps.settings)
         is_fit = not missing and self._dependencies.is_fit(states)
@@ -189,7 +190,7 @@ class _Function:
         return self._deps().settings.missing(settings)
 
     def _log_request(
-        self, http: HttpRequest, route: Route | None, status: int, code: str, started: float
+        self, http: HttpRequest, route: Route[D] | None, status: int, code: str, started: float
     ) -> None:
         """A path nobody knows is not logged: it may carry anything."""
         if route is self._health_route and status == 200:
@@ -207,19 +208,22 @@ class _Function:
 
 
 async def _read(http: HttpRequest, limit: int) -> bytes:
-    too_large = BodyTooLargeError(hint=f"Send at most {limit} bytes.")
     length = http.headers.get("content-length", "")
     if length.isdecimal() and int(length) > limit:
-        raise too_large
+        raise _too_large(limit)
     body = bytearray()
     try:
         async for chunk in http.stream():
             body += chunk
             if len(body) > limit:
-                raise too_large
+                raise _too_large(limit)
     except ClientDisconnect as exc:
         raise BadRequestError("The connection closed before the whole body arrived.") from exc
     return bytes(body)
+
+
+def _too_large(limit: int) -> BodyTooLargeError:
+    return BodyTooLargeError(hint=f"Send at most {limit} bytes.")
 
 
 def _refusal(error: RecadoError) -> Response:

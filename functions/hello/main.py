@@ -18,7 +18,7 @@ async def echo(request: Request, deps: Deps) -> Response:
 
 
 main = serve(
-    {("GET", "/"): greet, ("POST", "/echo"): Route(echo, internal=True)},
+    {("GET", "/"): Route(greet), ("POST", "/echo"): Route(echo, internal=True)},
     # it shows whether the database answers, and works without
     dependencies=[replace(POSTGREST, needed=False)],
 )

@@ -41,7 +41,7 @@ async def receive(request: Request, deps: WebhookDeps) -> Response:
 
 
 main = serve(
-    {("GET", "/cloud-api"): subscribe, ("POST", "/cloud-api"): receive},  # type: ignore[dict-item]
+    {("GET", "/cloud-api"): subscribe, ("POST", "/cloud-api"): receive},
     needs=[
         Settings.supabase_url,
         Settings.supabase_service_role_key,

@@ -6,7 +6,6 @@ import inspect
 
 import httpx
 import pytest
-from postgrest import APIError
 
 from shared import errors
 from shared.errors import (
@@ -23,8 +22,8 @@ from shared.errors import (
     UnavailableError,
     UnreachableError,
     UpstreamError,
+    database_error,
     http_errors,
-    postgrest_errors,
 )
 
 TREE = {
@@ -144,22 +143,4 @@ def test_a_refusal_of_another_service_keeps_how_long_to_wait(
     ],
 )
 def test_the_database_is_understood_by_its_code(code: str | None, ours: type[RecadoError]) -> None:
-    with pytest.raises(RecadoError) as caught, postgrest_errors():
-        raise APIError({"message": "secret detail", "code": code})
-
-    assert type(caught.value) is ours
-
-
-def test_only_our_own_refusals_keep_their_words() -> None:
-    with pytest.raises(ConflictError) as ours, postgrest_errors():
-        raise APIError({"message": "Already invited.", "hint": "Remove them first.", "code": "PT409"})
-    with pytest.raises(ConflictError) as theirs, postgrest_errors():
-        raise APIError({"message": "Key (phone)=(573001234567) already exists", "code": "23505"})
-
-    assert (ours.value.message, ours.value.hint) == ("Already invited.", "Remove them first.")
-    assert "5730" not in theirs.value.message
-
-
-def test_a_database_that_cannot_be_reached_is_unavailable() -> None:
-    with pytest.raises(DatabaseUnavailableError), postgrest_errors():
-        raise httpx.ConnectError("no", request=REQUEST)
+    assert database_error(code) is ours
