@@ -32,6 +32,7 @@ _SETTINGS: Mapping[str, str] = {
     "max_connections": "100",
     "shared_buffers": "64MB",
     "max_wal_size": "512MB",
+    "autovacuum_naptime": "3s",  # without statistics plans are poor, and kept until it brings some
     "log_line_prefix": "%m [%p] %u@%d ",
     "log_min_error_statement": "panic",  # statements carry customers' words
     "log_parameter_max_length_on_error": "0",

@@ -64,3 +64,63 @@ select pg_temp.demo_sign_up(
 select public.plan_set(u.id, case u.email when 'dr.perez@clinica.example' then 'pro' else 'basic' end)
 from public.users u
 where u.email in ('dr.perez@clinica.example', 'admin@laplaza.example') and u.id = u.tenant_id;
+
+-- 2. Agents ----------------------------------------------------------------------------------------------------------
+
+insert into public.ai_agents (
+    tenant_id, name, description, is_default, personality_prompt, business_prompt, objectives_prompt,
+    trigger_keywords, active_hours)
+select u.tenant_id, a.name, a.description, a.is_default, a.personality, a.business, a.objectives, a.keywords, a.hours
+from (values
+    ('dr.perez@clinica.example', 'DrBot', 'Citas y preguntas de odontología', true,
+        'Eres DrBot, el asistente de la Clínica Dental. Hablas con calidez, en frases cortas y sin tecnicismos.',
+        'La Clínica Dental atiende de lunes a viernes de 8:00 a 18:00 y los sábados de 8:00 a 13:00. '
+        'Una limpieza cuesta 120.000 pesos y dura 45 minutos; la valoración es gratis.',
+        'Entiende qué necesita el paciente, propón una cita y confirma nombre, día y hora.',
+        array['cita', 'dolor', 'limpieza'], null::jsonb),
+    ('dr.perez@clinica.example', 'Urgencias', 'Fuera del horario de la clínica', false,
+        'Eres el asistente de urgencias de la Clínica Dental. Hablas con calma y vas al grano.',
+        'De 18:00 a 8:00 hay un odontólogo de guardia. Si hay sangrado que no para, fiebre alta o dificultad para '
+        'respirar, el paciente debe ir a un hospital.',
+        'Averigua qué tan grave es, di qué hacer mientras tanto y ofrece la guardia.',
+        array['urgencia', 'dolor fuerte', 'emergencia'], '{"from": "18:00", "to": "08:00"}'),
+    ('admin@laplaza.example', 'ChefBot', 'Reservas, pedidos y la carta', true,
+        'Eres ChefBot, el anfitrión del Restaurante La Plaza. Eres alegre y breve.',
+        'La Plaza abre todos los días de 12:00 a 22:00. El plato del día cuesta 28.000 pesos. Hay domicilios en un '
+        'radio de 4 kilómetros.',
+        'Toma reservas (personas, día y hora) y pedidos, y responde preguntas sobre la carta.',
+        array['reserva', 'delivery', 'menú', 'plato'], null)
+) as a (email, name, description, is_default, personality, business, objectives, keywords, hours)
+join public.users u on u.email = a.email and u.id = u.tenant_id
+on conflict do nothing;
+
+-- 3. Channels --------------------------------------------------------------------------------------------------------
+
+insert into public.whatsapp_numbers (
+    tenant_id, provider, phone_number, provider_number_id, waba_id, portfolio_id, display_name, is_primary,
+    default_agent_id)
+select u.tenant_id, 'cloud_api', n.phone_number, n.provider_number_id, n.waba_id, n.portfolio_id, n.display_name,
+    n.is_primary, a.id
+from (values
+    ('dr.perez@clinica.example', '57301111111', '100000000000001', '200000000000001', '300000000000001', 'Citas', true,
+        'DrBot'),
+    ('dr.perez@clinica.example', '57302222222', '100000000000002', '200000000000001', '300000000000001', 'Urgencias',
+        false, 'Urgencias'),
+    ('admin@laplaza.example', '57303333333', '100000000000003', '200000000000002', '300000000000002', 'La Plaza', true,
+        'ChefBot')
+) as n (email, phone_number, provider_number_id, waba_id, portfolio_id, display_name, is_primary, agent)
+join public.users u on u.email = n.email and u.id = u.tenant_id
+join public.ai_agents a on a.tenant_id = u.tenant_id and a.name = n.agent
+where not exists (
+    select from public.whatsapp_numbers known
+    where known.provider_number_id = n.provider_number_id and known.is_active)
+on conflict do nothing;
+
+-- the simulator of Graph takes these
+insert into public.channel_secrets (tenant_id, number_id, kind, secret_id)
+select n.tenant_id, n.id, 'access_token', vault.create_secret('demo-token-' || n.provider_number_id)
+from public.whatsapp_numbers n
+where n.provider_number_id in ('100000000000001', '100000000000002', '100000000000003')
+    and not exists (
+        select from public.channel_secrets s
+        where s.tenant_id = n.tenant_id and s.number_id = n.id and s.kind = 'access_token');
