@@ -1,0 +1,74 @@
+"""Puts the outside world together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from local.events import log
+from local.simulator.config import Config
+from local.simulator.control import Control
+from local.simulator.graph import Graph
+from local.simulator.http import Json
+from local.simulator.openai import OpenAI
+from local.simulator.outside import Outside
+
+_PAGE = Path(__file__).parent / "page"
+_LOOK_AT_CLOCK_EVERY = 1.0
+# customers write what they like: nothing but our own files may run
+_POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+
+def application(config: Config) -> Starlette:
+    out = Outside.open(config)
+    graph, openai = Graph(out), OpenAI(out)
+    control = Control(out, graph, openai)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async with out.database.opened():
+            workers = [asyncio.create_task(out.webhooks.run()), asyncio.create_task(_follow_clock(out))]
+            yield
+            for worker in workers:
+                worker.cancel()
+                with suppress(asyncio.CancelledError):
+                    await worker
+            await out.webhooks.close()
+        out.store.close()
+
+    routes = [
+        Route("/health", _health),
+        Route("/", _page),
+        Mount("/page", StaticFiles(directory=_PAGE)),
+        *control.routes(),
+        *openai.routes(),
+        *graph.routes(),  # last: its paths begin with any version
+    ]
+    return Starlette(routes=routes, lifespan=lifespan, exception_handlers={Exception: _broken})
+
+
+async def _follow_clock(out: Outside) -> None:
+    while True:
+        await out.database.follow(out.clock, out.store)
+        await asyncio.sleep(_LOOK_AT_CLOCK_EVERY)
+
+
+async def _health(_: Request) -> Response:
+    return Json({"status": "ok"})
+
+
+async def _page(_: Request) -> Response:
+    return FileResponse(_PAGE / "index.html", headers={"content-security-policy": _POLICY})
+
+
+async def _broken(request: Request, exc: Exception) -> Response:
+    log("simulator failed", path=request.url.path, reason=repr(exc))
+    return Json({"error": f"The simulator has a mistake of its own: {exc!r}"}, 500)
