@@ -38,7 +38,7 @@ unit: setup ## every test
 	$(BIN)/pytest
 
 test-postgres15: setup ## the database tests, and a real pg_cron, on Debian's Postgres 15
-	RECADO_POSTGRES_BIN=$(POSTGRES15) $(BIN)/pytest tests/sql tests/postgres15
+	RECADO_POSTGRES_BIN=$(POSTGRES15) $(BIN)/pytest tests/sql tests/local/test_standins.py tests/postgres15
 
 clean: ## remove what was installed and staged; data in .recado stays
 	rm -rf .venv build supabase/node_modules

@@ -276,14 +276,3 @@ def test_anybody_may_queue_a_request_as_pg_net_allows(sql: Sql) -> None:
     sql("set role anon")
 
     assert sql("select net.http_post('http://127.0.0.1:1/') is not null as queued") == [{"queued": True}]
-
-
-def test_a_real_pg_cron_is_used_where_the_server_has_it(server: Server) -> None:
-    if not server.installation.has_pg_cron:
-        pytest.skip("this Postgres has no pg_cron")
-    with psycopg.connect(server.dsn(), autocommit=True) as connection:
-        assert connection.execute("select from pg_extension where extname = 'pg_cron'").rowcount == 1
-        connection.execute("select cron.schedule('probe', '0 0 1 1 *', 'select 1')")
-        with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            connection.execute("delete from cron.job")
-        connection.execute("select cron.unschedule('probe')")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import psycopg
+import pytest
+
 from local import postgres
+from tests.conftest import Server
 from tests.e2e.platforms import Platform, eventually
 
 
@@ -16,3 +20,11 @@ def test_a_job_of_the_real_pg_cron_reaches_a_function(platform: Platform) -> Non
 
     assert answered == [(200,)]
     assert platform.query("select status from cron.job_run_details limit 1") == [("succeeded",)]
+
+
+def test_only_its_functions_change_jobs(server: Server) -> None:
+    with psycopg.connect(server.dsn(), autocommit=True) as connection:
+        connection.execute("select cron.schedule('probe', '0 0 1 1 *', 'select 1')")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("delete from cron.job")
+        connection.execute("select cron.unschedule('probe')")
