@@ -181,6 +181,7 @@ def _the_model_fails(world: World, story: Story) -> None:
     story.line("alerts", ", ".join(alerts))
     story.expect("with an alert", bool(alerts))
     story.expect("and she is not sent an error", world.sent(CITAS, LUCIA) == [])
+    world.post("faults", {"target": "openai", "kind": "http_500", "times": 0})
 
 
 def _answer(world: World, story: Story, number: str, customer: str) -> list[dict[str, Any]]:

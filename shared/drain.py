@@ -133,7 +133,7 @@ class _Run:
             claim = await self._claim()
             for task in claim.tasks:
                 self._start(task)
-            if self._tasks or (claim.next_in is not None and claim.next_in < SOON_SECONDS):
+            if self._tasks or 0 < (claim.next_in or 0) < SOON_SECONDS:
                 self._quiet_at = self._time() + self._idle
             elif self._time() >= self._quiet_at:
                 return
@@ -146,8 +146,7 @@ class _Run:
             return BUSY_SECONDS
         if claim.tasks:
             return 0.0
-        # due, and still not to be had: another loop has it
-        return min(claim.next_in or POLL_SECONDS, POLL_SECONDS)
+        return min(claim.next_in or POLL_SECONDS, POLL_SECONDS)  # 0: another loop has it
 
     async def _claim(self) -> Claim:
         nothing = Claim((), None)
@@ -185,11 +184,12 @@ class _Run:
         name = self._worker.name
         log.info("loop ended", extra={"action": name, **self._counts})
         try:
-            await insist(lambda: self._leases.worker_leave(worker=name, loop_id=self._id))
+            await self._leases.worker_leave(worker=name, loop_id=self._id)
             await self._leases.job_run_record(
                 job=name, started_at=self._started_at, counts=self._counts, error=self._error
             )
         except RecadoError as exc:
+            # not worth insisting: the lease ends by itself, and a shutdown does not wait
             log.warning("run not recorded", extra={"action": name, "reason": exc.message})
 
 

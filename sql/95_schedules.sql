@@ -30,3 +30,102 @@ begin
 end
 $$;
 comment on function private.invoke(text, jsonb) is 'Calls a function of ours, signed; for schedules and wake-ups.';
+
+-- worker_leases: loops of workers that are awake. While there is one, new work needs to wake nobody: it looks again
+-- within a quarter of a second. A loop says every second that it lives; one that died is believed for five.
+create table private.worker_leases (
+    worker text,
+    loop_id uuid,
+    lease_until timestamptz not null,
+    constraint worker_leases_pkey primary key (worker, loop_id)
+) with (fillfactor = 50);
+comment on table private.worker_leases is 'Loops of workers that are awake.';
+
+alter table private.worker_leases enable row level security;
+grant select, insert, update, delete on private.worker_leases to service_role;
+
+-- Is there anything that a loop of this worker would do now, or soon enough to wait for it?
+create function private.worker_has_work(p_worker text) returns boolean
+language plpgsql stable set search_path = '' as $$
+begin
+    return case p_worker
+        when 'reply' then exists (
+            select from public.pending_replies r
+            where greatest(r.due_at, r.lease_until) < now() + interval '15 seconds')
+        when 'deliver' then exists (
+            select from public.outbox o
+            left join public.number_pacing p on p.tenant_id = o.tenant_id and p.number_id = o.number_id
+            where o.state = 'queued' and o.not_before < now() + interval '15 seconds'
+                and coalesce(p.paused_until < now(), true))
+        else false
+    end;
+end
+$$;
+
+-- Something is due: wake the worker, unless a loop of it is awake or a call to it is already under way. To be
+-- called last in a transaction that made work; a wake-up that is lost costs the time until the next sweep.
+-- Definer: whoever makes work, staff included, may wake a worker, but not read Vault.
+create function private.wake(p_worker text) returns void
+language plpgsql security definer set search_path = '' as $$
+declare
+    v_url text;
+begin
+    -- many transactions make work at the same moment: one of them calls
+    if not pg_try_advisory_xact_lock(hashtext('private.wake'), hashtext(p_worker))
+        or exists (select from private.worker_leases where worker = p_worker and lease_until > clock_timestamp())
+    then
+        return;
+    end if;
+    select replace(decrypted_secret, '{function}', p_worker) into v_url
+    from vault.decrypted_secrets where name = 'functions_url';
+    -- pg_net deletes a request only when its round ends; a database without functions has none to wake
+    if v_url is not null and not exists (select from net.http_request_queue where url = v_url) then
+        perform private.invoke(p_worker);
+    end if;
+end
+$$;
+grant execute on function private.worker_has_work(text), private.wake(text) to service_role;
+
+-- A loop is awake, for p_seconds from now.
+create function public.worker_beat(p_worker text, p_loop_id uuid, p_seconds int) returns void
+language sql set search_path = '' as $$
+    insert into private.worker_leases as l (worker, loop_id, lease_until)
+    values (p_worker, p_loop_id, clock_timestamp() + make_interval(secs => p_seconds))
+    on conflict on constraint worker_leases_pkey do update set lease_until = excluded.lease_until
+$$;
+
+-- A loop goes. Who makes work meanwhile either sees its lease gone, or is seen here: the lock is the one of wake().
+create function public.worker_leave(p_worker text, p_loop_id uuid) returns void
+language plpgsql set search_path = '' as $$
+begin
+    perform pg_advisory_xact_lock(hashtext('private.wake'), hashtext(p_worker));
+    delete from private.worker_leases
+    where worker = p_worker and (loop_id = p_loop_id or lease_until < clock_timestamp());
+    if private.worker_has_work(p_worker) then
+        perform private.wake(p_worker);
+    end if;
+end
+$$;
+grant execute on function public.worker_beat(text, uuid, int), public.worker_leave(text, uuid) to service_role;
+
+-- What watches over the work leaves traces too: they are kept as long as somebody may ask.
+create function private.traces_purge() returns void
+language plpgsql set search_path = '' as $$
+begin
+    delete from cron.job_run_details where end_time < now() - interval '7 days';
+    delete from net._http_response where created < now() - interval '6 hours';
+    delete from public.job_runs where tenant_id is null and started_at < now() - interval '30 days';
+end
+$$;
+
+-- Schedules. Scheduling a name again replaces it. Five fields only: not every pg_cron knows seconds.
+select cron.schedule('activity-flush', '* * * * *', 'select public.activity_flush()');
+select cron.schedule('webhook-retry', '* * * * *', 'select public.webhook_retry()');
+select cron.schedule('outbox-sweep', '* * * * *', 'select public.outbox_sweep()');
+select cron.schedule('conversations-close-idle', '*/5 * * * *', 'select public.conversations_close_idle()');
+-- what no wake-up reached: lost ones, retries, work of a loop that died
+select cron.schedule(
+    'reply-sweep', '* * * * *', $$select private.wake('reply') where private.worker_has_work('reply')$$);
+select cron.schedule(
+    'deliver-sweep', '* * * * *', $$select private.wake('deliver') where private.worker_has_work('deliver')$$);
+select cron.schedule('traces-purge', '17 3 * * *', 'select private.traces_purge()');

@@ -1,0 +1,244 @@
+-- Channels: the WhatsApp numbers of a business, what is needed to use them, and what a message costs.
+
+-- Hours of the week: {"from": "08:00", "to": "18:00", "days": [1, 2, 3, 4, 5]} or a list of these. Days are ISO
+-- (1 = Monday) and may be left out for every day; a span over midnight belongs to the day on which it starts.
+create function private.is_hours(p_hours jsonb) returns boolean
+language sql immutable strict set search_path = '' as $$
+    select coalesce(bool_and(
+        jsonb_typeof(span) = 'object'
+        and coalesce(span ->> 'from' ~ '^([01]\d|2[0-3]):[0-5]\d$', false)
+        and coalesce(span ->> 'to' ~ '^(([01]\d|2[0-3]):[0-5]\d|24:00)$', false)
+        and (not span ? 'days' or jsonb_path_match(span,
+            '$.days.type() == "array" && !exists($.days[*] ? (!(@ >= 1 && @ <= 7)))', '{}', true))
+    ), false)
+    from jsonb_array_elements(case jsonb_typeof(p_hours) when 'array' then p_hours else jsonb_build_array(p_hours) end)
+        as spans (span)
+$$;
+
+-- Are these hours open at that moment? No hours: always.
+create function private.hours_open(p_hours jsonb, p_timezone text, p_at timestamptz) returns boolean
+language plpgsql stable set search_path = '' as $$
+declare
+    v_local timestamp := p_at at time zone p_timezone;
+    v_time time := v_local::time;
+    v_day int := extract(isodow from v_local);
+begin
+    if p_hours is null then
+        return true;
+    end if;
+    return exists (
+        select
+        from jsonb_array_elements(
+            case jsonb_typeof(p_hours) when 'array' then p_hours else jsonb_build_array(p_hours) end) as spans (span)
+        cross join lateral (
+            select (span ->> 'from')::time as opens, (span ->> 'to')::time as closes,
+                coalesce(span -> 'days', '[1, 2, 3, 4, 5, 6, 7]') as days) as s
+        where case when opens < closes
+            then v_time >= opens and v_time < closes and days @> to_jsonb(v_day)
+            else v_time >= opens and days @> to_jsonb(v_day)
+                or v_time < closes and days @> to_jsonb((v_day + 5) % 7 + 1)
+        end);
+end
+$$;
+grant execute on function private.is_hours(jsonb), private.hours_open(jsonb, text, timestamptz)
+    to authenticated, service_role;
+
+-- A plan limit is reached when one more active row would be too many. An after trigger, because an upsert that
+-- ends in an update is no new row; definer, because it locks the owner's row, which nobody may write directly.
+create function private.enforce_plan_limit() returns trigger
+language plpgsql security definer set search_path = '' as $$
+declare
+    v_noun text := tg_argv[0];
+    v_plan text;
+    v_limit int;
+    v_count int;
+begin
+    perform from public.users where id = new.tenant_id for no key update;
+    select plan, case tg_table_name when 'ai_agents' then max_agents else max_whatsapp_numbers end
+    into v_plan, v_limit
+    from private.tenant_limits(new.tenant_id);
+    execute format('select count(*) from public.%I where tenant_id = $1 and is_active', tg_table_name)
+    into v_count using new.tenant_id;
+    if v_count > v_limit then
+        raise exception using errcode = 'PT402',
+            message = format('The plan %s allows %s %s%s, and this would be number %s.',
+                v_plan, v_limit, v_noun, case v_limit when 1 then '' else 's' end, v_count),
+            hint = format('Deactivate another %s, or change to a larger plan.', v_noun);
+    end if;
+    return null;
+end
+$$;
+
+create table public.whatsapp_numbers (
+    tenant_id uuid,
+    id uuid default private.uuid7(),
+    provider text not null,
+    phone_number text not null,
+    provider_number_id text not null,
+    waba_id text,
+    portfolio_id text,
+    display_name text not null,
+    is_active boolean not null default true,
+    is_primary boolean not null default false,
+    auto_reply boolean not null default true,
+    business_hours jsonb,
+    timezone text not null default 'America/Bogota',
+    default_agent_id uuid,
+    rate_per_second int not null default 20,
+    quality_rating text,
+    webhook_url text,
+    created_at timestamptz not null default now(),
+    updated_at timestamptz not null default now(),
+    constraint whatsapp_numbers_pkey primary key (tenant_id, id),
+    constraint whatsapp_numbers_tenant_id_fkey foreign key (tenant_id) references public.users (id),
+    constraint whatsapp_numbers_provider_check check (provider in ('cloud_api', 'whapi', 'twilio')),
+    constraint whatsapp_numbers_phone_number_check check (phone_number ~ '^[1-9]\d{7,14}$'),
+    constraint whatsapp_numbers_provider_number_id_check check (provider_number_id <> ''),
+    constraint whatsapp_numbers_display_name_check check (btrim(display_name) <> '' and length(display_name) <= 200),
+    constraint whatsapp_numbers_business_hours_check check (private.is_hours(business_hours)),
+    constraint whatsapp_numbers_timezone_check check (private.is_timezone(timezone)),
+    constraint whatsapp_numbers_rate_per_second_check check (rate_per_second between 1 and 1000)
+);
+comment on table public.whatsapp_numbers is
+    'The WhatsApp numbers of a business; where a message arrives decides whose it is.';
+comment on column public.whatsapp_numbers.phone_number is 'pii: digits without +; the business''s own number.';
+comment on column public.whatsapp_numbers.provider_number_id is
+    'What webhooks are routed by: Graph phone_number_id, Whapi channel id or Twilio sender.';
+comment on column public.whatsapp_numbers.portfolio_id is
+    'Meta business portfolio; business-scoped user ids hold within it.';
+comment on column public.whatsapp_numbers.business_hours is 'See private.is_hours; null: always open.';
+comment on column public.whatsapp_numbers.default_agent_id is 'Answers when no keyword speaks for another agent.';
+comment on column public.whatsapp_numbers.rate_per_second is 'Most messages handed to the provider in any second.';
+
+-- Routing keys: an active number belongs to one business, whoever else once had it.
+create unique index whatsapp_numbers_provider_provider_number_id_key
+    on public.whatsapp_numbers (provider, provider_number_id) where is_active;
+create unique index whatsapp_numbers_phone_number_key on public.whatsapp_numbers (phone_number) where is_active;
+create unique index whatsapp_numbers_tenant_id_primary_key on public.whatsapp_numbers (tenant_id) where is_primary;
+create index whatsapp_numbers_tenant_id_default_agent_id_idx
+    on public.whatsapp_numbers (tenant_id, default_agent_id) where default_agent_id is not null;
+
+create trigger whatsapp_numbers_touch_updated_at before update on public.whatsapp_numbers
+    for each row execute function private.touch_updated_at();
+create trigger whatsapp_numbers_plan_limit after insert or update of is_active, tenant_id on public.whatsapp_numbers
+    for each row when (new.is_active) execute function private.enforce_plan_limit('WhatsApp number');
+
+alter table public.whatsapp_numbers enable row level security;
+grant select, update (display_name, is_active, is_primary, auto_reply, business_hours, timezone, default_agent_id,
+    rate_per_second) on public.whatsapp_numbers to authenticated;
+grant select, insert, update, delete on public.whatsapp_numbers to service_role;
+create policy whatsapp_numbers_select_member on public.whatsapp_numbers for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+create policy whatsapp_numbers_update_admin on public.whatsapp_numbers for update to authenticated
+    using (tenant_id = (select private.my_tenant_id()) and (select private.my_role()) = 'admin')
+    with check (tenant_id = (select private.my_tenant_id()) and (select private.my_role()) = 'admin');
+
+-- channel_secrets: where in Vault a number's token or secret is; never the secret itself.
+create table public.channel_secrets (
+    tenant_id uuid,
+    number_id uuid,
+    kind text,
+    secret_id uuid not null,
+    expires_at timestamptz,
+    updated_at timestamptz not null default now(),
+    constraint channel_secrets_pkey primary key (tenant_id, number_id, kind),
+    constraint channel_secrets_number_id_fkey foreign key (tenant_id, number_id)
+        references public.whatsapp_numbers (tenant_id, id) on delete cascade,
+    constraint channel_secrets_kind_check check (kind in ('access_token', 'refresh_token', 'webhook_secret'))
+);
+comment on table public.channel_secrets is
+    'Which Vault secret belongs to which number; the secrets are in Vault alone.';
+comment on column public.channel_secrets.secret_id is 'vault.secrets.id';
+
+create trigger channel_secrets_touch_updated_at before update on public.channel_secrets
+    for each row execute function private.touch_updated_at();
+
+alter table public.channel_secrets enable row level security;
+grant select (tenant_id, number_id, kind, expires_at, updated_at) on public.channel_secrets to authenticated;
+grant select, insert, update, delete on public.channel_secrets to service_role;
+create policy channel_secrets_select_admin on public.channel_secrets for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()) and (select private.my_role()) = 'admin');
+
+create table public.message_templates (
+    tenant_id uuid,
+    id uuid default private.uuid7(),
+    waba_id text not null,
+    provider_template_id text,
+    name text not null,
+    language text not null,
+    category text not null,
+    status text not null,
+    quality text,
+    reason text,
+    components jsonb not null default '[]',
+    created_at timestamptz not null default now(),
+    updated_at timestamptz not null default now(),
+    constraint message_templates_pkey primary key (tenant_id, id),
+    constraint message_templates_tenant_id_waba_id_name_language_key unique (tenant_id, waba_id, name, language),
+    constraint message_templates_tenant_id_fkey foreign key (tenant_id) references public.users (id),
+    constraint message_templates_category_check check (category in ('marketing', 'utility', 'authentication')),
+    constraint message_templates_status_check check (status = lower(status) and status <> '')
+);
+comment on table public.message_templates is 'Message templates as the provider last described them.';
+comment on column public.message_templates.status is
+    'The provider''s word in lower case: approved, rejected, paused, …';
+
+create trigger message_templates_touch_updated_at before update on public.message_templates
+    for each row execute function private.touch_updated_at();
+
+alter table public.message_templates enable row level security;
+grant select on public.message_templates to authenticated;
+grant select, insert, update, delete on public.message_templates to service_role;
+create policy message_templates_select_member on public.message_templates for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+
+-- rate_cards: list prices for everybody, dated and sourced. The longest prefix of the customer's number wins.
+create table public.rate_cards (
+    phone_prefix text,
+    category text,
+    valid_from date,
+    market text not null,
+    amount numeric(12, 6) not null,
+    currency text not null,
+    source text not null,
+    is_verified boolean not null default false,
+    constraint rate_cards_pkey primary key (phone_prefix, category, valid_from),
+    constraint rate_cards_phone_prefix_check check (phone_prefix ~ '^\d{0,6}$'),
+    constraint rate_cards_category_check check (category in ('service', 'utility', 'marketing', 'authentication')),
+    constraint rate_cards_amount_check check (amount >= 0),
+    constraint rate_cards_currency_check check (currency ~ '^[A-Z]{3}$')
+);
+comment on table public.rate_cards is
+    'What a delivered message costs, by market and date; the ground of every estimate.';
+comment on column public.rate_cards.phone_prefix is 'First digits of the customer''s number; empty: any other market.';
+comment on column public.rate_cards.is_verified is
+    'False until somebody compared it with the provider''s own price list.';
+
+alter table public.rate_cards enable row level security;
+grant select on public.rate_cards to authenticated;
+grant select, insert, update, delete on public.rate_cards to service_role;
+create policy rate_cards_select_anyone on public.rate_cards for select to authenticated using (true);
+
+insert into public.rate_cards (phone_prefix, market, category, valid_from, amount, currency, source) values
+    ('', 'Rest of Latin America', 'marketing', '2025-07-01', 0.0740, 'USD', 'Meta price list, July 2025'),
+    ('', 'Rest of Latin America', 'utility', '2025-07-01', 0.0113, 'USD', 'Meta price list, July 2025'),
+    ('', 'Rest of Latin America', 'authentication', '2025-07-01', 0.0113, 'USD', 'Meta price list, July 2025'),
+    ('', 'Rest of Latin America', 'service', '2025-07-01', 0, 'USD', 'Meta pricing, July 2025: free in the window'),
+    ('', 'Rest of Latin America', 'service', '2026-10-01', 0.0113, 'USD', 'Meta pricing, October 2026: as utility');
+
+-- The price of one message. No number known: the rate of any other market.
+create function private.price_of(p_phone text, p_category text, p_at timestamptz)
+returns table (amount numeric, currency text)
+language plpgsql stable rows 1 set search_path = '' as $$
+begin
+    return query
+    select r.amount, r.currency
+    from public.rate_cards r
+    where r.category = p_category
+        and r.phone_prefix = any (array(select left(coalesce(p_phone, ''), n) from generate_series(0, 6) as n))
+        and r.valid_from <= p_at::date
+    order by length(r.phone_prefix) desc, r.valid_from desc
+    limit 1;
+end
+$$;
+grant execute on function private.price_of(text, text, timestamptz) to authenticated, service_role;

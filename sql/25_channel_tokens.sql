@@ -1,0 +1,17 @@
+-- Tokens of channels: how a worker that is about to call a provider gets them. They go nowhere else.
+
+-- Access tokens of [{"tenant_id", "number_id"}, …]: [{"tenant_id", "number_id", "token"}, …]. A number without one
+-- is left out. Not for people: only the secret key may ask.
+create function public.channel_tokens(p_numbers jsonb) returns jsonb
+language plpgsql stable set search_path = '' as $$
+begin
+    return (
+        select coalesce(jsonb_agg(jsonb_build_object(
+            'tenant_id', s.tenant_id, 'number_id', s.number_id, 'token', v.decrypted_secret)), '[]')
+        from jsonb_to_recordset(p_numbers) as n (tenant_id uuid, number_id uuid)
+        join public.channel_secrets s on s.tenant_id = n.tenant_id and s.number_id = n.number_id
+        join vault.decrypted_secrets v on v.id = s.secret_id
+        where s.kind = 'access_token');
+end
+$$;
+grant execute on function public.channel_tokens(jsonb) to service_role;

@@ -1,0 +1,4409 @@
+-- The schema of sql/, in order, written by local.schema.squash(): edit it there.
+
+-- sql/00_base.sql
+
+-- Ground for every domain: the private schema, what nobody gets by default, and the helpers all tables use.
+-- Runs as role postgres (not a superuser) on Postgres 15 to 18.
+
+-- Helpers live here. The schema is never exposed by the Data API; a function used by a policy or a trigger
+-- needs no USAGE on it, one called by a SECURITY INVOKER function in public does.
+create schema private;
+comment on schema private is 'Helpers of the product; never exposed by the Data API.';
+grant usage on schema private to authenticated, service_role;
+
+-- Postgres gives EXECUTE on every new function to PUBLIC; only the global form takes that away.
+alter default privileges for role postgres revoke execute on functions from public;
+-- Projects older than 2026-10-30 give the API roles everything in public, newer ones nothing: here it is nothing.
+alter default privileges for role postgres in schema public
+    revoke all on tables from anon, authenticated, service_role;
+alter default privileges for role postgres in schema public
+    revoke all on sequences from anon, authenticated, service_role;
+alter default privileges for role postgres in schema public
+    revoke all on functions from anon, authenticated, service_role;
+
+-- Hosted projects have both extensions to offer; the local platform brings schemas of the same names instead.
+do $$
+begin
+    if to_regnamespace('cron') is null then
+        create extension pg_cron;
+    end if;
+    if to_regnamespace('net') is null then
+        create extension pg_net with schema extensions;
+    end if;
+end
+$$;
+
+-- A time-ordered id (RFC 9562, version 7). Never page by it: ids made in the same millisecond have no order.
+-- plpgsql, because a pinned search_path stops a SQL function from being inlined: 2.4 us a call against 4.0.
+create function private.uuid7() returns uuid
+language plpgsql volatile parallel safe set search_path = '' as $$
+begin
+    -- 48 bits of milliseconds over a random v4, whose version bits 0100 become 0111
+    return encode(
+        set_bit(set_bit(
+            overlay(uuid_send(gen_random_uuid())
+                placing substring(int8send((extract(epoch from clock_timestamp()) * 1000)::bigint) from 3)
+                from 1 for 6),
+            52, 1), 53, 1),
+        'hex')::uuid;
+end
+$$;
+grant execute on function private.uuid7() to authenticated, service_role;
+
+-- The clock of business rules. Hosted it is now(); the local platform replaces it with one that can be moved
+-- forwards. Leases, backoff and pacing use real time and never call this. Write (select private.clock()).
+create function private.clock() returns timestamptz
+language sql stable parallel safe set search_path = '' as $$
+    select now()
+$$;
+grant execute on function private.clock() to authenticated, service_role;
+
+-- before update: every table with an updated_at column has this trigger.
+create function private.touch_updated_at() returns trigger
+language plpgsql set search_path = '' as $$
+begin
+    new.updated_at := now();
+    return new;
+end
+$$;
+
+-- HMAC-SHA256 (RFC 2104) from the builtin sha256(): pgcrypto is not everywhere.
+create function private.hmac_sha256(p_key bytea, p_message bytea) returns bytea
+language plpgsql immutable strict parallel safe set search_path = '' as $$
+declare
+    v_key bytea := case when length(p_key) > 64 then sha256(p_key) else p_key end;
+    v_inner bytea;
+    v_outer bytea;
+begin
+    v_key := v_key || decode(repeat('00', 64 - length(v_key)), 'hex');
+    v_inner := v_key;
+    v_outer := v_key;
+    for i in 0..63 loop
+        v_inner := set_byte(v_inner, i, get_byte(v_key, i) # 54);
+        v_outer := set_byte(v_outer, i, get_byte(v_key, i) # 92);
+    end loop;
+    return sha256(v_outer || sha256(v_inner || p_message));
+end
+$$;
+
+
+-- sql/10_tenancy.sql
+
+-- Tenancy. A tenant is a person who owns a business: the users row whose id is its own tenant_id. A row of users is
+-- a seat in a business: pending (no auth_id yet), taken, or given up (not is_active). One person holds one seat.
+
+create table public.plans (
+    name text,
+    max_whatsapp_numbers int not null,
+    max_agents int,
+    constraint plans_pkey primary key (name),
+    constraint plans_max_whatsapp_numbers_check check (max_whatsapp_numbers >= 0),
+    constraint plans_max_agents_check check (max_agents >= 0)
+);
+comment on table public.plans is 'What a business may buy, and what it may then have.';
+comment on column public.plans.max_agents is 'AI agents; null: as many as they like.';
+
+alter table public.plans enable row level security;
+grant select on public.plans to authenticated;
+grant select, insert, update, delete on public.plans to service_role;
+create policy plans_select_anyone on public.plans for select to authenticated using (true);
+
+-- free is for a look around: an agent to try in the demo, no number to connect
+insert into public.plans (name, max_whatsapp_numbers, max_agents) values
+    ('free', 0, 1),
+    ('basic', 1, 1),
+    ('pro', 2, 3),
+    ('enterprise', 5, null);
+
+-- A zone nobody knows would fail a whole batch of tenants at 9:00. pg_timezone_names reads every zone from disk.
+create function private.is_timezone(p_name text) returns boolean
+language plpgsql stable set search_path = '' as $$
+begin
+    perform now() at time zone p_name;
+    return true;
+exception when invalid_parameter_value then
+    return false;
+end
+$$;
+grant execute on function private.is_timezone(text) to authenticated, service_role;
+
+create table public.users (
+    id uuid default private.uuid7(),
+    tenant_id uuid not null,
+    auth_id uuid,
+    role text not null,
+    email text not null,
+    name text,
+    crm_enabled boolean not null default true,
+    crm_plan text,
+    max_agents int,
+    max_whatsapp_numbers int,
+    timezone text not null default 'America/Bogota',
+    locale text not null default 'es',
+    is_active boolean not null default true,
+    created_at timestamptz not null default now(),
+    updated_at timestamptz not null default now(),
+    constraint users_pkey primary key (id),
+    -- what foreign keys to a colleague refer to; also the index of users_tenant_id_fkey
+    constraint users_tenant_id_id_key unique (tenant_id, id),
+    -- carries all that the policies ask of a caller, so that they read the index alone
+    constraint users_auth_id_key unique (auth_id) include (tenant_id, id, role, is_active),
+    constraint users_tenant_id_fkey foreign key (tenant_id) references public.users (id),
+    constraint users_auth_id_fkey foreign key (auth_id) references auth.users (id) on delete set null,
+    constraint users_crm_plan_fkey foreign key (crm_plan) references public.plans (name),
+    constraint users_role_check check (role in ('admin', 'user', 'agent')),
+    constraint users_email_check check (email = lower(btrim(email)) and email <> ''),
+    constraint users_name_check check (name <> '' and length(name) <= 200),
+    constraint users_locale_check check (locale ~ '^[a-z]{2,3}(-[A-Za-z0-9]{2,8})*$'),
+    constraint users_timezone_check check (private.is_timezone(timezone)),
+    constraint users_max_agents_check check (max_agents >= 0),
+    constraint users_max_whatsapp_numbers_check check (max_whatsapp_numbers >= 0),
+    constraint users_owner_check check (
+        case when id = tenant_id
+            then role = 'admin' and crm_plan is not null
+            else crm_plan is null and max_agents is null and max_whatsapp_numbers is null
+        end)
+);
+comment on table public.users is
+    'A seat in a business: its owner (id = tenant_id), or one of the staff. Plan, limits and crm_enabled are the '
+    'business''s and only on the owner''s row.';
+comment on column public.users.auth_id is 'Who sits here; null: not signed up yet, removed, or account deleted.';
+comment on column public.users.email is 'pii: e-mail, lower case; who proves it may take a seat that waits.';
+comment on column public.users.name is 'pii: the person''s name.';
+comment on column public.users.max_agents is 'AI agents sold to this business; null: what its plan says.';
+comment on column public.users.max_whatsapp_numbers is 'Numbers sold to this business; null: what its plan says.';
+comment on column public.users.timezone is
+    'IANA zone. On the owner''s row it is the business''s own clock, and stays when the business is handed over.';
+
+-- One person, one business: an address may wait for or hold one seat only.
+create unique index users_email_key on public.users (email) where is_active;
+create index users_crm_plan_idx on public.users (crm_plan) where crm_plan is not null;
+
+create trigger users_touch_updated_at before update on public.users
+    for each row execute function private.touch_updated_at();
+
+-- Who is calling. Definer, because policies on users ask too. Write (select private.my_…()): once a query.
+create function private.my_tenant_id() returns uuid
+language sql stable security definer set search_path = '' as $$
+    select tenant_id from public.users where auth_id = (select auth.uid()) and is_active
+$$;
+
+create function private.my_user_id() returns uuid
+language sql stable security definer set search_path = '' as $$
+    select id from public.users where auth_id = (select auth.uid()) and is_active
+$$;
+
+create function private.my_role() returns text
+language sql stable security definer set search_path = '' as $$
+    select role from public.users where auth_id = (select auth.uid()) and is_active
+$$;
+
+grant execute on function private.my_tenant_id(), private.my_user_id(), private.my_role()
+    to authenticated, service_role;
+
+alter table public.users enable row level security;
+grant select, update (name, locale, timezone) on public.users to authenticated;
+grant select, insert, update, delete on public.users to service_role;
+
+create policy users_select_member on public.users for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+create policy users_update_self on public.users for update to authenticated
+    using (id = (select private.my_user_id()))
+    with check (id = (select private.my_user_id()));
+
+create table public.tenant_settings (
+    tenant_id uuid,
+    business_name text not null,
+    currency text not null default 'USD',
+    conversation_idle_hours int not null default 24,
+    activity_delay_seconds int not null default 600,
+    human_takeover_minutes int not null default 60,
+    thread_max_age_days int not null default 7,
+    thread_max_input_tokens int not null default 20000,
+    block_after_hours int not null default 72,
+    enrichment_interval_hours int not null default 24,
+    crm_statuses jsonb not null default '["Lead", "Contacted", "Qualified", "Booked", "Won", "Lost"]',
+    crm_analysis_idle_minutes int not null default 60,
+    daily_actions_at time not null default '09:00',
+    quiet_hours jsonb,
+    opt_out_confirmation text
+        default 'Listo, no recibirás más promociones nuestras. Puedes escribirnos cuando quieras.',
+    closed_hours_message text,
+    ai_daily_token_budget bigint,
+    ai_daily_cost_budget numeric(12, 4),
+    webhook_log_retention_days int,
+    created_at timestamptz not null default now(),
+    updated_at timestamptz not null default now(),
+    constraint tenant_settings_pkey primary key (tenant_id),
+    constraint tenant_settings_tenant_id_fkey foreign key (tenant_id) references public.users (id),
+    constraint tenant_settings_business_name_check check (btrim(business_name) <> '' and length(business_name) <= 200),
+    constraint tenant_settings_currency_check check (currency ~ '^[A-Z]{3}$'),
+    constraint tenant_settings_conversation_idle_hours_check check (conversation_idle_hours between 1 and 8760),
+    constraint tenant_settings_activity_delay_seconds_check check (activity_delay_seconds between 0 and 86400),
+    constraint tenant_settings_human_takeover_minutes_check check (human_takeover_minutes between 0 and 10080),
+    constraint tenant_settings_thread_max_age_days_check check (thread_max_age_days between 1 and 365),
+    constraint tenant_settings_thread_max_input_tokens_check check (thread_max_input_tokens between 1000 and 1000000),
+    constraint tenant_settings_block_after_hours_check check (block_after_hours between 24 and 720),
+    constraint tenant_settings_enrichment_interval_hours_check check (enrichment_interval_hours between 1 and 720),
+    constraint tenant_settings_crm_statuses_check check (
+        jsonb_typeof(crm_statuses) = 'array'
+        and jsonb_array_length(crm_statuses) between 1 and 50
+        and not jsonb_path_exists(crm_statuses, '$[*] ? (@.type() != "string" || @ like_regex "^\\s*$")')),
+    constraint tenant_settings_crm_analysis_idle_minutes_check check (crm_analysis_idle_minutes between 5 and 10080),
+    constraint tenant_settings_quiet_hours_check check (
+        quiet_hours is null
+        or coalesce(quiet_hours ->> 'from' ~ '^([01]\d|2[0-3]):[0-5]\d$', false)
+        and coalesce(quiet_hours ->> 'to' ~ '^([01]\d|2[0-3]):[0-5]\d$', false)),
+    constraint tenant_settings_opt_out_confirmation_check check (length(opt_out_confirmation) between 1 and 1000),
+    constraint tenant_settings_closed_hours_message_check check (length(closed_hours_message) between 1 and 1000),
+    constraint tenant_settings_ai_daily_token_budget_check check (ai_daily_token_budget >= 0),
+    constraint tenant_settings_ai_daily_cost_budget_check check (ai_daily_cost_budget >= 0),
+    constraint tenant_settings_webhook_log_retention_days_check check (webhook_log_retention_days > 0)
+);
+comment on table public.tenant_settings is
+    'How a business wants to be served: one row each, made when its owner signs up. A null switches the rule off.';
+comment on column public.tenant_settings.currency is 'ISO 4217; costs and budgets are in it.';
+comment on column public.tenant_settings.crm_statuses is 'The statuses a lead may have, in the order of the pipeline.';
+comment on column public.tenant_settings.daily_actions_at is 'By the business''s clock: users.timezone of the owner.';
+comment on column public.tenant_settings.quiet_hours is
+    '{"from": "21:00", "to": "08:00"}, the customer''s time: no bulk message then.';
+comment on column public.tenant_settings.opt_out_confirmation is 'Sent once to who opts out; null: nothing is sent.';
+comment on column public.tenant_settings.closed_hours_message is
+    'Answer outside business hours; null: the agent answers.';
+comment on column public.tenant_settings.webhook_log_retention_days is 'null: kept for ever.';
+
+create trigger tenant_settings_touch_updated_at before update on public.tenant_settings
+    for each row execute function private.touch_updated_at();
+
+alter table public.tenant_settings enable row level security;
+grant select on public.tenant_settings to authenticated;
+grant update (
+    business_name, currency, conversation_idle_hours, activity_delay_seconds, human_takeover_minutes,
+    thread_max_age_days, thread_max_input_tokens, block_after_hours, enrichment_interval_hours, crm_statuses,
+    crm_analysis_idle_minutes, daily_actions_at, quiet_hours, opt_out_confirmation, closed_hours_message,
+    ai_daily_token_budget, ai_daily_cost_budget, webhook_log_retention_days
+) on public.tenant_settings to authenticated;
+grant select, insert, update, delete on public.tenant_settings to service_role;
+
+create policy tenant_settings_select_member on public.tenant_settings for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+create policy tenant_settings_update_admin on public.tenant_settings for update to authenticated
+    using (tenant_id = (select private.my_tenant_id()) and (select private.my_role()) = 'admin')
+    with check (tenant_id = (select private.my_tenant_id()) and (select private.my_role()) = 'admin');
+
+-- What a business may have now. Whoever enforces a limit locks the owner's row first.
+create function private.tenant_limits(p_tenant_id uuid)
+returns table (plan text, max_whatsapp_numbers int, max_agents int)
+language sql stable set search_path = '' as $$
+    select u.crm_plan, coalesce(u.max_whatsapp_numbers, p.max_whatsapp_numbers), coalesce(u.max_agents, p.max_agents)
+    from public.users u
+    join public.plans p on p.name = u.crm_plan
+    where u.id = p_tenant_id
+$$;
+grant execute on function private.tenant_limits(uuid) to authenticated, service_role;
+
+-- Sell a plan: its limits are copied, so that changing what a plan offers takes nothing from who bought it before.
+-- Going down removes nothing; what is over the new limit stays until it is deleted, and no more can be added.
+create function public.plan_set(p_tenant_id uuid, p_plan text) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_plan public.plans;
+begin
+    select * into v_plan from public.plans where name = p_plan;
+    if not found then
+        raise exception using errcode = 'PT400', message = format('There is no plan %L.', p_plan),
+            hint = 'Read the table plans for the names.';
+    end if;
+    update public.users
+    set crm_plan = v_plan.name, max_agents = v_plan.max_agents, max_whatsapp_numbers = v_plan.max_whatsapp_numbers
+    where id = p_tenant_id and id = tenant_id;
+    if not found then
+        raise exception using errcode = 'PT404', message = 'There is no such business.',
+            hint = 'p_tenant_id is users.id of its owner.';
+    end if;
+end
+$$;
+grant execute on function public.plan_set(uuid, text) to service_role;
+
+-- Everything a front end needs to greet a person; null when they hold no seat (never did, or were removed).
+create function public.me() returns jsonb
+language sql stable set search_path = '' as $$
+    select jsonb_build_object(
+        'user', jsonb_build_object(
+            'id', u.id, 'email', u.email, 'name', u.name, 'role', u.role, 'locale', u.locale,
+            'timezone', u.timezone, 'is_owner', u.id = u.tenant_id),
+        'tenant', jsonb_build_object(
+            'id', o.id, 'business_name', s.business_name, 'timezone', o.timezone, 'currency', s.currency,
+            'crm_enabled', o.crm_enabled),
+        'plan', l.plan,
+        'limits', jsonb_build_object('max_whatsapp_numbers', l.max_whatsapp_numbers, 'max_agents', l.max_agents))
+    from public.users u
+    join public.users o on o.id = u.tenant_id
+    join public.tenant_settings s on s.tenant_id = u.tenant_id
+    cross join lateral private.tenant_limits(u.tenant_id) l
+    where u.id = (select private.my_user_id())
+$$;
+grant execute on function public.me() to authenticated;
+
+-- Two people, or a person and an invitation, must not meet over one address.
+create function private.email_lock(p_email text) returns void
+language sql volatile set search_path = '' as $$
+    select pg_advisory_xact_lock(hashtextextended('users.email ' || p_email, 0))
+$$;
+
+create function private.tenant_create(p_auth_id uuid, p_email text, p_name text, p_business_name text) returns uuid
+language plpgsql set search_path = '' as $$
+declare
+    v_id uuid := private.uuid7();
+begin
+    insert into public.users (id, tenant_id, auth_id, role, email, name, crm_plan)
+    values (v_id, v_id, p_auth_id, 'admin', p_email, p_name, 'free');
+    insert into public.tenant_settings (tenant_id, business_name)
+    values (v_id, coalesce(p_business_name, p_name, split_part(p_email, '@', 1)));
+    perform public.plan_set(v_id, 'free');
+    return v_id;
+end
+$$;
+
+-- An e-mail was proven: its holder takes the seat that waits for it, else opens a business. A fault here refuses
+-- the sign-up as a whole. Definer: the auth server's role knows nothing of our tables.
+create function private.person_arrives() returns trigger
+language plpgsql security definer set search_path = '' as $$
+declare
+    v_email text := lower(btrim(new.email));
+    v_name text := left(nullif(btrim(new.raw_user_meta_data ->> 'name'), ''), 200);
+begin
+    perform private.email_lock(v_email);
+    if exists (select from public.users where auth_id = new.id) then
+        perform private.person_changes_email(new.id, v_email);
+        return null;
+    end if;
+    update public.users set auth_id = new.id, name = coalesce(name, v_name)
+    where email = v_email and is_active and auth_id is null;
+    -- someone removed from a business may change their address without becoming the owner of another
+    if not found and (tg_op = 'INSERT' or old.email_confirmed_at is null) then
+        perform private.tenant_create(
+            new.id, v_email, v_name, left(nullif(btrim(new.raw_user_meta_data ->> 'business_name'), ''), 200));
+    end if;
+    return null;
+end
+$$;
+
+create function private.person_changes_email(p_auth_id uuid, p_email text) returns void
+language plpgsql set search_path = '' as $$
+begin
+    -- an invitation to the new address can never be taken up: its holder has a seat already
+    update public.users set is_active = false
+    where email = p_email and is_active and auth_id is null and id <> tenant_id;
+    update public.users set email = p_email where auth_id = p_auth_id and email <> p_email;
+end
+$$;
+
+create trigger recado_person_arrives after insert or update of email, email_confirmed_at on auth.users
+    for each row when (new.email <> '' and new.email_confirmed_at is not null)
+    execute function private.person_arrives();
+
+-- The caller's tenant, if they may manage it.
+create function private.require_admin() returns uuid
+language plpgsql stable set search_path = '' as $$
+begin
+    if private.my_role() is distinct from 'admin' then
+        raise exception using errcode = 'PT403', message = 'Only an admin of the business may do this.',
+            hint = 'Ask the owner or an admin.';
+    end if;
+    return private.my_tenant_id();
+end
+$$;
+grant execute on function private.require_admin() to authenticated;
+
+create function private.staff_role_check(p_role text) returns void
+language plpgsql immutable set search_path = '' as $$
+begin
+    if p_role is null or p_role not in ('admin', 'user', 'agent') then
+        raise exception using errcode = 'PT400', message = format('There is no role %L.', p_role),
+            hint = 'Choose admin, user or agent.';
+    end if;
+end
+$$;
+
+-- A colleague's seat, locked; never the owner's.
+create function private.staff_lock(p_tenant_id uuid, p_user_id uuid) returns public.users
+language plpgsql set search_path = '' as $$
+declare
+    v_staff public.users;
+begin
+    select * into v_staff from public.users
+    where tenant_id = p_tenant_id and id = p_user_id and is_active
+    for update;
+    if not found then
+        raise exception using errcode = 'PT404', message = 'There is no such person in your business.',
+            hint = 'Read the table users for your colleagues.';
+    elsif v_staff.id = v_staff.tenant_id then
+        raise exception using errcode = 'PT403', message = 'The owner can be neither removed nor given another role.',
+            hint = 'Hand the business over first, with ownership_transfer.';
+    end if;
+    return v_staff;
+end
+$$;
+
+create function private.staff_invite(p_email text, p_role text, p_name text) returns uuid
+language plpgsql security definer set search_path = '' as $$
+declare
+    v_tenant_id uuid := private.require_admin();
+    v_email text := lower(btrim(p_email));
+    v_name text := nullif(btrim(p_name), '');
+    v_taken_by uuid;
+    v_id uuid;
+begin
+    perform private.staff_role_check(p_role);
+    if v_email is null or v_email !~ '^[^@\s]+@[^@\s]+\.[^@\s]+$' or length(v_email) > 254 then
+        raise exception using errcode = 'PT400', message = 'This is not an e-mail address.',
+            hint = 'Write it as name@example.com.';
+    end if;
+    perform private.email_lock(v_email);
+
+    select tenant_id into v_taken_by from public.users where email = v_email and is_active;
+    if v_taken_by = v_tenant_id then
+        raise exception using errcode = 'PT409', message = 'This person is in your business already, or invited.',
+            hint = 'Use staff_change_role to give them another role.';
+    elsif v_taken_by is not null then
+        raise exception using errcode = 'PT409', message = 'This person belongs to another business.',
+            hint = 'One person works for one business: they must leave the other, or use another e-mail.';
+    end if;
+
+    -- who comes back gets their old seat, with everything that refers to it
+    update public.users set is_active = true, role = p_role, name = coalesce(v_name, name)
+    where id = (
+        select id from public.users
+        where tenant_id = v_tenant_id and email = v_email and id <> tenant_id
+        order by updated_at desc limit 1)
+    returning id into v_id;
+    if v_id is null then
+        insert into public.users (tenant_id, role, email, name) values (v_tenant_id, p_role, v_email, v_name)
+        returning id into v_id;
+    end if;
+    -- and who has an account but no seat sits down at once: no sign-up will come
+    update public.users set auth_id = a.id
+    from auth.users a
+    where users.id = v_id and lower(a.email) = v_email and a.email_confirmed_at is not null
+        and not exists (select from public.users u where u.auth_id = a.id);
+    return v_id;
+end
+$$;
+
+create function private.staff_remove(p_user_id uuid) returns void
+language plpgsql security definer set search_path = '' as $$
+declare
+    v_staff public.users := private.staff_lock(private.require_admin(), p_user_id);
+begin
+    if v_staff.id = private.my_user_id() then
+        raise exception using errcode = 'PT403', message = 'You cannot remove yourself.',
+            hint = 'Ask another admin.';
+    end if;
+    -- the seat keeps its history; the person is free for another business
+    update public.users set is_active = false, auth_id = null where id = v_staff.id;
+end
+$$;
+
+create function private.staff_change_role(p_user_id uuid, p_role text) returns void
+language plpgsql security definer set search_path = '' as $$
+declare
+    v_staff public.users := private.staff_lock(private.require_admin(), p_user_id);
+begin
+    perform private.staff_role_check(p_role);
+    update public.users set role = p_role where id = v_staff.id;
+end
+$$;
+
+-- The tenant id never changes, so the two people change seats. What referred to one of them (assigned to, written
+-- by) must go on meaning the same person: every foreign key to users (tenant_id, id) is such a reference.
+create function private.staff_references_swap(p_tenant_id uuid, p_one uuid, p_other uuid) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_fk record;
+begin
+    for v_fk in
+        select c.conrelid::regclass as referrer, t.attname as tenant_column, s.attname as staff_column
+        from pg_catalog.pg_constraint c
+        join pg_catalog.pg_attribute t on t.attrelid = c.conrelid and t.attnum = c.conkey[1]
+        join pg_catalog.pg_attribute s on s.attrelid = c.conrelid and s.attnum = c.conkey[2]
+        where c.contype = 'f' and c.conparentid = 0 and c.confrelid = 'public.users'::regclass
+            and (select array_agg(a.attname order by k.position)
+                from unnest(c.confkey) with ordinality k (attnum, position)
+                join pg_catalog.pg_attribute a on a.attrelid = c.confrelid and a.attnum = k.attnum
+            ) = array['tenant_id', 'id']::name[]
+        order by 1, 3
+    loop
+        execute format(
+            'update %s set %3$I = case %3$I when $2 then $3 else $2 end where %2$I = $1 and %3$I in ($2, $3)',
+            v_fk.referrer, v_fk.tenant_column, v_fk.staff_column)
+        using p_tenant_id, p_one, p_other;
+    end loop;
+end
+$$;
+
+create function private.ownership_transfer(p_user_id uuid) returns void
+language plpgsql security definer set search_path = '' as $$
+declare
+    v_owner public.users;
+    v_heir public.users;
+begin
+    select * into v_owner from public.users where id = private.my_user_id() and id = tenant_id for update;
+    if not found then
+        raise exception using errcode = 'PT403', message = 'Only the owner may hand the business over.',
+            hint = 'Ask the owner to do it.';
+    elsif p_user_id = v_owner.id then
+        raise exception using errcode = 'PT409', message = 'The business is yours already.',
+            hint = 'Name the colleague who shall have it.';
+    end if;
+    v_heir := private.staff_lock(v_owner.id, p_user_id);
+    if v_heir.auth_id is null then
+        raise exception using errcode = 'PT409', message = 'This person has not signed up yet.',
+            hint = 'Hand the business over once they have accepted the invitation.';
+    end if;
+
+    -- in three steps, because neither an account nor an address may be in two seats even for a moment
+    update public.users set auth_id = null, is_active = false where id = v_heir.id;
+    update public.users set auth_id = v_heir.auth_id, email = v_heir.email, name = v_heir.name, locale = v_heir.locale
+    where id = v_owner.id;
+    update public.users
+    set auth_id = v_owner.auth_id, email = v_owner.email, name = v_owner.name, locale = v_owner.locale,
+        is_active = true, role = 'admin'
+    where id = v_heir.id;
+    perform private.staff_references_swap(v_owner.id, v_owner.id, v_heir.id);
+end
+$$;
+
+grant execute on function
+    private.staff_invite(text, text, text), private.staff_remove(uuid), private.staff_change_role(uuid, text),
+    private.ownership_transfer(uuid)
+    to authenticated;
+
+-- The doors: for people, who get no more than what the functions above check.
+
+-- The id of the new colleague's seat. They take it by signing up with this e-mail, and proving it.
+create function public.staff_invite(p_email text, p_role text, p_name text default null) returns uuid
+language sql volatile set search_path = '' as $$
+    select private.staff_invite(p_email, p_role, p_name)
+$$;
+
+-- At once: a token they still have shows nothing any more.
+create function public.staff_remove(p_user_id uuid) returns void
+language sql volatile set search_path = '' as $$
+    select private.staff_remove(p_user_id)
+$$;
+
+create function public.staff_change_role(p_user_id uuid, p_role text) returns void
+language sql volatile set search_path = '' as $$
+    select private.staff_change_role(p_user_id, p_role)
+$$;
+
+-- The old owner becomes an admin, in the seat of the new one. Moves every reference to the two: may take its time.
+create function public.ownership_transfer(p_user_id uuid) returns void
+language sql volatile set search_path = '' set statement_timeout = '60s' as $$
+    select private.ownership_transfer(p_user_id)
+$$;
+
+grant execute on function
+    public.staff_invite(text, text, text), public.staff_remove(uuid), public.staff_change_role(uuid, text),
+    public.ownership_transfer(uuid)
+    to authenticated;
+
+
+-- sql/20_channels.sql
+
+-- Channels: the WhatsApp numbers of a business, what is needed to use them, and what a message costs.
+
+-- Hours of the week: {"from": "08:00", "to": "18:00", "days": [1, 2, 3, 4, 5]} or a list of these. Days are ISO
+-- (1 = Monday) and may be left out for every day; a span over midnight belongs to the day on which it starts.
+create function private.is_hours(p_hours jsonb) returns boolean
+language sql immutable strict set search_path = '' as $$
+    select coalesce(bool_and(
+        jsonb_typeof(span) = 'object'
+        and coalesce(span ->> 'from' ~ '^([01]\d|2[0-3]):[0-5]\d$', false)
+        and coalesce(span ->> 'to' ~ '^(([01]\d|2[0-3]):[0-5]\d|24:00)$', false)
+        and (not span ? 'days' or jsonb_path_match(span,
+            '$.days.type() == "array" && !exists($.days[*] ? (!(@ >= 1 && @ <= 7)))', '{}', true))
+    ), false)
+    from jsonb_array_elements(case jsonb_typeof(p_hours) when 'array' then p_hours else jsonb_build_array(p_hours) end)
+        as spans (span)
+$$;
+
+-- Are these hours open at that moment? No hours: always.
+create function private.hours_open(p_hours jsonb, p_timezone text, p_at timestamptz) returns boolean
+language plpgsql stable set search_path = '' as $$
+declare
+    v_local timestamp := p_at at time zone p_timezone;
+    v_time time := v_local::time;
+    v_day int := extract(isodow from v_local);
+begin
+    if p_hours is null then
+        return true;
+    end if;
+    return exists (
+        select
+        from jsonb_array_elements(
+            case jsonb_typeof(p_hours) when 'array' then p_hours else jsonb_build_array(p_hours) end) as spans (span)
+        cross join lateral (
+            select (span ->> 'from')::time as opens, (span ->> 'to')::time as closes,
+                coalesce(span -> 'days', '[1, 2, 3, 4, 5, 6, 7]') as days) as s
+        where case when opens < closes
+            then v_time >= opens and v_time < closes and days @> to_jsonb(v_day)
+            else v_time >= opens and days @> to_jsonb(v_day)
+                or v_time < closes and days @> to_jsonb((v_day + 5) % 7 + 1)
+        end);
+end
+$$;
+grant execute on function private.is_hours(jsonb), private.hours_open(jsonb, text, timestamptz)
+    to authenticated, service_role;
+
+-- A plan limit is reached when one more active row would be too many. An after trigger, because an upsert that
+-- ends in an update is no new row; definer, because it locks the owner's row, which nobody may write directly.
+create function private.enforce_plan_limit() returns trigger
+language plpgsql security definer set search_path = '' as $$
+declare
+    v_noun text := tg_argv[0];
+    v_plan text;
+    v_limit int;
+    v_count int;
+begin
+    perform from public.users where id = new.tenant_id for no key update;
+    select plan, case tg_table_name when 'ai_agents' then max_agents else max_whatsapp_numbers end
+    into v_plan, v_limit
+    from private.tenant_limits(new.tenant_id);
+    execute format('select count(*) from public.%I where tenant_id = $1 and is_active', tg_table_name)
+    into v_count using new.tenant_id;
+    if v_count > v_limit then
+        raise exception using errcode = 'PT402',
+            message = format('The plan %s allows %s %s%s, and this would be number %s.',
+                v_plan, v_limit, v_noun, case v_limit when 1 then '' else 's' end, v_count),
+            hint = format('Deactivate another %s, or change to a larger plan.', v_noun);
+    end if;
+    return null;
+end
+$$;
+
+create table public.whatsapp_numbers (
+    tenant_id uuid,
+    id uuid default private.uuid7(),
+    provider text not null,
+    phone_number text not null,
+    provider_number_id text not null,
+    waba_id text,
+    portfolio_id text,
+    display_name text not null,
+    is_active boolean not null default true,
+    is_primary boolean not null default false,
+    auto_reply boolean not null default true,
+    business_hours jsonb,
+    timezone text not null default 'America/Bogota',
+    default_agent_id uuid,
+    rate_per_second int not null default 20,
+    quality_rating text,
+    webhook_url text,
+    created_at timestamptz not null default now(),
+    updated_at timestamptz not null default now(),
+    constraint whatsapp_numbers_pkey primary key (tenant_id, id),
+    constraint whatsapp_numbers_tenant_id_fkey foreign key (tenant_id) references public.users (id),
+    constraint whatsapp_numbers_provider_check check (provider in ('cloud_api', 'whapi', 'twilio')),
+    constraint whatsapp_numbers_phone_number_check check (phone_number ~ '^[1-9]\d{7,14}$'),
+    constraint whatsapp_numbers_provider_number_id_check check (provider_number_id <> ''),
+    constraint whatsapp_numbers_display_name_check check (btrim(display_name) <> '' and length(display_name) <= 200),
+    constraint whatsapp_numbers_business_hours_check check (private.is_hours(business_hours)),
+    constraint whatsapp_numbers_timezone_check check (private.is_timezone(timezone)),
+    constraint whatsapp_numbers_rate_per_second_check check (rate_per_second between 1 and 1000)
+);
+comment on table public.whatsapp_numbers is
+    'The WhatsApp numbers of a business; where a message arrives decides whose it is.';
+comment on column public.whatsapp_numbers.phone_number is 'pii: digits without +; the business''s own number.';
+comment on column public.whatsapp_numbers.provider_number_id is
+    'What webhooks are routed by: Graph phone_number_id, Whapi channel id or Twilio sender.';
+comment on column public.whatsapp_numbers.portfolio_id is
+    'Meta business portfolio; business-scoped user ids hold within it.';
+comment on column public.whatsapp_numbers.business_hours is 'See private.is_hours; null: always open.';
+comment on column public.whatsapp_numbers.default_agent_id is 'Answers when no keyword speaks for another agent.';
+comment on column public.whatsapp_numbers.rate_per_second is 'Most messages handed to the provider in any second.';
+
+-- Routing keys: an active number belongs to one business, whoever else once had it.
+create unique index whatsapp_numbers_provider_provider_number_id_key
+    on public.whatsapp_numbers (provider, provider_number_id) where is_active;
+create unique index whatsapp_numbers_phone_number_key on public.whatsapp_numbers (phone_number) where is_active;
+create unique index whatsapp_numbers_tenant_id_primary_key on public.whatsapp_numbers (tenant_id) where is_primary;
+create index whatsapp_numbers_tenant_id_default_agent_id_idx
+    on public.whatsapp_numbers (tenant_id, default_agent_id) where default_agent_id is not null;
+
+create trigger whatsapp_numbers_touch_updated_at before update on public.whatsapp_numbers
+    for each row execute function private.touch_updated_at();
+create trigger whatsapp_numbers_plan_limit after insert or update of is_active, tenant_id on public.whatsapp_numbers
+    for each row when (new.is_active) execute function private.enforce_plan_limit('WhatsApp number');
+
+alter table public.whatsapp_numbers enable row level security;
+grant select, update (display_name, is_active, is_primary, auto_reply, business_hours, timezone, default_agent_id,
+    rate_per_second) on public.whatsapp_numbers to authenticated;
+grant select, insert, update, delete on public.whatsapp_numbers to service_role;
+create policy whatsapp_numbers_select_member on public.whatsapp_numbers for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+create policy whatsapp_numbers_update_admin on public.whatsapp_numbers for update to authenticated
+    using (tenant_id = (select private.my_tenant_id()) and (select private.my_role()) = 'admin')
+    with check (tenant_id = (select private.my_tenant_id()) and (select private.my_role()) = 'admin');
+
+-- channel_secrets: where in Vault a number's token or secret is; never the secret itself.
+create table public.channel_secrets (
+    tenant_id uuid,
+    number_id uuid,
+    kind text,
+    secret_id uuid not null,
+    expires_at timestamptz,
+    updated_at timestamptz not null default now(),
+    constraint channel_secrets_pkey primary key (tenant_id, number_id, kind),
+    constraint channel_secrets_number_id_fkey foreign key (tenant_id, number_id)
+        references public.whatsapp_numbers (tenant_id, id) on delete cascade,
+    constraint channel_secrets_kind_check check (kind in ('access_token', 'refresh_token', 'webhook_secret'))
+);
+comment on table public.channel_secrets is
+    'Which Vault secret belongs to which number; the secrets are in Vault alone.';
+comment on column public.channel_secrets.secret_id is 'vault.secrets.id';
+
+create trigger channel_secrets_touch_updated_at before update on public.channel_secrets
+    for each row execute function private.touch_updated_at();
+
+alter table public.channel_secrets enable row level security;
+grant select (tenant_id, number_id, kind, expires_at, updated_at) on public.channel_secrets to authenticated;
+grant select, insert, update, delete on public.channel_secrets to service_role;
+create policy channel_secrets_select_admin on public.channel_secrets for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()) and (select private.my_role()) = 'admin');
+
+create table public.message_templates (
+    tenant_id uuid,
+    id uuid default private.uuid7(),
+    waba_id text not null,
+    provider_template_id text,
+    name text not null,
+    language text not null,
+    category text not null,
+    status text not null,
+    quality text,
+    reason text,
+    components jsonb not null default '[]',
+    created_at timestamptz not null default now(),
+    updated_at timestamptz not null default now(),
+    constraint message_templates_pkey primary key (tenant_id, id),
+    constraint message_templates_tenant_id_waba_id_name_language_key unique (tenant_id, waba_id, name, language),
+    constraint message_templates_tenant_id_fkey foreign key (tenant_id) references public.users (id),
+    constraint message_templates_category_check check (category in ('marketing', 'utility', 'authentication')),
+    constraint message_templates_status_check check (status = lower(status) and status <> '')
+);
+comment on table public.message_templates is 'Message templates as the provider last described them.';
+comment on column public.message_templates.status is
+    'The provider''s word in lower case: approved, rejected, paused, …';
+
+create trigger message_templates_touch_updated_at before update on public.message_templates
+    for each row execute function private.touch_updated_at();
+
+alter table public.message_templates enable row level security;
+grant select on public.message_templates to authenticated;
+grant select, insert, update, delete on public.message_templates to service_role;
+create policy message_templates_select_member on public.message_templates for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+
+-- rate_cards: list prices for everybody, dated and sourced. The longest prefix of the customer's number wins.
+create table public.rate_cards (
+    phone_prefix text,
+    category text,
+    valid_from date,
+    market text not null,
+    amount numeric(12, 6) not null,
+    currency text not null,
+    source text not null,
+    is_verified boolean not null default false,
+    constraint rate_cards_pkey primary key (phone_prefix, category, valid_from),
+    constraint rate_cards_phone_prefix_check check (phone_prefix ~ '^\d{0,6}$'),
+    constraint rate_cards_category_check check (category in ('service', 'utility', 'marketing', 'authentication')),
+    constraint rate_cards_amount_check check (amount >= 0),
+    constraint rate_cards_currency_check check (currency ~ '^[A-Z]{3}$')
+);
+comment on table public.rate_cards is
+    'What a delivered message costs, by market and date; the ground of every estimate.';
+comment on column public.rate_cards.phone_prefix is 'First digits of the customer''s number; empty: any other market.';
+comment on column public.rate_cards.is_verified is
+    'False until somebody compared it with the provider''s own price list.';
+
+alter table public.rate_cards enable row level security;
+grant select on public.rate_cards to authenticated;
+grant select, insert, update, delete on public.rate_cards to service_role;
+create policy rate_cards_select_anyone on public.rate_cards for select to authenticated using (true);
+
+insert into public.rate_cards (phone_prefix, market, category, valid_from, amount, currency, source) values
+    ('', 'Rest of Latin America', 'marketing', '2025-07-01', 0.0740, 'USD', 'Meta price list, July 2025'),
+    ('', 'Rest of Latin America', 'utility', '2025-07-01', 0.0113, 'USD', 'Meta price list, July 2025'),
+    ('', 'Rest of Latin America', 'authentication', '2025-07-01', 0.0113, 'USD', 'Meta price list, July 2025'),
+    ('', 'Rest of Latin America', 'service', '2025-07-01', 0, 'USD', 'Meta pricing, July 2025: free in the window'),
+    ('', 'Rest of Latin America', 'service', '2026-10-01', 0.0113, 'USD', 'Meta pricing, October 2026: as utility');
+
+-- The price of one message. No number known: the rate of any other market.
+create function private.price_of(p_phone text, p_category text, p_at timestamptz)
+returns table (amount numeric, currency text)
+language plpgsql stable rows 1 set search_path = '' as $$
+begin
+    return query
+    select r.amount, r.currency
+    from public.rate_cards r
+    where r.category = p_category
+        and r.phone_prefix = any (array(select left(coalesce(p_phone, ''), n) from generate_series(0, 6) as n))
+        and r.valid_from <= p_at::date
+    order by length(r.phone_prefix) desc, r.valid_from desc
+    limit 1;
+end
+$$;
+grant execute on function private.price_of(text, text, timestamptz) to authenticated, service_role;
+
+
+-- sql/25_channel_tokens.sql
+
+-- Tokens of channels: how a worker that is about to call a provider gets them. They go nowhere else.
+
+-- Access tokens of [{"tenant_id", "number_id"}, …]: [{"tenant_id", "number_id", "token"}, …]. A number without one
+-- is left out. Not for people: only the secret key may ask.
+create function public.channel_tokens(p_numbers jsonb) returns jsonb
+language plpgsql stable set search_path = '' as $$
+begin
+    return (
+        select coalesce(jsonb_agg(jsonb_build_object(
+            'tenant_id', s.tenant_id, 'number_id', s.number_id, 'token', v.decrypted_secret)), '[]')
+        from jsonb_to_recordset(p_numbers) as n (tenant_id uuid, number_id uuid)
+        join public.channel_secrets s on s.tenant_id = n.tenant_id and s.number_id = n.number_id
+        join vault.decrypted_secrets v on v.id = s.secret_id
+        where s.kind = 'access_token');
+end
+$$;
+grant execute on function public.channel_tokens(jsonb) to service_role;
+
+
+-- sql/30_leads.sql
+
+-- Leads: the customers of a business, and the addresses by which we recognise them.
+
+-- Words to compare: no accents, no capitals, one blank where anything but a letter or digit was. The classes are
+-- spelt out, because [[:alnum:]] depends on the database's locale.
+create function private.fold(p_text text) returns text
+language sql immutable parallel safe set search_path = '' as $$
+    select btrim(regexp_replace(
+        lower(regexp_replace(normalize(p_text, nfkd), '[\u0300-\u036f]', '', 'g')),
+        '[\s\u0001-\u002f\u003a-\u0040\u005b-\u0060\u007b-\u00bf\u2000-\u206f\u3000-\u303f\ufe00-\ufe0f]+', ' ', 'g'))
+$$;
+grant execute on function private.fold(text) to authenticated, service_role;
+
+create table public.customer_leads (
+    tenant_id uuid,
+    id uuid default private.uuid7(),
+    phone text,
+    chat_id text,
+    name text,
+    user_name text,
+    label1 text,
+    label2 text,
+    label3 text,
+    email text,
+    company text,
+    customer_type text,
+    business_category text,
+    tags text[] not null default '{}',
+    lead_status text not null default 'new',
+    lead_grade text not null default 'C',
+    qualification_score int not null default 0,
+    assigned_to uuid,
+    last_activity timestamptz,
+    thread_id uuid,
+    thread_token_count bigint not null default 0,
+    profile_status text,
+    next_action text,
+    next_action_at timestamptz,
+    priority smallint not null default 2,
+    opted_out_at timestamptz,
+    opt_out_scope text,
+    metadata jsonb not null default '{}',
+    is_active boolean not null default true,
+    created_at timestamptz not null default now(),
+    updated_at timestamptz not null default now(),
+    constraint customer_leads_tenant_id_fkey foreign key (tenant_id) references public.users (id),
+    constraint customer_leads_assigned_to_fkey foreign key (tenant_id, assigned_to)
+        references public.users (tenant_id, id),
+    constraint customer_leads_phone_check check (phone ~ '^[1-9]\d{7,14}$'),
+    constraint customer_leads_priority_check check (priority between 1 and 5),
+    constraint customer_leads_qualification_score_check check (qualification_score between 0 and 100),
+    constraint customer_leads_opt_out_check check (
+        (opted_out_at is null) = (opt_out_scope is null) and opt_out_scope in ('all', 'marketing'))
+);
+comment on table public.customer_leads is 'The customers of a business, whether or not they ever bought.';
+comment on column public.customer_leads.phone is
+    'pii: the first phone known, digits without +; it never changes: current addresses are in lead_identities.';
+comment on column public.customer_leads.chat_id is 'pii: the provider''s first id of the chat; set once.';
+comment on column public.customer_leads.name is
+    'pii: from the profile while empty or equal to the phone; then the staff''s.';
+comment on column public.customer_leads.user_name is
+    'pii: username or profile name as of the last webhook that had one.';
+comment on column public.customer_leads.email is 'pii: e-mail';
+comment on column public.customer_leads.company is 'pii: company';
+comment on column public.customer_leads.next_action is 'pii: may quote the customer';
+comment on column public.customer_leads.metadata is 'pii: whatever the business keeps about the customer';
+comment on column public.customer_leads.last_activity is 'Written once per quiet period, by activity_flush().';
+comment on column public.customer_leads.thread_id is 'The AI thread used last, in whichever chat.';
+comment on column public.customer_leads.thread_token_count is 'Tokens of every AI run for this customer; never reset.';
+comment on column public.customer_leads.opt_out_scope is 'What the customer refuses: all messages, or marketing.';
+
+create index customer_leads_tenant_id_phone_idx on public.customer_leads (tenant_id, phone);
+create index customer_leads_tenant_id_assigned_to_idx
+    on public.customer_leads (tenant_id, assigned_to) where assigned_to is not null;
+create index customer_leads_tenant_id_thread_id_idx
+    on public.customer_leads (tenant_id, thread_id) where thread_id is not null;
+-- After the indexes: while there are no statistics the planner finds them as good for an id, and takes the youngest.
+alter table public.customer_leads add constraint customer_leads_pkey primary key (tenant_id, id);
+
+create trigger customer_leads_touch_updated_at before update on public.customer_leads
+    for each row execute function private.touch_updated_at();
+
+alter table public.customer_leads enable row level security;
+grant select, update (name, label1, label2, label3, email, company, customer_type, business_category, tags,
+    lead_status, lead_grade, qualification_score, assigned_to, profile_status, next_action, next_action_at, priority,
+    metadata, is_active) on public.customer_leads to authenticated;
+grant select, insert, update, delete on public.customer_leads to service_role;
+create policy customer_leads_select_member on public.customer_leads for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+create policy customer_leads_update_user on public.customer_leads for update to authenticated
+    using (tenant_id = (select private.my_tenant_id()) and (select private.my_role()) in ('admin', 'user'))
+    with check (tenant_id = (select private.my_tenant_id()) and (select private.my_role()) in ('admin', 'user'));
+
+-- lead_identities: one address for one span of time. valid_to is infinity while it holds, so the primary key both
+-- finds a customer and makes sure that an address leads to one customer only.
+create table public.lead_identities (
+    tenant_id uuid,
+    kind text,
+    scope text,
+    value text,
+    valid_to timestamptz default 'infinity',
+    valid_from timestamptz not null,
+    lead_id uuid not null,
+    constraint lead_identities_pkey primary key (tenant_id, kind, scope, value, valid_to),
+    constraint lead_identities_lead_id_fkey foreign key (tenant_id, lead_id)
+        references public.customer_leads (tenant_id, id) on delete cascade,
+    constraint lead_identities_kind_check check (kind in ('phone', 'bsuid', 'parent_bsuid', 'chat_id', 'username')),
+    constraint lead_identities_value_check check (value <> '' and length(value) <= 256)
+);
+comment on table public.lead_identities is 'Addresses of a lead, with the time for which they held.';
+comment on column public.lead_identities.value is 'pii: phone, business-scoped user id, provider chat id or username';
+comment on column public.lead_identities.scope is
+    'Where the value means something: the portfolio of a business-scoped user id, the provider of a chat id.';
+
+create index lead_identities_tenant_id_lead_id_idx on public.lead_identities (tenant_id, lead_id);
+
+alter table public.lead_identities enable row level security;
+grant select on public.lead_identities to authenticated;
+grant select, insert, update, delete on public.lead_identities to service_role;
+create policy lead_identities_select_member on public.lead_identities for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+
+-- lead_merge_candidates: two leads that may be one person; a person decides.
+create table public.lead_merge_candidates (
+    tenant_id uuid,
+    lead_id uuid,
+    other_lead_id uuid,
+    reason text not null,
+    evidence jsonb not null default '{}',
+    status text not null default 'open',
+    created_at timestamptz not null default now(),
+    resolved_at timestamptz,
+    resolved_by uuid,
+    constraint lead_merge_candidates_pkey primary key (tenant_id, lead_id, other_lead_id),
+    constraint lead_merge_candidates_lead_id_fkey foreign key (tenant_id, lead_id)
+        references public.customer_leads (tenant_id, id) on delete cascade,
+    constraint lead_merge_candidates_other_lead_id_fkey foreign key (tenant_id, other_lead_id)
+        references public.customer_leads (tenant_id, id) on delete cascade,
+    constraint lead_merge_candidates_resolved_by_fkey foreign key (tenant_id, resolved_by)
+        references public.users (tenant_id, id),
+    -- a pair is written one way only
+    constraint lead_merge_candidates_other_lead_id_check check (lead_id < other_lead_id),
+    constraint lead_merge_candidates_status_check check (status in ('open', 'merged', 'dismissed'))
+);
+comment on table public.lead_merge_candidates is 'Pairs of leads whose addresses contradict each other.';
+comment on column public.lead_merge_candidates.evidence is 'pii: the addresses that met';
+
+create index lead_merge_candidates_tenant_id_other_lead_id_idx
+    on public.lead_merge_candidates (tenant_id, other_lead_id);
+create index lead_merge_candidates_tenant_id_resolved_by_idx
+    on public.lead_merge_candidates (tenant_id, resolved_by) where resolved_by is not null;
+
+alter table public.lead_merge_candidates enable row level security;
+grant select on public.lead_merge_candidates to authenticated;
+grant select, insert, update, delete on public.lead_merge_candidates to service_role;
+create policy lead_merge_candidates_select_member on public.lead_merge_candidates for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+
+-- consent_events: every opt-out and opt-in ever said; customer_leads holds the result.
+create table public.consent_events (
+    tenant_id uuid,
+    id uuid default private.uuid7(),
+    lead_id uuid not null,
+    kind text not null,
+    scope text not null,
+    source text not null,
+    evidence text,
+    happened_at timestamptz not null,
+    created_at timestamptz not null default now(),
+    constraint consent_events_pkey primary key (tenant_id, id),
+    -- said once, however often it is delivered
+    constraint consent_events_said_once_key unique (tenant_id, lead_id, source, kind, scope, happened_at),
+    constraint consent_events_lead_id_fkey foreign key (tenant_id, lead_id)
+        references public.customer_leads (tenant_id, id) on delete cascade,
+    constraint consent_events_kind_check check (kind in ('opt_out', 'opt_in')),
+    constraint consent_events_scope_check check (scope in ('all', 'marketing')),
+    constraint consent_events_source_check check (source in ('keyword', 'provider', 'staff'))
+);
+comment on table public.consent_events is 'Opt-outs and opt-ins in the order they were said; only ever added to.';
+comment on column public.consent_events.evidence is 'pii: the customer''s own words';
+
+alter table public.consent_events enable row level security;
+grant select on public.consent_events to authenticated;
+grant select, insert on public.consent_events to service_role;
+create policy consent_events_select_member on public.consent_events for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+
+-- The names by which the source systems' front ends know a customer.
+create view public.client_view with (security_invoker = true) as
+select
+    phone as phone_number, name, user_name, label1, label2, label3, chat_id, last_activity, thread_id,
+    thread_token_count, profile_status,
+    next_action as proxima_accion, next_action_at as fecha_proxima_accion, priority as prioridad
+from public.customer_leads
+where is_active;
+comment on view public.client_view is 'customer_leads under the names of ClientView, for front ends that know those.';
+grant select on public.client_view to authenticated, service_role;
+
+
+-- sql/40_conversations.sql
+
+-- Conversations: chats (a lead on a number, for ever), their sessions, and every message in them.
+-- Whoever changes a chat's conversations locks the chat first; several chats in the order of their ids.
+
+create table public.chats (
+    tenant_id uuid,
+    id uuid default private.uuid7(),
+    lead_id uuid not null,
+    number_id uuid not null,
+    last_inbound_at timestamptz,
+    last_outbound_at timestamptz,
+    last_interaction_at timestamptz not null,
+    window_expires_at timestamptz,
+    free_entry_until timestamptz,
+    referral jsonb,
+    referral_at timestamptz,
+    block_state text not null default 'none',
+    agent_paused_until timestamptz,
+    thread_id uuid,
+    unread_count int not null default 0,
+    created_at timestamptz not null default now(),
+    -- The inbox is read by it, hour by hour, and sorted within the hour: an index on the time itself would
+    -- make every message's update of its chat rewrite all indexes.
+    inbox_hour timestamptz not null
+        generated always as (date_bin('1 hour', last_interaction_at, '2000-01-01 00:00:00+00')) stored,
+    constraint chats_pkey primary key (tenant_id, id),
+    -- in this order, so that no index leads from a number to its chats alone: a number may have very many
+    constraint chats_tenant_id_number_id_lead_id_key unique (tenant_id, number_id, lead_id),
+    constraint chats_lead_id_fkey foreign key (tenant_id, lead_id) references public.customer_leads (tenant_id, id),
+    constraint chats_number_id_fkey foreign key (tenant_id, number_id)
+        references public.whatsapp_numbers (tenant_id, id),
+    constraint chats_block_state_check check (block_state in ('none', 'probable', 'confirmed')),
+    constraint chats_unread_count_check check (unread_count >= 0)
+) with (fillfactor = 80);
+comment on table public.chats is 'A lead on a number: where the 24-hour window, a block and the AI thread belong.';
+comment on column public.chats.last_interaction_at is 'The last message of either side; opens no window by itself.';
+comment on column public.chats.window_expires_at is
+    'Free text may be sent until then: 24 hours from the customer''s last message or call.';
+comment on column public.chats.free_entry_until is 'Messages cost nothing until then; says nothing about the window.';
+comment on column public.chats.referral is 'pii: the ad that brought the customer, as the provider told it once.';
+comment on column public.chats.agent_paused_until is 'A person has taken over; the agent is silent until then.';
+comment on column public.chats.unread_count is 'Customer''s messages since somebody last opened the chat.';
+
+create index chats_tenant_id_inbox_hour_idx on public.chats (tenant_id, inbox_hour desc);
+create index chats_tenant_id_lead_id_idx on public.chats (tenant_id, lead_id);
+create index chats_tenant_id_thread_id_idx on public.chats (tenant_id, thread_id) where thread_id is not null;
+
+alter table public.chats enable row level security;
+grant select on public.chats to authenticated;
+grant select, insert, update, delete on public.chats to service_role;
+create policy chats_select_member on public.chats for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+
+create table public.conversations (
+    tenant_id uuid,
+    id uuid default private.uuid7(),
+    chat_id uuid not null,
+    session_id text not null generated always as (id::text) stored,
+    status text not null default 'open',
+    current_step text not null default 'greeting',
+    current_agent_id uuid,
+    assigned_to uuid,
+    requires_attention boolean not null default false,
+    priority smallint not null default 2,
+    opened_at timestamptz not null,
+    reopened_at timestamptz,
+    closed_at timestamptz,
+    closed_notice_at timestamptz,
+    message_count int not null default 0,
+    first_response_time int,
+    avg_response_time int,
+    category text,
+    intent text,
+    outcome text,
+    conversion_value numeric(14, 2),
+    satisfaction_rating smallint,
+    summary text,
+    constraint conversations_pkey primary key (tenant_id, id),
+    constraint conversations_chat_id_fkey foreign key (tenant_id, chat_id) references public.chats (tenant_id, id),
+    constraint conversations_assigned_to_fkey foreign key (tenant_id, assigned_to)
+        references public.users (tenant_id, id),
+    constraint conversations_status_check check (status in ('open', 'closed')),
+    constraint conversations_closed_at_check check ((status = 'closed') = (closed_at is not null)),
+    constraint conversations_priority_check check (priority between 1 and 5),
+    constraint conversations_satisfaction_rating_check check (satisfaction_rating between 1 and 5)
+) with (fillfactor = 80);
+comment on table public.conversations is
+    'A session of a chat: opened by a message, closed by staff, by the agent, or after silence.';
+comment on column public.conversations.session_id is 'The id, as the source systems call it.';
+comment on column public.conversations.closed_notice_at is 'When the customer was last told that we are closed.';
+comment on column public.conversations.first_response_time is 'Seconds; written when the conversation closes.';
+comment on column public.conversations.avg_response_time is 'Seconds; written when the conversation closes.';
+comment on column public.conversations.summary is 'pii: what was said, in short';
+comment on column public.conversations.intent is 'pii: what the customer wanted';
+
+-- At most one open conversation a chat.
+create unique index conversations_tenant_id_chat_id_open_key
+    on public.conversations (tenant_id, chat_id) where status = 'open';
+create index conversations_tenant_id_chat_id_idx on public.conversations (tenant_id, chat_id);
+create index conversations_tenant_id_assigned_to_idx
+    on public.conversations (tenant_id, assigned_to) where assigned_to is not null;
+create index conversations_tenant_id_current_agent_id_idx
+    on public.conversations (tenant_id, current_agent_id) where current_agent_id is not null;
+
+alter table public.conversations enable row level security;
+grant select, update (requires_attention, priority, category, intent, outcome, conversion_value, satisfaction_rating,
+    summary) on public.conversations to authenticated;
+grant select, insert, update, delete on public.conversations to service_role;
+create policy conversations_select_member on public.conversations for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+create policy conversations_update_member on public.conversations for update to authenticated
+    using (tenant_id = (select private.my_tenant_id()))
+    with check (tenant_id = (select private.my_tenant_id()));
+
+create table public.messages (
+    tenant_id uuid,
+    id uuid default private.uuid7(),
+    chat_id uuid not null,
+    conversation_id uuid,
+    lead_id uuid not null,
+    number_id uuid not null,
+    direction text not null,
+    role text not null,
+    source text not null,
+    author_id uuid,
+    agent_id uuid,
+    type text not null,
+    content text,
+    data jsonb,
+    is_forwarded boolean not null default false,
+    wa_message_id text,
+    reply_to text,
+    referral jsonb,
+    raw jsonb,
+    status text not null,
+    sent_at timestamptz,
+    delivered_at timestamptz,
+    read_at timestamptz,
+    played_at timestamptz,
+    failed_at timestamptz,
+    error_code int,
+    error_message text,
+    send_verdict text,
+    send_reason text,
+    pricing jsonb,
+    price_class text,
+    estimated_cost numeric(12, 6),
+    actual_cost numeric(12, 6),
+    currency text,
+    edited_at timestamptz,
+    revoked_at timestamptz,
+    previous jsonb,
+    reactions jsonb,
+    provider_at timestamptz not null,
+    created_at timestamptz not null default now(),
+    constraint messages_pkey primary key (tenant_id, id),
+    constraint messages_chat_id_fkey foreign key (tenant_id, chat_id) references public.chats (tenant_id, id),
+    constraint messages_conversation_id_fkey foreign key (tenant_id, conversation_id)
+        references public.conversations (tenant_id, id),
+    -- lead and number by way of their chat: one check instead of two, and no message locks its number's row
+    constraint messages_lead_id_number_id_fkey foreign key (tenant_id, lead_id, number_id)
+        references public.chats (tenant_id, lead_id, number_id),
+    constraint messages_author_id_fkey foreign key (tenant_id, author_id) references public.users (tenant_id, id),
+    constraint messages_direction_check check (direction in ('inbound', 'outbound')),
+    constraint messages_role_check check (role in ('user', 'assistant', 'human', 'system')),
+    constraint messages_source_check check (source in (
+        'customer', 'agent', 'manual', 'staff', 'sequence', 'daily_action', 'call_followup', 'api')),
+    constraint messages_status_check check (status in (
+        'received', 'queued', 'sending', 'sent', 'delivered', 'read', 'played', 'failed', 'skipped', 'canceled',
+        'unknown')),
+    constraint messages_direction_status_check check ((direction = 'inbound') = (status = 'received')),
+    constraint messages_send_verdict_check check (send_verdict in ('send', 'wait', 'template', 'manual', 'never'))
+) with (fillfactor = 90);
+comment on table public.messages is 'Every message of both sides, stored once per number and provider id.';
+comment on column public.messages.content is 'pii: text, or the caption of a medium';
+comment on column public.messages.data is
+    'pii: what the type carries besides text: place, card, button, order, template';
+comment on column public.messages.raw is 'pii: what the provider sent, where we do not model it';
+comment on column public.messages.referral is 'pii: the ad that brought the customer';
+comment on column public.messages.previous is 'pii: earlier texts of an edited or revoked message, oldest first';
+comment on column public.messages.reactions is 'pii: {"customer": {"emoji", "at"}, "business": {…}}';
+comment on column public.messages.error_message is 'pii: the provider may name the recipient';
+comment on column public.messages.reply_to is 'Provider id of the quoted message, which we may never have seen.';
+comment on column public.messages.conversation_id is
+    'Null for history that came with a number: it was no session of ours.';
+comment on column public.messages.provider_at is
+    'The provider''s time, never more than five minutes ahead; lists sort by it.';
+comment on column public.messages.pricing is 'What the provider first said about its price; it says so several times.';
+comment on column public.messages.actual_cost is 'From pricing: nothing where it is free, else the list price.';
+
+create index messages_tenant_id_chat_id_provider_at_id_idx
+    on public.messages (tenant_id, chat_id, provider_at desc, id desc);
+create index messages_tenant_id_conversation_id_idx on public.messages (tenant_id, conversation_id);
+create index messages_tenant_id_lead_id_number_id_idx on public.messages (tenant_id, lead_id, number_id);
+create index messages_tenant_id_author_id_idx on public.messages (tenant_id, author_id) where author_id is not null;
+create index messages_tenant_id_agent_id_idx on public.messages (tenant_id, agent_id) where agent_id is not null;
+
+-- The same message is delivered again for days: it is stored once. After the indexes, for the reason given at
+-- customer_leads_pkey.
+alter table public.messages add constraint messages_tenant_id_number_id_wa_message_id_key
+    unique (tenant_id, number_id, wa_message_id);
+
+alter table public.messages enable row level security;
+grant select on public.messages to authenticated;
+grant select, insert, update, delete on public.messages to service_role;
+create policy messages_select_member on public.messages for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+
+create table public.media (
+    tenant_id uuid,
+    id uuid default private.uuid7(),
+    message_id uuid not null,
+    provider_media_id text,
+    mime text,
+    sha256 text,
+    size bigint,
+    filename text,
+    url text,
+    is_voice boolean not null default false,
+    is_animated boolean not null default false,
+    status text not null default 'pending',
+    storage_path text,
+    error text,
+    created_at timestamptz not null default now(),
+    updated_at timestamptz not null default now(),
+    constraint media_pkey primary key (tenant_id, id),
+    constraint media_message_id_fkey foreign key (tenant_id, message_id) references public.messages (tenant_id, id)
+        on delete cascade,
+    constraint media_status_check check (status in ('pending', 'stored', 'failed'))
+);
+comment on table public.media is 'Files of messages; to be fetched while the provider keeps them (7 days).';
+comment on column public.media.filename is 'pii: the customer''s own name for the file';
+comment on column public.media.url is 'pii: where the provider shows the file for five minutes';
+
+create index media_tenant_id_message_id_idx on public.media (tenant_id, message_id);
+
+create trigger media_touch_updated_at before update on public.media
+    for each row execute function private.touch_updated_at();
+
+alter table public.media enable row level security;
+grant select on public.media to authenticated;
+grant select, insert, update, delete on public.media to service_role;
+create policy media_select_member on public.media for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+
+-- The caller's tenant, whatever their role.
+create function private.require_staff() returns uuid
+language plpgsql stable set search_path = '' as $$
+declare
+    v_tenant_id uuid := private.my_tenant_id();
+begin
+    if v_tenant_id is null then
+        raise exception using errcode = 'PT403', message = 'You hold no seat in a business.',
+            hint = 'Ask an admin of the business to invite you.';
+    end if;
+    return v_tenant_id;
+end
+$$;
+grant execute on function private.require_staff() to authenticated;
+
+-- A conversation of that tenant, with its chat locked.
+create function private.conversation_locked(p_tenant_id uuid, p_conversation_id uuid) returns public.conversations
+language plpgsql set search_path = '' as $$
+declare
+    v_conversation public.conversations;
+begin
+    perform from public.chats c
+    where c.tenant_id = p_tenant_id and c.id = (
+        select chat_id from public.conversations where tenant_id = p_tenant_id and id = p_conversation_id)
+    for no key update;
+    select * into v_conversation from public.conversations where tenant_id = p_tenant_id and id = p_conversation_id;
+    if not found then
+        raise exception using errcode = 'PT404', message = 'There is no such conversation.',
+            hint = 'Read its id from inbox_list() or conversations.';
+    end if;
+    return v_conversation;
+end
+$$;
+
+-- Seconds from a customer's message to our next one: the first such answer, and the mean of all.
+create function private.response_times(p_tenant_id uuid, p_conversation_id uuid)
+returns table (first_seconds int, mean_seconds int)
+language sql stable rows 1 set search_path = '' as $$
+    select
+        (array_agg(seconds order by at))[1]::int,
+        avg(seconds)::int
+    from (
+        select m.provider_at as at, m.direction,
+            extract(epoch from m.provider_at - lag(m.provider_at) over w) as seconds,
+            lag(m.direction) over w as before
+        from public.messages m
+        where m.tenant_id = p_tenant_id and m.conversation_id = p_conversation_id
+        window w as (order by m.provider_at, m.id)
+    ) as turns
+    where direction = 'outbound' and before = 'inbound'
+$$;
+
+create function private.conversations_finish(p_tenant_id uuid, p_ids uuid[]) returns void
+language sql set search_path = '' as $$
+    update public.conversations c
+    set status = 'closed', closed_at = (select private.clock()), requires_attention = false,
+        first_response_time = t.first_seconds, avg_response_time = t.mean_seconds
+    from unnest(p_ids) as finished (id)
+    cross join lateral private.response_times(p_tenant_id, finished.id) t
+    where c.tenant_id = p_tenant_id and c.id = finished.id and c.status = 'open'
+$$;
+grant execute on function private.response_times(uuid, uuid), private.conversations_finish(uuid, uuid[])
+    to service_role;
+
+-- Definer: staff may not write status, which only these rules change.
+create function private.conversation_close(p_conversation_id uuid, p_outcome text, p_summary text)
+returns public.conversations
+language plpgsql security definer set search_path = '' as $$
+declare
+    v_conversation public.conversations := private.conversation_locked(private.require_staff(), p_conversation_id);
+begin
+    if v_conversation.status = 'closed' then
+        raise exception using errcode = 'PT409', message = 'This conversation is closed already.',
+            hint = 'Use conversation_reopen() to go on with it.';
+    end if;
+    perform private.conversations_finish(v_conversation.tenant_id, array[p_conversation_id]);
+    update public.conversations
+    set outcome = coalesce(p_outcome, outcome), summary = coalesce(p_summary, summary)
+    where tenant_id = v_conversation.tenant_id and id = p_conversation_id
+    returning * into v_conversation;
+    return v_conversation;
+end
+$$;
+
+create function private.conversation_assign(p_conversation_id uuid, p_user_id uuid) returns public.conversations
+language plpgsql security definer set search_path = '' as $$
+declare
+    v_conversation public.conversations := private.conversation_locked(private.require_staff(), p_conversation_id);
+begin
+    if p_user_id is not null and not exists (
+        select from public.users where tenant_id = v_conversation.tenant_id and id = p_user_id and is_active
+    ) then
+        raise exception using errcode = 'PT404', message = 'There is no such colleague.',
+            hint = 'Pass users.id of an active member of the business, or null for nobody.';
+    end if;
+    update public.conversations set assigned_to = p_user_id
+    where tenant_id = v_conversation.tenant_id and id = p_conversation_id
+    returning * into v_conversation;
+    return v_conversation;
+end
+$$;
+
+create function private.conversation_reopen(p_conversation_id uuid) returns public.conversations
+language plpgsql security definer set search_path = '' as $$
+declare
+    v_conversation public.conversations := private.conversation_locked(private.require_staff(), p_conversation_id);
+begin
+    if exists (
+        select from public.conversations
+        where tenant_id = v_conversation.tenant_id and chat_id = v_conversation.chat_id and status = 'open'
+    ) then
+        raise exception using errcode = 'PT409', message = 'This chat has an open conversation already.',
+            hint = 'Go on there, or close it first.';
+    end if;
+    update public.conversations set status = 'open', closed_at = null, reopened_at = (select private.clock())
+    where tenant_id = v_conversation.tenant_id and id = p_conversation_id
+    returning * into v_conversation;
+    return v_conversation;
+end
+$$;
+
+create function private.chat_mark_read(p_chat_id uuid) returns void
+language plpgsql security definer set search_path = '' as $$
+declare
+    v_tenant_id uuid := private.require_staff();
+begin
+    update public.chats set unread_count = 0
+    where tenant_id = v_tenant_id and id = p_chat_id and unread_count > 0;
+    if not found and not exists (select from public.chats where tenant_id = v_tenant_id and id = p_chat_id) then
+        raise exception using errcode = 'PT404', message = 'There is no such chat.',
+            hint = 'Read its id from inbox_list() or chats.';
+    end if;
+end
+$$;
+grant execute on function private.conversation_close(uuid, text, text), private.conversation_assign(uuid, uuid),
+    private.conversation_reopen(uuid), private.chat_mark_read(uuid) to authenticated;
+
+-- What staff call. Each answers with the conversation as it is now.
+create function public.conversation_close(
+    p_conversation_id uuid, p_outcome text default null, p_summary text default null
+) returns public.conversations language sql set search_path = '' as $$
+    select private.conversation_close(p_conversation_id, p_outcome, p_summary)
+$$;
+
+create function public.conversation_assign(p_conversation_id uuid, p_user_id uuid) returns public.conversations
+language sql set search_path = '' as $$
+    select private.conversation_assign(p_conversation_id, p_user_id)
+$$;
+
+create function public.conversation_reopen(p_conversation_id uuid) returns public.conversations
+language sql set search_path = '' as $$
+    select private.conversation_reopen(p_conversation_id)
+$$;
+
+create function public.chat_mark_read(p_chat_id uuid) returns void
+language sql set search_path = '' as $$
+    select private.chat_mark_read(p_chat_id)
+$$;
+grant execute on function public.conversation_close(uuid, text, text), public.conversation_assign(uuid, uuid),
+    public.conversation_reopen(uuid), public.chat_mark_read(uuid) to authenticated;
+
+-- The sweep: close what has been silent for longer than its business wants. Returns how many it closed.
+create function public.conversations_close_idle(p_limit int default 1000) returns int
+language plpgsql set search_path = '' as $$
+declare
+    v_tenant record;
+    v_count int := 0;
+begin
+    for v_tenant in
+        select idle.tenant_id, array_agg(idle.id) as ids
+        from (
+            select v.tenant_id, v.id
+            from public.conversations v
+            join public.chats c on c.tenant_id = v.tenant_id and c.id = v.chat_id
+            join public.tenant_settings s on s.tenant_id = v.tenant_id
+            where v.status = 'open'
+                and greatest(c.last_interaction_at, v.opened_at, v.reopened_at)
+                    < (select private.clock()) - make_interval(hours => s.conversation_idle_hours)
+            order by c.tenant_id, c.id
+            limit p_limit
+            for no key update of c skip locked
+        ) as idle
+        group by idle.tenant_id
+    loop
+        perform private.conversations_finish(v_tenant.tenant_id, v_tenant.ids);
+        v_count := v_count + cardinality(v_tenant.ids);
+    end loop;
+    return v_count;
+end
+$$;
+grant execute on function public.conversations_close_idle(int) to service_role;
+
+-- A page of the inbox, newest first. The next page starts at the last row's last_at and chat_id.
+create function public.inbox_list(
+    p_limit int default 50,
+    p_before_at timestamptz default null,
+    p_before_chat uuid default null,
+    p_number_id uuid default null,
+    p_assigned_to uuid default null,
+    p_unread boolean default false,
+    p_attention boolean default false
+) returns table (
+    chat_id uuid, number_id uuid, number_name text, lead_id uuid, lead_name text, lead_phone text,
+    labels text[], lead_priority smallint, last_at timestamptz, last_direction text, last_type text,
+    last_content text, last_status text, unread_count int, window_expires_at timestamptz, window_open boolean,
+    free_entry_until timestamptz, agent_paused_until timestamptz, block_state text, conversation_id uuid,
+    requires_attention boolean, assigned_to uuid, assignee_name text
+)
+language plpgsql stable rows 50 set search_path = '' as $$
+begin
+    return query
+    with page as (
+        select c.*, v.id as conversation_id, v.requires_attention, v.assigned_to
+        from public.chats c
+        left join public.conversations v
+            on v.tenant_id = c.tenant_id and v.chat_id = c.id and v.status = 'open'
+        where c.inbox_hour <= coalesce(p_before_at, 'infinity')
+            and (c.last_interaction_at, c.id) < (
+                coalesce(p_before_at, 'infinity'), coalesce(p_before_chat, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
+            and (p_number_id is null or c.number_id = p_number_id)
+            and (p_assigned_to is null or v.assigned_to = p_assigned_to)
+            and (not p_unread or c.unread_count > 0)
+            and (not p_attention or v.requires_attention)
+        order by c.inbox_hour desc, c.last_interaction_at desc, c.id desc
+        limit least(p_limit, 200)
+    )
+    select
+        p.id, p.number_id, n.display_name, p.lead_id, coalesce(l.name, l.user_name, l.phone), l.phone,
+        array_remove(array[l.label1, l.label2, l.label3], null), l.priority,
+        p.last_interaction_at, m.direction, m.type, m.content, m.status,
+        p.unread_count, p.window_expires_at, coalesce(p.window_expires_at > (select private.clock()), false),
+        p.free_entry_until, p.agent_paused_until, p.block_state, p.conversation_id,
+        coalesce(p.requires_attention, false), p.assigned_to, coalesce(u.name, u.email)
+    from page p
+    join public.customer_leads l on l.tenant_id = p.tenant_id and l.id = p.lead_id
+    join public.whatsapp_numbers n on n.tenant_id = p.tenant_id and n.id = p.number_id
+    left join public.users u on u.tenant_id = p.tenant_id and u.id = p.assigned_to
+    left join lateral (
+        select m.direction, m.type, left(m.content, 200) as content, m.status
+        from public.messages m
+        where m.tenant_id = p.tenant_id and m.chat_id = p.id
+        order by m.provider_at desc, m.id desc
+        limit 1
+    ) m on true
+    order by p.last_interaction_at desc, p.id desc;
+end
+$$;
+
+-- A page of a chat's messages, newest first. The next page starts at the last row's provider_at and id.
+create function public.messages_list(
+    p_chat_id uuid, p_limit int default 50, p_before_at timestamptz default null, p_before_id uuid default null
+) returns table (
+    id uuid, conversation_id uuid, direction text, role text, source text, author_id uuid, agent_id uuid,
+    type text, content text, data jsonb, wa_message_id text, reply_to text, status text, provider_at timestamptz,
+    sent_at timestamptz, delivered_at timestamptz, read_at timestamptz, failed_at timestamptz, error_code int,
+    error_message text, edited_at timestamptz, revoked_at timestamptz, reactions jsonb, media jsonb
+)
+language plpgsql stable rows 50 set search_path = '' as $$
+begin
+    return query
+    select
+        m.id, m.conversation_id, m.direction, m.role, m.source, m.author_id, m.agent_id,
+        m.type, m.content, m.data, m.wa_message_id, m.reply_to, m.status, m.provider_at,
+        m.sent_at, m.delivered_at, m.read_at, m.failed_at, m.error_code,
+        m.error_message, m.edited_at, m.revoked_at, m.reactions,
+        (
+            select jsonb_agg(jsonb_build_object('id', f.id, 'mime', f.mime, 'filename', f.filename, 'size', f.size,
+                'status', f.status, 'storage_path', f.storage_path))
+            from public.media f
+            where f.tenant_id = m.tenant_id and f.message_id = m.id
+        )
+    from public.messages m
+    -- RLS adds the tenant
+    where m.chat_id = p_chat_id
+        and (m.provider_at, m.id) < (
+            coalesce(p_before_at, 'infinity'), coalesce(p_before_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
+    order by m.provider_at desc, m.id desc
+    limit least(p_limit, 200);
+end
+$$;
+
+-- Everything about one customer, for the side of a chat. Null when there is no such lead.
+create function public.lead_card(p_lead_id uuid) returns jsonb
+language sql stable set search_path = '' as $$
+    select to_jsonb(l) || jsonb_build_object(
+        'identities', (
+            select coalesce(jsonb_agg(jsonb_build_object('kind', i.kind, 'value', i.value, 'since', i.valid_from)
+                order by i.valid_from, i.kind), '[]')
+            from public.lead_identities i
+            where i.tenant_id = l.tenant_id and i.lead_id = l.id and i.valid_to = 'infinity'),
+        'chats', (
+            select coalesce(jsonb_agg(jsonb_build_object(
+                'id', c.id, 'number_id', c.number_id, 'last_interaction_at', c.last_interaction_at,
+                'window_expires_at', c.window_expires_at, 'free_entry_until', c.free_entry_until,
+                'block_state', c.block_state, 'referral', c.referral, 'conversation_id', v.id)
+                order by c.last_interaction_at desc), '[]')
+            from public.chats c
+            left join public.conversations v
+                on v.tenant_id = c.tenant_id and v.chat_id = c.id and v.status = 'open'
+            where c.tenant_id = l.tenant_id and c.lead_id = l.id),
+        'consent', (
+            select coalesce(jsonb_agg(jsonb_build_object('kind', e.kind, 'scope', e.scope, 'source', e.source,
+                'at', e.happened_at) order by e.happened_at desc), '[]')
+            from public.consent_events e
+            where e.tenant_id = l.tenant_id and e.lead_id = l.id))
+    from public.customer_leads l
+    where l.id = p_lead_id
+$$;
+grant execute on function
+    public.inbox_list(int, timestamptz, uuid, uuid, uuid, boolean, boolean),
+    public.messages_list(uuid, int, timestamptz, uuid),
+    public.lead_card(uuid) to authenticated;
+
+
+-- sql/50_inbox.sql
+
+-- The inbox: what providers deliver, kept as it came and applied once. webhook_receive() takes canonical events
+-- (made by the webhook function) in batches of payloads, one payload being one change of one delivery.
+--
+-- Locks are always taken in this order, and within a table in the order of its key, so that two batches never wait
+-- for each other: identities, leads, chats, conversations, pending work, outbox, messages.
+
+create table public.webhook_logs (
+    id uuid default private.uuid7(),
+    tenant_id uuid,
+    provider text not null,
+    delivery_id text not null,
+    account text,
+    number text,
+    field text,
+    received_at timestamptz not null,
+    payload jsonb,
+    raw bytea,
+    events jsonb,
+    status text not null,
+    attempts int not null default 1,
+    next_attempt_at timestamptz,
+    error text,
+    applied_at timestamptz,
+    constraint webhook_logs_pkey primary key (id),
+    constraint webhook_logs_delivery_id_key unique (delivery_id),
+    constraint webhook_logs_status_check check (status in ('applied', 'failed', 'dead')),
+    constraint webhook_logs_applied_at_check check ((status = 'applied') = (applied_at is not null))
+);
+comment on table public.webhook_logs is
+    'Every delivery that told us something new, with what became of it. Its keys have no tenant: a delivery comes '
+    'before we know whose it is, and may never be anybody''s. tenant_id refers to users without a foreign key, whose '
+    'check would make all deliveries of a business take turns at its owner''s row.';
+comment on column public.webhook_logs.payload is 'pii: the change as the provider sent it';
+comment on column public.webhook_logs.raw is 'pii: the bytes, where they could not be parsed';
+comment on column public.webhook_logs.events is 'pii: the canonical events while they wait to be applied';
+comment on column public.webhook_logs.error is 'pii: the database may quote a value';
+
+create index webhook_logs_tenant_id_received_at_idx on public.webhook_logs (tenant_id, received_at desc);
+create index webhook_logs_tenant_id_next_attempt_at_idx
+    on public.webhook_logs (tenant_id, next_attempt_at) where status = 'failed';
+
+alter table public.webhook_logs enable row level security;
+grant select on public.webhook_logs to authenticated;
+grant select, insert, update, delete on public.webhook_logs to service_role;
+create policy webhook_logs_select_admin on public.webhook_logs for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()) and (select private.my_role()) = 'admin');
+
+-- early_events: statuses, edits, revokes and reactions that came before the message they speak of, or whose
+-- message we never had. They are applied when it is stored.
+create table public.early_events (
+    tenant_id uuid,
+    number_id uuid,
+    target text,
+    kind text,
+    detail text,
+    happened_at timestamptz not null,
+    body jsonb not null,
+    constraint early_events_pkey primary key (tenant_id, number_id, target, kind, detail),
+    constraint early_events_number_id_fkey foreign key (tenant_id, number_id)
+        references public.whatsapp_numbers (tenant_id, id)
+);
+comment on table public.early_events is 'What was said about messages that are not (yet) stored.';
+comment on column public.early_events.target is 'The provider''s id of the message.';
+comment on column public.early_events.detail is
+    'What tells two events of a kind apart: a status, or the event''s own id.';
+comment on column public.early_events.body is 'pii: the event';
+
+alter table public.early_events enable row level security;
+grant select on public.early_events to authenticated;
+grant select, insert, update, delete on public.early_events to service_role;
+create policy early_events_select_admin on public.early_events for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()) and (select private.my_role()) = 'admin');
+
+-- An address of a customer: a key of lead_identities, but for its tenant.
+create type private.contact_key as (kind text, scope text, value text);
+
+-- A payload of a batch, routed.
+create type private.inbox_payload as (
+    position int, tenant_id uuid, number_id uuid, provider text, scope text, is_known boolean, events jsonb
+);
+
+-- An event nobody told us before. target_id: the message a status, edit, revoke or reaction is about, if stored.
+create type private.inbox_event as (
+    position int, tenant_id uuid, number_id uuid, provider text, scope text, kind text, id text, at timestamptz,
+    keys private.contact_key [], target_id uuid, body jsonb
+);
+
+-- A message just stored, or a call. Only a live one sets anything off: not history, not older than the window.
+create type private.inbox_message as (
+    position int, tenant_id uuid, number_id uuid, lead_id uuid, chat_id uuid, conversation_id uuid, message_id uuid,
+    wa_message_id text, kind text, type text, at timestamptz, is_history boolean, is_live boolean, body jsonb
+);
+
+-- Surest first: the first key that leads to a customer decides.
+create function private.contact_keys(p_contact jsonb, p_provider text, p_scope text) returns private.contact_key[]
+language plpgsql immutable set search_path = '' as $$
+declare
+    v_keys private.contact_key[] := '{}';
+begin
+    if p_contact ->> 'bsuid' <> '' then
+        v_keys := v_keys || ('bsuid', p_scope, p_contact ->> 'bsuid')::private.contact_key;
+    end if;
+    if p_contact ->> 'phone' <> '' then
+        v_keys := v_keys || ('phone', '', p_contact ->> 'phone')::private.contact_key;
+    end if;
+    if p_contact ->> 'chat_id' <> '' then
+        v_keys := v_keys || ('chat_id', p_provider, p_contact ->> 'chat_id')::private.contact_key;
+    end if;
+    if p_contact ->> 'parent_bsuid' <> '' then
+        v_keys := v_keys || ('parent_bsuid', '', p_contact ->> 'parent_bsuid')::private.contact_key;
+    end if;
+    if p_contact ->> 'username' <> '' then
+        v_keys := v_keys || ('username', '', lower(p_contact ->> 'username'))::private.contact_key;
+    end if;
+    return v_keys;
+end
+$$;
+
+create function private.as_uuid(p_text text) returns uuid
+language plpgsql immutable strict set search_path = '' as $$
+begin
+    return case when p_text ~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$' then p_text::uuid end;
+end
+$$;
+
+-- Whose is each payload, and have we had this delivery already?
+create function private.inbox_route(p_batch jsonb) returns private.inbox_payload[]
+language plpgsql stable set search_path = '' as $$
+declare
+    v_payloads private.inbox_payload[];
+begin
+    select array_agg((
+            b.position, n.tenant_id, n.id, b.body ->> 'provider',
+            coalesce(n.portfolio_id, n.waba_id, b.body ->> 'account', ''),
+            b.copy > 1 or l.id is not null, coalesce(b.body -> 'events', '[]'))::private.inbox_payload
+        order by b.position)
+    into v_payloads
+    from (
+        select position, body, row_number() over (partition by body ->> 'delivery_id' order by position) as copy
+        from jsonb_array_elements(p_batch) with ordinality as batch (body, position)
+    ) as b
+    left join public.whatsapp_numbers n
+        on n.provider = b.body ->> 'provider' and n.provider_number_id = b.body ->> 'number' and n.is_active
+    left join public.webhook_logs l on l.delivery_id = b.body ->> 'delivery_id';
+    return v_payloads;
+end
+$$;
+
+-- Would this event change that message? Asked before anything is written.
+create function private.changes_message(p_message public.messages, p_kind text, p_at timestamptz, p_body jsonb)
+returns boolean
+language plpgsql immutable set search_path = '' as $$
+begin
+    return case p_kind
+        when 'status' then p_message.direction = 'outbound' and (
+            p_message.wa_message_id is null
+            or coalesce(p_at < case p_body ->> 'status'
+                when 'sent' then p_message.sent_at
+                when 'delivered' then p_message.delivered_at
+                when 'read' then p_message.read_at
+                when 'played' then p_message.played_at
+                when 'failed' then p_message.failed_at
+                else '-infinity'
+            end, true)
+            or p_message.pricing is null and jsonb_typeof(p_body -> 'pricing') = 'object')
+        when 'edit' then
+            coalesce(p_message.edited_at <> p_at, true)
+            and not coalesce(p_message.previous @> jsonb_build_array(jsonb_build_object('at', p_at)), false)
+        when 'revoke' then p_message.revoked_at is null
+        when 'reaction' then
+            coalesce((p_message.reactions #>> array[p_body ->> 'by', 'at'])::timestamptz < p_at, true)
+        -- message or echo: it is stored, that is all there is to know
+        else false
+    end;
+end
+$$;
+
+-- The events of a batch that tell us something new, each once, in order. Only reads: a batch of nothing but
+-- duplicates ends here.
+create function private.inbox_fresh(p_payloads private.inbox_payload[]) returns private.inbox_event[]
+language plpgsql stable set search_path = '' as $$
+declare
+    v_latest timestamptz := private.clock() + interval '5 minutes';
+    v_events private.inbox_event[];
+begin
+    select array_agg((
+            e.position, e.tenant_id, e.number_id, e.provider, e.scope, e.kind, e.id, e.at,
+            private.contact_keys(e.body -> 'contact', e.provider, e.scope), e.target_id, e.body)::private.inbox_event
+        order by e.position, e.n)
+    into v_events
+    from (
+        select
+            t.*, coalesce((stored.message).id, ours.id) as target_id,
+            row_number() over (
+                partition by t.tenant_id, t.number_id, t.kind, t.id, t.about, t.detail,
+                    case when t.id is null then (t.position, t.n) end
+                order by t.position, t.n) as copy,
+            case
+                when (stored.message).id is not null
+                    then private.changes_message(stored.message, t.kind, t.at, t.body)
+                when ours.id is not null then true
+                when t.kind in ('status', 'edit', 'revoke', 'reaction') then not exists (
+                    select from public.early_events x
+                    where x.tenant_id = t.tenant_id and x.number_id = t.number_id and x.target = t.about
+                        and x.kind = t.kind and x.detail = t.detail)
+                else true
+            end as is_news
+        from (
+            select
+                p.position, ev.n, p.tenant_id, p.number_id, p.provider, p.scope, ev.body,
+                ev.body ->> 'kind' as kind, ev.body ->> 'id' as id,
+                least((ev.body ->> 'at')::timestamptz, v_latest) as at,
+                coalesce(ev.body ->> 'target', ev.body ->> 'id') as about,
+                coalesce(ev.body ->> 'status', ev.body ->> 'id', '') as detail,
+                private.as_uuid(ev.body ->> 'callback') as callback
+            from unnest(p_payloads) p
+            cross join lateral jsonb_array_elements(p.events) with ordinality as ev (body, n)
+            where p.number_id is not null and not p.is_known
+            -- worked out before the look-ups: an expression to compare with makes a key look dear to the planner
+            offset 0
+        ) as t
+        left join lateral (
+            select m as message from public.messages m
+            where m.tenant_id = t.tenant_id and m.number_id = t.number_id and m.wa_message_id = t.about
+            limit 1
+        ) as stored on true
+        -- a status may come before the provider's answer has told us its id
+        left join lateral (
+            select m.id, m.number_id from public.messages m
+            where m.tenant_id = t.tenant_id and m.id = t.callback
+            limit 1
+        ) as ours on ours.number_id = t.number_id
+    ) as e
+    where e.copy = 1 and e.is_news;
+    return coalesce(v_events, '{}');
+end
+$$;
+
+-- The lead of each event, null where no address is known. An address leads to whom it belonged at the time.
+create function private.leads_find(p_events private.inbox_event[]) returns uuid[]
+language plpgsql stable set search_path = '' as $$
+begin
+    return array(
+        select (
+            select i.lead_id
+            from unnest(e.keys) with ordinality as k (kind, scope, value, rank)
+            cross join lateral (
+                select li.lead_id
+                from public.lead_identities li
+                where li.tenant_id = e.tenant_id and li.kind = k.kind and li.scope = k.scope and li.value = k.value
+                    and li.valid_to > e.at
+                order by li.valid_to
+                limit 1
+            ) as i
+            -- usernames change hands: one says who it is only where nothing else does
+            where (k.kind <> 'username' or cardinality(e.keys) = 1)
+                -- a phone that now comes with another user id was given to somebody else, for all we know
+                and not (k.kind = 'phone' and (e.keys)[1].kind = 'bsuid' and exists (
+                    select from public.lead_identities other
+                    where other.tenant_id = e.tenant_id and other.lead_id = i.lead_id
+                        and other.kind = 'bsuid' and other.scope = e.scope and other.valid_to = 'infinity'
+                        and other.value <> (e.keys)[1].value))
+            order by k.rank
+            limit 1)
+        from unnest(p_events) with ordinality as e
+        order by e.ordinality);
+end
+$$;
+
+-- New leads for events without one. Of those that share an address only the first makes a lead, and another
+-- transaction may have been faster: who is left out finds the lead on the next look.
+create function private.leads_create(p_events private.inbox_event[], p_leads uuid[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    with wanted as (
+        select e.ordinality as n, e.tenant_id, e.at, e.body -> 'contact' as contact, k.kind, k.scope, k.value,
+            min(e.ordinality) over (partition by e.tenant_id, k.kind, k.scope, k.value) as first_n
+        from unnest(p_events) with ordinality as e
+        cross join lateral unnest(e.keys) as k
+        where p_leads[e.ordinality] is null
+    ),
+    born as materialized (
+        select n, tenant_id, at, contact, private.uuid7() as lead_id
+        from wanted
+        group by n, tenant_id, at, contact
+        having bool_and(first_n = n)
+    ),
+    identified as (
+        insert into public.lead_identities (tenant_id, kind, scope, value, valid_from, lead_id)
+        select b.tenant_id, w.kind, w.scope, w.value, b.at, b.lead_id
+        from born b
+        join wanted w using (n)
+        order by b.tenant_id, w.kind, w.scope, w.value
+        on conflict do nothing
+        returning lead_id
+    )
+    insert into public.customer_leads (tenant_id, id, phone, chat_id, name, user_name)
+    select tenant_id, lead_id, contact ->> 'phone', contact ->> 'chat_id', nullif(contact ->> 'profile_name', ''),
+        coalesce(nullif(contact ->> 'username', ''), nullif(contact ->> 'profile_name', ''))
+    from born
+    where lead_id in (select lead_id from identified)
+    order by tenant_id, lead_id;
+end
+$$;
+
+-- Addresses a known lead had not shown before; those of another lead go to a person to decide.
+create function private.leads_learn(p_events private.inbox_event[], p_leads uuid[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    with seen as materialized (
+        select distinct on (e.tenant_id, k.kind, k.scope, k.value)
+            e.tenant_id, k.kind, k.scope, k.value, e.at, p_leads[e.ordinality] as lead_id, i.lead_id as holder
+        from unnest(p_events) with ordinality as e
+        cross join lateral unnest(e.keys) as k
+        left join lateral (
+            select li.lead_id from public.lead_identities li
+            where li.tenant_id = e.tenant_id and li.kind = k.kind and li.scope = k.scope and li.value = k.value
+                and li.valid_to = 'infinity'
+            limit 1
+        ) as i on true
+        where i.lead_id is distinct from p_leads[e.ordinality]
+        order by e.tenant_id, k.kind, k.scope, k.value, e.ordinality
+    ),
+    learned as (
+        insert into public.lead_identities (tenant_id, kind, scope, value, valid_from, lead_id)
+        select tenant_id, kind, scope, value, at, lead_id
+        from seen
+        where holder is null
+            -- an address given up is not taken back by a message that was sent before
+            and not exists (
+                select from public.lead_identities old
+                where old.tenant_id = seen.tenant_id and old.kind = seen.kind and old.scope = seen.scope
+                    and old.value = seen.value and old.valid_to > seen.at)
+        order by tenant_id, kind, scope, value
+        on conflict do nothing
+    )
+    insert into public.lead_merge_candidates (tenant_id, lead_id, other_lead_id, reason, evidence)
+    select distinct on (tenant_id, least(lead_id, holder), greatest(lead_id, holder))
+        tenant_id, least(lead_id, holder), greatest(lead_id, holder), 'shared_' || kind,
+        jsonb_build_object(kind, value)
+    from seen
+    where holder <> lead_id and kind <> 'username'
+    order by tenant_id, least(lead_id, holder), greatest(lead_id, holder), kind
+    on conflict do nothing;
+end
+$$;
+
+-- name: once, from the profile; user_name: as last seen, never emptied; chat_id: once.
+create function private.leads_rename(p_events private.inbox_event[], p_leads uuid[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    update public.customer_leads l
+    set name = case when l.name is null or l.name = l.phone then coalesce(n.profile_name, l.name) else l.name end,
+        user_name = coalesce(n.user_name, l.user_name),
+        chat_id = coalesce(l.chat_id, n.chat_id)
+    from (
+        select held.tenant_id, held.id, s.profile_name, s.user_name, s.chat_id
+        from (
+            select distinct on (e.tenant_id, p_leads[e.ordinality])
+                e.tenant_id, p_leads[e.ordinality] as lead_id,
+                nullif(e.body #>> '{contact,profile_name}', '') as profile_name,
+                coalesce(nullif(e.body #>> '{contact,username}', ''), nullif(e.body #>> '{contact,profile_name}', ''))
+                    as user_name,
+                nullif(e.body #>> '{contact,chat_id}', '') as chat_id
+            from unnest(p_events) with ordinality as e
+            where e.kind = 'message'
+            order by e.tenant_id, p_leads[e.ordinality], e.ordinality desc
+        ) as s
+        join public.customer_leads held on held.tenant_id = s.tenant_id and held.id = s.lead_id
+        where s.user_name is distinct from held.user_name and s.user_name is not null
+            or (held.name is null or held.name = held.phone) and s.profile_name is distinct from held.name
+                and s.profile_name is not null
+            or held.chat_id is null and s.chat_id is not null
+        order by held.tenant_id, held.id
+        for no key update of held
+    ) as n
+    where l.tenant_id = n.tenant_id and l.id = n.id;
+end
+$$;
+
+-- The lead of each event, made if need be.
+create function private.inbox_leads(p_events private.inbox_event[]) returns uuid[]
+language plpgsql set search_path = '' as $$
+declare
+    v_leads uuid[] := private.leads_find(p_events);
+    v_rounds int := 0;
+begin
+    while array_position(v_leads, null) is not null loop
+        if v_rounds = 5 then
+            raise exception using errcode = 'PT400', message = 'An event names no customer.',
+                hint = 'Its contact needs a phone, bsuid, chat_id or username.';
+        end if;
+        perform private.leads_create(p_events, v_leads);
+        v_leads := private.leads_find(p_events);
+        v_rounds := v_rounds + 1;
+    end loop;
+    perform private.leads_learn(p_events, v_leads);
+    perform private.leads_rename(p_events, v_leads);
+    return v_leads;
+end
+$$;
+
+-- A customer moved to another number, or WhatsApp gave them another id: addresses close and open, the lead stays.
+create function private.inbox_identities(p_events private.inbox_event[]) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_event private.inbox_event;
+    v_old private.contact_key[];
+    v_new private.contact_key[];
+    v_lead_id uuid;
+begin
+    foreach v_event in array p_events loop
+        v_old := private.contact_keys(v_event.body -> 'from', v_event.provider, v_event.scope);
+        v_new := private.contact_keys(v_event.body -> 'to', v_event.provider, v_event.scope);
+        select i.lead_id into v_lead_id
+        from unnest(v_old || v_new) with ordinality as k (kind, scope, value, rank)
+        join public.lead_identities i
+            on i.tenant_id = v_event.tenant_id and i.kind = k.kind and i.scope = k.scope and i.value = k.value
+            and i.valid_to = 'infinity'
+        order by k.rank
+        limit 1;
+        continue when not found;
+        update public.lead_identities i set valid_to = v_event.at
+        from unnest(v_old) as k
+        where i.tenant_id = v_event.tenant_id and i.lead_id = v_lead_id and i.valid_to = 'infinity'
+            and i.valid_from < v_event.at
+            and (i.kind, i.scope, i.value) = (k.kind, k.scope, k.value) and not k = any (v_new);
+        v_event.keys := v_new;
+        perform private.leads_learn(array[v_event], array[v_lead_id]);
+    end loop;
+end
+$$;
+
+-- What a whole message must be to be an opt-out, folded. What it refuses: null when it is none.
+create function private.opt_out_scope(p_text text) returns text
+language plpgsql immutable set search_path = '' as $$
+begin
+    return case when length(p_text) <= 40
+        and private.fold(p_text) in ('stop', 'baja', 'dar de baja', 'darme de baja', 'unsubscribe', 'no mas mensajes')
+        then 'marketing' end;
+end
+$$;
+
+-- What customers say about hearing from us: keywords, and the switch inside WhatsApp.
+create function private.inbox_consent(p_events private.inbox_event[], p_leads uuid[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    with said as (
+        insert into public.consent_events (tenant_id, lead_id, kind, scope, source, evidence, happened_at)
+        select
+            e.tenant_id, p_leads[e.ordinality],
+            case e.body ->> 'value' when 'resume' then 'opt_in' else 'opt_out' end,
+            case e.kind when 'preference' then 'marketing' else private.opt_out_scope(e.body ->> 'text') end,
+            case e.kind when 'preference' then 'provider' else 'keyword' end,
+            e.body ->> 'text', e.at
+        from unnest(p_events) with ordinality as e
+        where e.kind = 'preference' and e.body ->> 'value' in ('stop', 'resume')
+            or e.kind = 'message' and private.opt_out_scope(e.body ->> 'text') is not null
+                and not coalesce((e.body ->> 'history')::boolean, false)
+                and e.at > (select private.clock()) - interval '24 hours'
+        order by e.tenant_id, p_leads[e.ordinality]
+        on conflict on constraint consent_events_said_once_key do nothing
+        returning tenant_id, lead_id, kind, scope, happened_at
+    ),
+    latest as (
+        select distinct on (tenant_id, lead_id) * from said order by tenant_id, lead_id, happened_at desc
+    )
+    update public.customer_leads l
+    set opted_out_at = case s.kind when 'opt_out' then coalesce(l.opted_out_at, s.happened_at) end,
+        -- what is refused altogether stays so
+        opt_out_scope = case s.kind when 'opt_out' then coalesce(l.opt_out_scope, s.scope) end
+    from latest s
+    where l.tenant_id = s.tenant_id and l.id = s.lead_id
+        and (s.kind = 'opt_out' or l.opt_out_scope = s.scope);
+end
+$$;
+
+create function private.chats_find(p_events private.inbox_event[], p_leads uuid[]) returns uuid[]
+language plpgsql stable set search_path = '' as $$
+begin
+    return array(
+        select c.id
+        from unnest(p_events) with ordinality as e
+        left join lateral (
+            select id from public.chats
+            where tenant_id = e.tenant_id and number_id = e.number_id and lead_id = p_leads[e.ordinality]
+            limit 1
+        ) c on true
+        order by e.ordinality);
+end
+$$;
+
+create function private.chats_create(p_events private.inbox_event[], p_leads uuid[], p_chats uuid[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    insert into public.chats (tenant_id, number_id, lead_id, last_interaction_at)
+    select e.tenant_id, e.number_id, p_leads[e.ordinality], min(e.at)
+    from unnest(p_events) with ordinality as e
+    where p_chats[e.ordinality] is null
+    group by e.tenant_id, e.number_id, p_leads[e.ordinality]
+    order by e.tenant_id, e.number_id, p_leads[e.ordinality]
+    on conflict on constraint chats_tenant_id_number_id_lead_id_key do nothing;
+end
+$$;
+
+-- The chat of each event, made if need be; all of them locked.
+create function private.inbox_chats(p_events private.inbox_event[], p_leads uuid[]) returns uuid[]
+language plpgsql set search_path = '' as $$
+declare
+    v_chats uuid[] := private.chats_find(p_events, p_leads);
+begin
+    if array_position(v_chats, null) is not null then
+        perform private.chats_create(p_events, p_leads, v_chats);
+        v_chats := private.chats_find(p_events, p_leads);
+    end if;
+    perform from public.chats c
+    join (select distinct e.tenant_id, v_chats[e.ordinality] as id from unnest(p_events) with ordinality as e) as w
+        on c.tenant_id = w.tenant_id and c.id = w.id
+    order by c.tenant_id, c.id
+    for no key update of c;
+    return v_chats;
+end
+$$;
+
+-- The open conversation of each event's chat, opened if need be; null for history and calls. After a silence the
+-- next message begins a new one, whether or not the sweep has been by.
+create function private.inbox_conversations(p_events private.inbox_event[], p_chats uuid[]) returns uuid[]
+language plpgsql set search_path = '' as $$
+declare
+    v_silent record;
+begin
+    for v_silent in
+        select v.tenant_id, array_agg(v.id) as ids
+        from (
+            select e.tenant_id, p_chats[e.ordinality] as chat_id, min(e.at) as at
+            from unnest(p_events) with ordinality as e
+            where e.kind <> 'call' and not coalesce((e.body ->> 'history')::boolean, false)
+            group by e.tenant_id, p_chats[e.ordinality]
+        ) as first
+        join public.chats c on c.tenant_id = first.tenant_id and c.id = first.chat_id
+        cross join lateral (
+            select * from public.conversations
+            where tenant_id = c.tenant_id and chat_id = c.id and status = 'open'
+            limit 1
+        ) v
+        where first.at > greatest(c.last_interaction_at, v.reopened_at) + make_interval(hours => (
+            select conversation_idle_hours from public.tenant_settings where tenant_id = c.tenant_id))
+        group by v.tenant_id
+    loop
+        perform private.conversations_finish(v_silent.tenant_id, v_silent.ids);
+    end loop;
+
+    return private.conversations_open(p_events, p_chats);
+end
+$$;
+
+create function private.conversations_open(p_events private.inbox_event[], p_chats uuid[]) returns uuid[]
+language plpgsql set search_path = '' as $$
+declare
+    v_conversations uuid[];
+begin
+    with wanted as materialized (
+        select e.ordinality as n, e.tenant_id, p_chats[e.ordinality] as chat_id, e.at, v.id
+        from unnest(p_events) with ordinality as e
+        left join lateral (
+            select id from public.conversations
+            where tenant_id = e.tenant_id and chat_id = p_chats[e.ordinality] and status = 'open'
+            limit 1
+        ) v on true
+        where e.kind <> 'call' and not coalesce((e.body ->> 'history')::boolean, false)
+    ),
+    opened as (
+        insert into public.conversations (tenant_id, chat_id, opened_at)
+        select tenant_id, chat_id, min(at)
+        from wanted
+        where id is null
+        group by tenant_id, chat_id
+        returning tenant_id, chat_id, id
+    )
+    select array_agg(coalesce(w.id, o.id) order by n)
+    into v_conversations
+    from generate_subscripts(p_events, 1) as n
+    left join wanted w using (n)
+    left join opened o on o.tenant_id = w.tenant_id and o.chat_id = w.chat_id;
+    return v_conversations;
+end
+$$;
+
+-- Store the messages among the events. Returns those that were stored, and the calls.
+create function private.inbox_store(
+    p_events private.inbox_event[], p_leads uuid[], p_chats uuid[], p_conversations uuid[]
+) returns private.inbox_message[]
+language plpgsql set search_path = '' as $$
+declare
+    v_live_after timestamptz := private.clock() - interval '24 hours';
+    -- in order, since messages of the same second are shown in the order of their ids
+    v_ids uuid[] := array(select private.uuid7() from unnest(p_events) order by 1);
+    v_stored private.inbox_message[];
+begin
+    with stored as (
+        insert into public.messages (
+            tenant_id, id, chat_id, conversation_id, lead_id, number_id, direction, role, source, type, content,
+            data, is_forwarded, wa_message_id, reply_to, referral, raw, status, sent_at, provider_at)
+        select
+            e.tenant_id, v_ids[e.ordinality], p_chats[e.ordinality], p_conversations[e.ordinality],
+            p_leads[e.ordinality], e.number_id, k.direction, k.role, k.source,
+            coalesce(e.body ->> 'type', 'unknown'), e.body ->> 'text',
+            nullif(e.body -> 'data', 'null'), coalesce((e.body #>> '{context,forwarded}')::boolean, false),
+            e.id, e.body #>> '{context,id}', nullif(e.body -> 'referral', 'null'), nullif(e.body -> 'raw', 'null'),
+            k.status, case when e.kind = 'echo' then e.at end, e.at
+        from unnest(p_events) with ordinality as e
+        join (values
+            ('message', 'inbound', 'user', 'customer', 'received'),
+            ('echo', 'outbound', 'human', 'manual', 'sent')
+        ) as k (kind, direction, role, source, status) on k.kind = e.kind
+        order by e.ordinality
+        on conflict on constraint messages_tenant_id_number_id_wa_message_id_key do nothing
+        returning id
+    )
+    select array_agg((
+            e.position, e.tenant_id, e.number_id, p_leads[e.ordinality], p_chats[e.ordinality],
+            p_conversations[e.ordinality], s.id, e.id, e.kind, e.body ->> 'type', e.at, h.is_history,
+            not h.is_history and e.at > v_live_after, e.body)::private.inbox_message
+        order by e.ordinality)
+    into v_stored
+    from unnest(p_events) with ordinality as e
+    cross join lateral (select coalesce((e.body ->> 'history')::boolean, false) as is_history) as h
+    left join stored s on s.id = v_ids[e.ordinality]
+    where s.id is not null or e.kind = 'call' and e.body ->> 'direction' = 'inbound';
+    return coalesce(v_stored, '{}');
+end
+$$;
+
+create function private.inbox_media(p_stored private.inbox_message[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    insert into public.media (
+        tenant_id, message_id, provider_media_id, mime, sha256, size, filename, url, is_voice, is_animated)
+    select s.tenant_id, s.message_id, f ->> 'id', f ->> 'mime', f ->> 'sha256', (f ->> 'size')::bigint,
+        f ->> 'filename', f ->> 'url', coalesce((f ->> 'voice')::boolean, false),
+        coalesce((f ->> 'animated')::boolean, false)
+    from unnest(p_stored) s
+    cross join lateral nullif(s.body -> 'media', 'null') as f
+    where jsonb_typeof(f) = 'object';
+end
+$$;
+
+-- Chats and conversations after their new messages. The customer alone opens the window; a person who writes from
+-- the phone silences the agent for a while.
+create function private.inbox_touch(p_stored private.inbox_message[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    update public.chats c
+    set last_inbound_at = greatest(c.last_inbound_at, t.inbound_at),
+        last_outbound_at = greatest(c.last_outbound_at, t.outbound_at),
+        last_interaction_at = greatest(c.last_interaction_at, t.inbound_at, t.outbound_at),
+        window_expires_at = greatest(c.window_expires_at, t.opened_at + interval '24 hours'),
+        unread_count = c.unread_count + t.unread,
+        agent_paused_until = greatest(c.agent_paused_until, t.taken_over_at + make_interval(mins => (
+            select human_takeover_minutes from public.tenant_settings where tenant_id = c.tenant_id))),
+        referral = case when t.referral_at > coalesce(c.referral_at, '-infinity') then t.referral else c.referral end,
+        referral_at = greatest(c.referral_at, t.referral_at)
+    from (
+        select
+            m.tenant_id, m.chat_id,
+            max(m.at) filter (where m.kind <> 'echo') as inbound_at,
+            max(m.at) filter (where m.kind = 'echo') as outbound_at,
+            max(m.at) filter (where m.kind <> 'echo' and not m.is_history) as opened_at,
+            max(m.at) filter (where m.kind = 'echo' and m.is_live) as taken_over_at,
+            count(*) filter (where m.kind = 'message' and not m.is_history) as unread,
+            max(m.at) filter (where jsonb_typeof(m.body -> 'referral') = 'object') as referral_at,
+            (array_agg(m.body -> 'referral' order by m.at desc)
+                filter (where jsonb_typeof(m.body -> 'referral') = 'object'))[1] as referral
+        from unnest(p_stored) m
+        group by m.tenant_id, m.chat_id
+    ) as t
+    where c.tenant_id = t.tenant_id and c.id = t.chat_id;
+
+    update public.conversations v
+    set message_count = v.message_count + t.messages
+    from (
+        select m.tenant_id, m.conversation_id, count(*) as messages
+        from unnest(p_stored) m
+        where m.message_id is not null and m.conversation_id is not null
+        group by m.tenant_id, m.conversation_id
+    ) as t
+    where v.tenant_id = t.tenant_id and v.id = t.conversation_id;
+end
+$$;
+
+-- What had been said about messages before they came.
+create function private.early_events_take(p_stored private.inbox_message[]) returns private.inbox_event[]
+language plpgsql set search_path = '' as $$
+declare
+    v_events private.inbox_event[];
+begin
+    with taken as (
+        delete from public.early_events x
+        using unnest(p_stored) s
+        where x.tenant_id = s.tenant_id and x.number_id = s.number_id and x.target = s.wa_message_id
+        returning s.position, x.tenant_id, x.number_id, x.kind, x.body ->> 'id' as id, x.happened_at,
+            s.message_id, x.body
+    )
+    select coalesce(array_agg((
+        position, tenant_id, number_id, null, null, kind, id, happened_at, null, message_id, body
+    )::private.inbox_event), '{}')
+    into v_events
+    from taken;
+    return v_events;
+end
+$$;
+
+-- Statuses only move forwards, each keeps the time it was reported for, and a failure counts only while nothing
+-- says that the message arrived.
+create function private.inbox_statuses(p_events private.inbox_event[]) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_order text[] := array[
+        'skipped', 'canceled', 'unknown', 'queued', 'sending', 'sent', 'failed', 'delivered', 'read', 'played'];
+begin
+    delete from public.outbox o
+    using (
+        select d.tenant_id, d.message_id
+        from public.outbox d
+        join unnest(p_events) e on e.tenant_id = d.tenant_id and e.target_id = d.message_id
+        order by d.tenant_id, d.message_id
+        for update of d
+    ) as done
+    where o.tenant_id = done.tenant_id and o.message_id = done.message_id;
+
+    perform from public.messages m
+    join unnest(p_events) e on m.tenant_id = e.tenant_id and m.id = e.target_id
+    order by m.tenant_id, m.id
+    for no key update of m;
+
+    update public.messages m
+    set status = v_order[greatest(array_position(v_order, m.status), s.rank)],
+        wa_message_id = coalesce(m.wa_message_id, s.wa_message_id),
+        sent_at = least(m.sent_at, s.sent_at),
+        delivered_at = least(m.delivered_at, s.delivered_at),
+        read_at = least(m.read_at, s.read_at),
+        played_at = least(m.played_at, s.played_at),
+        failed_at = least(m.failed_at, s.failed_at),
+        error_code = coalesce(m.error_code, (s.error ->> 'code')::int),
+        error_message = coalesce(
+            m.error_message, nullif(concat_ws(': ', s.error ->> 'title', s.error ->> 'details'), '')),
+        pricing = coalesce(m.pricing, s.pricing),
+        price_class = coalesce(s.pricing ->> 'category', m.price_class),
+        actual_cost = coalesce(m.actual_cost, c.amount),
+        currency = case when m.actual_cost is null then coalesce(c.currency, m.currency) else m.currency end
+    from (
+        select
+            e.tenant_id, e.target_id, min(e.id) as wa_message_id,
+            max(array_position(v_order, e.body ->> 'status')) as rank,
+            min(e.at) filter (where e.body ->> 'status' = 'sent') as sent_at,
+            min(e.at) filter (where e.body ->> 'status' = 'delivered') as delivered_at,
+            min(e.at) filter (where e.body ->> 'status' = 'read') as read_at,
+            min(e.at) filter (where e.body ->> 'status' = 'played') as played_at,
+            min(e.at) filter (where e.body ->> 'status' = 'failed') as failed_at,
+            (array_agg(e.body -> 'error') filter (where jsonb_typeof(e.body -> 'error') = 'object'))[1] as error,
+            (array_agg(e.body -> 'pricing' order by e.at)
+                filter (where jsonb_typeof(e.body -> 'pricing') = 'object'))[1] as pricing
+        from unnest(p_events) e
+        group by e.tenant_id, e.target_id
+    ) as s
+    left join lateral private.message_cost(s.tenant_id, s.target_id, s.pricing) c on s.pricing is not null
+    where m.tenant_id = s.tenant_id and m.id = s.target_id and m.direction = 'outbound';
+
+    update public.chats c
+    set free_entry_until = greatest(c.free_entry_until, (e.body #>> '{conversation,expires_at}')::timestamptz)
+    from unnest(p_events) e
+    join public.messages m on m.tenant_id = e.tenant_id and m.id = e.target_id
+    where e.body #>> '{conversation,expires_at}' is not null
+        and e.body #>> '{conversation,origin}' = 'referral_conversion'
+        and c.tenant_id = m.tenant_id and c.id = m.chat_id;
+end
+$$;
+
+-- What the provider's pricing object means in money: nothing unless the type is regular, else the list price.
+create function private.message_cost(p_tenant_id uuid, p_message_id uuid, p_pricing jsonb)
+returns table (amount numeric, currency text)
+language plpgsql stable rows 1 set search_path = '' as $$
+begin
+    return query
+    select case when p_pricing ->> 'type' is distinct from 'regular' then 0 else r.amount end, r.currency
+    from public.messages m
+    join public.customer_leads l on l.tenant_id = m.tenant_id and l.id = m.lead_id
+    cross join lateral private.price_of(l.phone, p_pricing ->> 'category', m.provider_at) r
+    where m.tenant_id = p_tenant_id and m.id = p_message_id;
+end
+$$;
+
+-- Edits and revokes keep every earlier text, in the order of its time, in whatever order they arrive.
+create function private.inbox_rewrite(p_event private.inbox_event) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_message public.messages;
+    v_versions jsonb;
+    v_current jsonb;
+begin
+    select * into v_message
+    from public.messages m
+    where m.tenant_id = p_event.tenant_id and m.id = p_event.target_id
+    for no key update;
+    v_versions := coalesce(v_message.previous, '[]');
+    if v_message.revoked_at is null then
+        v_versions := v_versions || jsonb_build_object(
+            'at', coalesce(v_message.edited_at, v_message.provider_at), 'content', v_message.content);
+    end if;
+    if p_event.kind = 'edit' then
+        v_versions := v_versions || jsonb_build_object('at', p_event.at, 'content', p_event.body ->> 'text');
+    end if;
+    v_versions := (
+        select jsonb_agg(version order by (version ->> 'at')::timestamptz)
+        from jsonb_array_elements(v_versions) as version);
+    v_current := v_versions -> -1;
+    update public.messages m
+    set revoked_at = case p_event.kind when 'revoke' then p_event.at else m.revoked_at end,
+        edited_at = case p_event.kind when 'edit' then greatest(m.edited_at, p_event.at) else m.edited_at end,
+        content = case when p_event.kind = 'edit' and m.revoked_at is null then v_current ->> 'content' end,
+        previous = case when p_event.kind = 'edit' and m.revoked_at is null then v_versions - -1 else v_versions end
+    where m.tenant_id = p_event.tenant_id and m.id = p_event.target_id;
+end
+$$;
+
+create function private.inbox_react(p_event private.inbox_event) returns void
+language plpgsql set search_path = '' as $$
+begin
+    update public.messages m
+    set reactions = coalesce(m.reactions, '{}') || jsonb_build_object(
+        p_event.body ->> 'by', jsonb_build_object('emoji', p_event.body ->> 'emoji', 'at', p_event.at))
+    where m.tenant_id = p_event.tenant_id and m.id = p_event.target_id
+        and coalesce((m.reactions #>> array[p_event.body ->> 'by', 'at'])::timestamptz < p_event.at, true);
+end
+$$;
+
+-- Apply what was said about messages; keep it where the message is not there.
+create function private.inbox_changes(p_events private.inbox_event[]) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_known private.inbox_event[];
+    v_event private.inbox_event;
+begin
+    select array_agg((
+            e.position, e.tenant_id, e.number_id, e.provider, e.scope, e.kind, e.id, e.at, e.keys,
+            coalesce(e.target_id, m.id), e.body)::private.inbox_event
+        order by e.tenant_id, coalesce(e.target_id, m.id), e.at)
+    into v_known
+    from unnest(p_events) e
+    left join public.messages m
+        on e.target_id is null and m.tenant_id = e.tenant_id and m.number_id = e.number_id
+        and m.wa_message_id = coalesce(e.body ->> 'target', e.id);
+
+    insert into public.early_events (tenant_id, number_id, target, kind, detail, happened_at, body)
+    select e.tenant_id, e.number_id, coalesce(e.body ->> 'target', e.id), e.kind,
+        coalesce(e.body ->> 'status', e.id, ''), e.at, e.body
+    from unnest(v_known) e
+    where e.target_id is null
+    order by 1, 2, 3, 4, 5
+    on conflict do nothing;
+
+    v_known := array(select e from unnest(v_known) e where e.target_id is not null);
+    perform private.inbox_statuses(array(select e from unnest(v_known) e where e.kind = 'status'));
+    foreach v_event in array v_known loop
+        if v_event.kind in ('edit', 'revoke') then
+            perform private.inbox_rewrite(v_event);
+        elsif v_event.kind = 'reaction' then
+            perform private.inbox_react(v_event);
+        end if;
+    end loop;
+end
+$$;
+
+-- Apply fresh events as one set. Returns the messages stored.
+create function private.inbox_apply(p_events private.inbox_event[]) returns private.inbox_message[]
+language plpgsql set search_path = '' as $$
+declare
+    v_talk private.inbox_event[] := array(
+        select e from unnest(p_events) e where e.kind in ('message', 'echo', 'call', 'preference'));
+    v_changes private.inbox_event[] := array(
+        select e from unnest(p_events) e where e.kind in ('status', 'edit', 'revoke', 'reaction'));
+    v_identities private.inbox_event[] := array(select e from unnest(p_events) e where e.kind = 'identity');
+    v_leads uuid[];
+    v_chats uuid[];
+    v_stored private.inbox_message[] := '{}';
+begin
+    perform private.inbox_identities(v_identities);
+    if cardinality(v_talk) > 0 then
+        v_leads := private.inbox_leads(v_talk);
+        perform private.inbox_consent(v_talk, v_leads);
+        v_chats := private.inbox_chats(v_talk, v_leads);
+        v_stored := private.inbox_store(
+            v_talk, v_leads, v_chats, private.inbox_conversations(v_talk, v_chats));
+        perform private.inbox_touch(v_stored);
+        perform private.inbox_media(v_stored);
+        perform private.activity_note(v_stored);
+        perform private.replies_await(v_stored);
+        v_changes := v_changes || private.early_events_take(v_stored);
+    end if;
+    if cardinality(v_changes) > 0 then
+        perform private.inbox_changes(v_changes);
+    end if;
+    return v_stored;
+end
+$$;
+
+-- Why a payload cannot be applied though nothing is wrong with the database; null when it can.
+create function private.inbox_obstacle(p_body jsonb, p_number_id uuid) returns text
+language plpgsql immutable set search_path = '' as $$
+begin
+    return case
+        when p_body ->> 'error' is not null then p_body ->> 'error'
+        when p_number_id is null and jsonb_array_length(p_body -> 'events') > 0
+            then format('No active number %s of %s.', coalesce(p_body ->> 'number', '(none)'), p_body ->> 'provider')
+    end;
+end
+$$;
+
+-- Keep payloads and what became of them. What could be parsed may be applied later: the number may be connected
+-- tomorrow, the fault may be ours.
+create function private.inbox_log(p_bodies jsonb[], p_tenants uuid[], p_errors text[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    insert into public.webhook_logs (
+        tenant_id, provider, delivery_id, account, number, field, received_at, payload, raw, events, status, error,
+        applied_at, next_attempt_at)
+    select
+        l.tenant_id, l.body ->> 'provider', l.body ->> 'delivery_id', l.body ->> 'account', l.body ->> 'number',
+        l.body ->> 'field', (l.body ->> 'received_at')::timestamptz, nullif(l.body -> 'payload', 'null'),
+        decode(l.body ->> 'raw', 'base64'), case when l.error is not null then l.body -> 'events' end,
+        case when l.error is null then 'applied' when l.body ->> 'error' is null then 'failed' else 'dead' end,
+        l.error, case when l.error is null then now() end,
+        case when l.error is not null and l.body ->> 'error' is null then now() + interval '1 minute' end
+    from unnest(p_bodies, p_tenants, p_errors) as l (body, tenant_id, error)
+    order by l.body ->> 'delivery_id'
+    on conflict on constraint webhook_logs_delivery_id_key do nothing;
+end
+$$;
+
+-- What became of each payload of a batch that was applied as a set: logged if it is new, and answered.
+create function private.inbox_settle(
+    p_batch jsonb, p_payloads private.inbox_payload[], p_events private.inbox_event[],
+    p_stored private.inbox_message[]
+) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+    v_answers jsonb;
+    v_bodies jsonb[];
+    v_tenants uuid[];
+    v_errors text[];
+begin
+    select
+        jsonb_agg(jsonb_strip_nulls(jsonb_build_object(
+            'status', case when o.is_known then 'duplicate' when o.obstacle is null then 'applied' else 'failed' end,
+            'stored', o.stored,
+            'repeated', case when o.is_known then o.told else o.told - o.news + o.messages - o.stored end,
+            'wake', case when o.is_live then '["reply"]'::jsonb end))
+            || jsonb_build_object('error', case when not o.is_known then o.obstacle end) order by o.position),
+        array_agg(o.body order by o.position) filter (where not o.is_known),
+        array_agg(o.tenant_id order by o.position) filter (where not o.is_known),
+        array_agg(o.obstacle order by o.position) filter (where not o.is_known)
+    into v_answers, v_bodies, v_tenants, v_errors
+    from (
+        select
+            p.position, b.body, p.tenant_id, private.inbox_obstacle(b.body, p.number_id) as obstacle,
+            jsonb_array_length(p.events) as told, coalesce(e.messages, 0) as messages,
+            coalesce(s.stored, 0) as stored, coalesce(s.is_live, false) as is_live,
+            case when p.number_id is null then jsonb_array_length(p.events) else coalesce(e.news, 0) end as news,
+            p.is_known or (e.news is null and p.number_id is not null and jsonb_array_length(p.events) > 0) as is_known
+        from unnest(p_payloads) p
+        join jsonb_array_elements(p_batch) with ordinality as b (body, position) on b.position = p.position
+        left join (
+            select position, count(*) as news, count(*) filter (where kind in ('message', 'echo')) as messages
+            from unnest(p_events)
+            group by position
+        ) as e on e.position = p.position
+        left join (
+            select position, count(message_id) as stored, bool_or(is_live and kind = 'message') as is_live
+            from unnest(p_stored)
+            group by position
+        ) as s on s.position = p.position
+    ) as o;
+    if v_bodies is not null then
+        perform private.inbox_log(v_bodies, v_tenants, v_errors);
+    end if;
+    return coalesce(v_answers, '[]');
+end
+$$;
+
+-- Take a batch as one set: all of it, or an exception.
+create function private.inbox_take(p_batch jsonb) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+    v_payloads private.inbox_payload[] := private.inbox_route(p_batch);
+    v_events private.inbox_event[] := private.inbox_fresh(v_payloads);
+    v_stored private.inbox_message[] := '{}';
+begin
+    if cardinality(v_events) > 0 then
+        v_stored := private.inbox_apply(v_events);
+    end if;
+    return private.inbox_settle(p_batch, v_payloads, v_events, v_stored);
+end
+$$;
+
+-- Take one payload that spoilt its batch, or keep it with its error.
+create function private.inbox_take_alone(p_body jsonb) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+    v_error text;
+    v_tenant_id uuid;
+begin
+    return private.inbox_take(jsonb_build_array(p_body)) -> 0;
+exception
+    when deadlock_detected then raise;
+    when others then
+        get stacked diagnostics v_error = message_text;
+        select n.tenant_id into v_tenant_id
+        from public.whatsapp_numbers n
+        where n.provider = p_body ->> 'provider' and n.provider_number_id = p_body ->> 'number' and n.is_active;
+        -- received_at may be what is wrong with it
+        perform private.inbox_log(
+            array[p_body || jsonb_build_object('received_at', now())], array[v_tenant_id], array[v_error]);
+        return jsonb_build_object('status', 'failed', 'stored', 0, 'repeated', 0, 'error', v_error);
+end
+$$;
+
+-- Plans made while the tables were all but empty take any index that begins with the tenant, and go on reading all
+-- of its rows until autovacuum looks at the table for the first time: up to a minute of a busy first day. So a
+-- session plans anew whenever the messages have doubled.
+create function private.forget_early_plans() returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_size bigint := pg_relation_size('public.messages');
+begin
+    if v_size >= 2 * coalesce(nullif(current_setting('recado.planned_size', true), ''), '0')::bigint then
+        discard plans;
+        perform set_config('recado.planned_size', v_size::text, false);
+    end if;
+end
+$$;
+
+-- Take a batch of payloads; one answer each, in their order. After it has returned, and its transaction committed,
+-- the provider may be told that all is well: whatever could not be applied is kept. A deadlock, should there ever
+-- be one, is for the caller to try again.
+-- Every event is a look-up by key, and is planned as one for good, not by what the tables held when this session
+-- began. (For the same reason look-ups by key stand in lateral subqueries with a limit: they cannot become a join
+-- that reads a table.)
+create function public.webhook_receive(p_batch jsonb) returns jsonb
+language plpgsql set search_path = ''
+set plan_cache_mode = 'force_generic_plan' set enable_seqscan = 'off' set jit = 'off' as $$
+begin
+    if jsonb_typeof(p_batch) is distinct from 'array' then
+        raise exception using errcode = 'PT400', message = 'p_batch must be an array of payloads.',
+            hint = 'Send one object per change of a delivery.';
+    end if;
+    perform private.forget_early_plans();
+    begin
+        return private.inbox_take(p_batch);
+    exception
+        when deadlock_detected then raise;
+        -- one at a time, so that a bad payload harms no other
+        when others then
+            return (
+                select coalesce(jsonb_agg(private.inbox_take_alone(body) order by position), '[]')
+                from jsonb_array_elements(p_batch) with ordinality as batch (body, position));
+    end;
+end
+$$;
+
+-- Apply a kept payload once more. True when it is applied now (or was before); safe to repeat.
+create function public.webhook_replay(p_log_id uuid) returns boolean
+language plpgsql set search_path = '' as $$
+declare
+    v_log public.webhook_logs;
+    v_payloads private.inbox_payload[];
+    v_error text;
+begin
+    select * into v_log from public.webhook_logs where id = p_log_id for update;
+    if not found then
+        raise exception using errcode = 'PT404', message = 'There is no such delivery.',
+            hint = 'Pass webhook_logs.id.';
+    end if;
+    if v_log.status = 'applied' then
+        return true;
+    end if;
+    begin
+        v_payloads := private.inbox_route(jsonb_build_array(jsonb_build_object(
+            'provider', v_log.provider, 'number', v_log.number, 'account', v_log.account, 'events', v_log.events)));
+        v_error := private.inbox_obstacle(
+            jsonb_build_object('provider', v_log.provider, 'number', v_log.number, 'events', v_log.events,
+                'error', case when v_log.events is null or v_log.events = '[]' then v_log.error end),
+            v_payloads[1].number_id);
+        if v_error is null then
+            perform private.inbox_apply(private.inbox_fresh(v_payloads));
+        end if;
+    exception
+        when deadlock_detected then raise;
+        when others then get stacked diagnostics v_error = message_text;
+    end;
+    update public.webhook_logs
+    set status = case when v_error is null then 'applied' when attempts >= 8 then 'dead' else 'failed' end,
+        tenant_id = coalesce(v_payloads[1].tenant_id, tenant_id),
+        attempts = attempts + 1,
+        error = v_error,
+        events = case when v_error is not null then events end,
+        applied_at = case when v_error is null then now() end,
+        -- 2, 8, 32 minutes … and then once a day
+        next_attempt_at = case when v_error is not null and attempts < 8
+            then now() + least(interval '1 minute' * 2 * 4 ^ (attempts - 1), interval '1 day') end
+    where id = p_log_id;
+    return v_error is null;
+end
+$$;
+
+-- The sweep: try again what failed and is due, and what was said about messages stored in the very moment.
+-- Returns how many payloads it applied.
+create function public.webhook_retry(p_limit int default 100) returns int
+language plpgsql set search_path = '' as $$
+declare
+    v_log_id uuid;
+    v_applied int := 0;
+begin
+    for v_log_id in
+        select id from public.webhook_logs
+        where status = 'failed' and next_attempt_at <= now()
+        order by next_attempt_at
+        limit p_limit
+        for update skip locked
+    loop
+        v_applied := v_applied + public.webhook_replay(v_log_id)::int;
+    end loop;
+    perform private.inbox_changes(private.early_events_late(p_limit));
+    return v_applied;
+end
+$$;
+
+-- Early events whose message has come since: its transaction and theirs did not see each other.
+create function private.early_events_late(p_limit int) returns private.inbox_event[]
+language plpgsql set search_path = '' as $$
+declare
+    v_events private.inbox_event[];
+begin
+    with late as (
+        select x.tenant_id, x.number_id, x.target, x.kind, x.detail, m.id as message_id
+        from public.early_events x
+        join public.messages m
+            on m.tenant_id = x.tenant_id and m.number_id = x.number_id and m.wa_message_id = x.target
+        order by x.tenant_id, x.number_id, x.target
+        limit p_limit
+        for update of x skip locked
+    ),
+    taken as (
+        delete from public.early_events x
+        using late
+        where (x.tenant_id, x.number_id, x.target, x.kind, x.detail)
+            = (late.tenant_id, late.number_id, late.target, late.kind, late.detail)
+        returning x.*, late.message_id
+    )
+    select coalesce(array_agg((
+        0, tenant_id, number_id, null, null, kind, coalesce(body ->> 'id', ''), happened_at, null, message_id, body
+    )::private.inbox_event), '{}')
+    into v_events
+    from taken;
+    return v_events;
+end
+$$;
+
+-- These run with the rights of service_role, the only one who may call webhook_receive() and its sisters.
+grant execute on function
+    private.contact_keys(jsonb, text, text), private.as_uuid(text), private.inbox_route(jsonb),
+    private.changes_message(public.messages, text, timestamptz, jsonb),
+    private.inbox_fresh(private.inbox_payload[]), private.leads_find(private.inbox_event[]),
+    private.leads_create(private.inbox_event[], uuid[]), private.leads_learn(private.inbox_event[], uuid[]),
+    private.leads_rename(private.inbox_event[], uuid[]), private.inbox_leads(private.inbox_event[]),
+    private.inbox_identities(private.inbox_event[]), private.opt_out_scope(text),
+    private.inbox_consent(private.inbox_event[], uuid[]), private.chats_find(private.inbox_event[], uuid[]),
+    private.chats_create(private.inbox_event[], uuid[], uuid[]), private.inbox_chats(private.inbox_event[], uuid[]),
+    private.inbox_conversations(private.inbox_event[], uuid[]),
+    private.conversations_open(private.inbox_event[], uuid[]),
+    private.inbox_store(private.inbox_event[], uuid[], uuid[], uuid[]), private.inbox_media(private.inbox_message[]),
+    private.inbox_touch(private.inbox_message[]), private.early_events_take(private.inbox_message[]),
+    private.early_events_late(int), private.inbox_statuses(private.inbox_event[]),
+    private.message_cost(uuid, uuid, jsonb), private.inbox_rewrite(private.inbox_event),
+    private.inbox_react(private.inbox_event), private.inbox_changes(private.inbox_event[]),
+    private.inbox_apply(private.inbox_event[]), private.inbox_obstacle(jsonb, uuid),
+    private.inbox_log(jsonb[], uuid[], text[]),
+    private.inbox_settle(jsonb, private.inbox_payload[], private.inbox_event[], private.inbox_message[]),
+    private.inbox_take(jsonb), private.inbox_take_alone(jsonb), private.forget_early_plans(),
+    public.webhook_receive(jsonb), public.webhook_replay(uuid), public.webhook_retry(int)
+    to service_role;
+
+
+-- sql/55_activity.sql
+
+-- Activity: a quiet period of a customer is one row here and becomes one write of the lead, some minutes after its
+-- last message. The time is never indexed: every message would rewrite the index, and the table stays small.
+
+create table public.pending_activity (
+    tenant_id uuid,
+    lead_id uuid,
+    last_activity_at timestamptz not null,
+    token_count bigint not null default 0,
+    thread_id uuid,
+    constraint pending_activity_pkey primary key (tenant_id, lead_id),
+    constraint pending_activity_lead_id_fkey foreign key (tenant_id, lead_id)
+        references public.customer_leads (tenant_id, id) on delete cascade
+) with (fillfactor = 70);
+comment on table public.pending_activity is 'Activity of leads that waits for a quiet moment to be written.';
+
+alter table public.pending_activity enable row level security;
+grant select on public.pending_activity to authenticated;
+grant select, insert, update, delete on public.pending_activity to service_role;
+create policy pending_activity_select_member on public.pending_activity for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+
+-- Messages were stored: their leads were active.
+create function private.activity_note(p_stored private.inbox_message[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    insert into public.pending_activity as p (tenant_id, lead_id, last_activity_at)
+    select m.tenant_id, m.lead_id, max(m.at)
+    from unnest(p_stored) m
+    where m.is_live
+    group by m.tenant_id, m.lead_id
+    order by m.tenant_id, m.lead_id
+    on conflict (tenant_id, lead_id) do update
+    set last_activity_at = greatest(p.last_activity_at, excluded.last_activity_at);
+end
+$$;
+
+-- An AI run took tokens for a lead. It does not prolong the quiet period.
+create function private.activity_tokens(p_tenant_id uuid, p_lead_id uuid, p_thread_id uuid, p_tokens bigint)
+returns void
+language plpgsql set search_path = '' as $$
+begin
+    insert into public.pending_activity as p (tenant_id, lead_id, last_activity_at, token_count, thread_id)
+    values (p_tenant_id, p_lead_id, private.clock(), p_tokens, p_thread_id)
+    on conflict (tenant_id, lead_id) do update
+    set token_count = p.token_count + excluded.token_count, thread_id = excluded.thread_id;
+end
+$$;
+
+-- Write what is due, or everything. Any number may run at once: each row is written by one of them. Returns how
+-- many leads were written.
+create function public.activity_flush(p_all boolean default false, p_limit int default 10000) returns int
+language plpgsql set search_path = '' as $$
+declare
+    v_count int;
+begin
+    with due as (
+        select p.tenant_id, p.lead_id,
+            (select private.clock()) - make_interval(secs => s.activity_delay_seconds) as quiet_since
+        from public.pending_activity p
+        join public.tenant_settings s on s.tenant_id = p.tenant_id
+        -- leads first, as everywhere; whoever else writes one now leaves it to the next flush
+        join public.customer_leads l on l.tenant_id = p.tenant_id and l.id = p.lead_id
+        where p_all or p.last_activity_at <= (select private.clock()) - make_interval(secs => s.activity_delay_seconds)
+        order by p.tenant_id, p.lead_id
+        limit p_limit
+        for no key update of l skip locked
+    ),
+    quiet as (
+        delete from public.pending_activity p
+        using due d
+        where p.tenant_id = d.tenant_id and p.lead_id = d.lead_id
+            -- read again after waiting for a message that was just being stored
+            and (p_all or p.last_activity_at <= d.quiet_since)
+        returning p.*
+    )
+    update public.customer_leads l
+    set last_activity = greatest(l.last_activity, q.last_activity_at),
+        thread_token_count = l.thread_token_count + q.token_count,
+        thread_id = coalesce(q.thread_id, l.thread_id)
+    from quiet q
+    where l.tenant_id = q.tenant_id and l.id = q.lead_id;
+    get diagnostics v_count = row_count;
+    return v_count;
+end
+$$;
+grant execute on function private.activity_note(private.inbox_message[]),
+    private.activity_tokens(uuid, uuid, uuid, bigint), public.activity_flush(boolean, int) to service_role;
+
+
+-- sql/60_agents.sql
+
+-- Agents: who answers, with which words, in which thread, at which price; and the chats that wait for an answer.
+
+create table public.ai_agents (
+    tenant_id uuid,
+    id uuid default private.uuid7(),
+    name text not null,
+    description text,
+    role text not null default 'assistant',
+    is_active boolean not null default true,
+    is_default boolean not null default false,
+    personality_prompt text not null default '',
+    business_prompt text not null default '',
+    objectives_prompt text not null default '',
+    model text not null default 'gpt-6-luna',
+    temperature numeric(3, 2),
+    max_tokens_per_message int not null default 500,
+    business_rules jsonb not null default '{}',
+    trigger_keywords text[] not null default '{}',
+    active_hours jsonb,
+    buffer_seconds numeric(5, 2) not null default 4,
+    buffer_max_seconds numeric(5, 2) not null default 15,
+    created_at timestamptz not null default now(),
+    updated_at timestamptz not null default now(),
+    constraint ai_agents_pkey primary key (tenant_id, id),
+    constraint ai_agents_tenant_id_name_key unique (tenant_id, name),
+    constraint ai_agents_tenant_id_fkey foreign key (tenant_id) references public.users (id),
+    constraint ai_agents_name_check check (btrim(name) <> '' and length(name) <= 100),
+    constraint ai_agents_temperature_check check (temperature between 0 and 2),
+    constraint ai_agents_max_tokens_per_message_check check (max_tokens_per_message between 16 and 16000),
+    constraint ai_agents_active_hours_check check (private.is_hours(active_hours)),
+    constraint ai_agents_buffer_seconds_check check (buffer_seconds between 0 and 60),
+    constraint ai_agents_buffer_max_seconds_check check (buffer_max_seconds between buffer_seconds and 300)
+);
+comment on table public.ai_agents is 'The AI agents of a business: character, orders, and when they are the right one.';
+comment on column public.ai_agents.trigger_keywords is 'Whole words or phrases; case and accents do not matter.';
+comment on column public.ai_agents.active_hours is 'See private.is_hours, in the number''s time zone; null: always.';
+comment on column public.ai_agents.temperature is 'null: the model''s own.';
+comment on column public.ai_agents.buffer_seconds is 'An answer waits this long after the last fragment of a burst,';
+comment on column public.ai_agents.buffer_max_seconds is 'but no longer than this after the first.';
+
+create unique index ai_agents_tenant_id_default_key on public.ai_agents (tenant_id) where is_default and is_active;
+
+create trigger ai_agents_touch_updated_at before update on public.ai_agents
+    for each row execute function private.touch_updated_at();
+create trigger ai_agents_plan_limit after insert or update of is_active, tenant_id on public.ai_agents
+    for each row when (new.is_active) execute function private.enforce_plan_limit('AI agent');
+
+alter table public.ai_agents enable row level security;
+grant select,
+    insert (tenant_id, name, description, role, is_active, is_default, personality_prompt, business_prompt,
+        objectives_prompt, model, temperature, max_tokens_per_message, business_rules, trigger_keywords, active_hours,
+        buffer_seconds, buffer_max_seconds),
+    update (name, description, role, is_active, is_default, personality_prompt, business_prompt, objectives_prompt,
+        model, temperature, max_tokens_per_message, business_rules, trigger_keywords, active_hours, buffer_seconds,
+        buffer_max_seconds)
+    on public.ai_agents to authenticated;
+grant select, insert, update, delete on public.ai_agents to service_role;
+create policy ai_agents_select_member on public.ai_agents for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+create policy ai_agents_insert_admin on public.ai_agents for insert to authenticated
+    with check (tenant_id = (select private.my_tenant_id()) and (select private.my_role()) = 'admin');
+create policy ai_agents_update_admin on public.ai_agents for update to authenticated
+    using (tenant_id = (select private.my_tenant_id()) and (select private.my_role()) = 'admin')
+    with check (tenant_id = (select private.my_tenant_id()) and (select private.my_role()) = 'admin');
+
+-- agent_prompts: what an agent is told, as it evolves; the active version is the one in use.
+create table public.agent_prompts (
+    tenant_id uuid,
+    id uuid default private.uuid7(),
+    agent_id uuid not null,
+    system_prompt text not null,
+    context_summary text not null default '',
+    business_context jsonb not null default '{}',
+    version int not null default 1,
+    trigger_reason text not null default 'initial',
+    is_active boolean not null default true,
+    tokens_used int,
+    response_quality numeric(4, 2),
+    created_at timestamptz not null default now(),
+    constraint agent_prompts_pkey primary key (tenant_id, id),
+    constraint agent_prompts_tenant_id_agent_id_version_key unique (tenant_id, agent_id, version),
+    constraint agent_prompts_agent_id_fkey foreign key (tenant_id, agent_id) references public.ai_agents (tenant_id, id)
+);
+comment on table public.agent_prompts is 'Versions of what an agent is told; without one, its own prompts are used.';
+
+create unique index agent_prompts_tenant_id_agent_id_active_key
+    on public.agent_prompts (tenant_id, agent_id) where is_active;
+
+alter table public.agent_prompts enable row level security;
+grant select on public.agent_prompts to authenticated;
+grant select, insert, update, delete on public.agent_prompts to service_role;
+create policy agent_prompts_select_member on public.agent_prompts for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+
+-- ai_threads: our own sessions over stored history; a chat has one in use.
+create table public.ai_threads (
+    tenant_id uuid,
+    id uuid default private.uuid7(),
+    chat_id uuid not null,
+    summary text,
+    run_count int not null default 0,
+    token_count bigint not null default 0,
+    last_input_tokens int not null default 0,
+    created_at timestamptz not null,
+    closed_at timestamptz,
+    closed_reason text,
+    constraint ai_threads_pkey primary key (tenant_id, id),
+    constraint ai_threads_chat_id_fkey foreign key (tenant_id, chat_id) references public.chats (tenant_id, id)
+        on delete cascade,
+    constraint ai_threads_closed_reason_check check (closed_reason in ('age', 'tokens'))
+);
+comment on table public.ai_threads is
+    'A stretch of a chat that the model is told about: what came before is its summary.';
+comment on column public.ai_threads.summary is 'pii: what was said before and in it';
+comment on column public.ai_threads.last_input_tokens is 'Size of the last context.';
+
+create index ai_threads_tenant_id_chat_id_idx on public.ai_threads (tenant_id, chat_id);
+
+alter table public.ai_threads enable row level security;
+grant select on public.ai_threads to authenticated;
+grant select, insert, update, delete on public.ai_threads to service_role;
+create policy ai_threads_select_member on public.ai_threads for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+
+-- pending_replies: a chat whose burst of fragments waits for one answer.
+create table public.pending_replies (
+    tenant_id uuid,
+    chat_id uuid,
+    number_id uuid not null,
+    first_at timestamptz not null,
+    last_at timestamptz not null,
+    fragments int not null,
+    due_at timestamptz not null,
+    due_by timestamptz not null,
+    claim uuid,
+    claimed_fragments int,
+    lease_until timestamptz,
+    redo_count int not null default 0,
+    attempts int not null default 0,
+    last_error text,
+    constraint pending_replies_pkey primary key (tenant_id, chat_id),
+    constraint pending_replies_chat_id_fkey foreign key (tenant_id, chat_id) references public.chats (tenant_id, id)
+        on delete cascade,
+    constraint pending_replies_number_id_fkey foreign key (tenant_id, number_id)
+        references public.whatsapp_numbers (tenant_id, id)
+) with (fillfactor = 70);
+comment on table public.pending_replies is
+    'Chats that wait for an answer. Times are real ones, not those of private.clock().';
+comment on column public.pending_replies.due_by is 'However many fragments still come, it is due by then.';
+comment on column public.pending_replies.claim is 'Who works on it: an answer with another claim comes too late.';
+comment on column public.pending_replies.claimed_fragments is 'How many fragments that worker has seen.';
+comment on column public.pending_replies.last_error is 'pii: a model''s error may quote its input';
+
+-- first_at stays while fragments arrive, so their updates are HOT
+create index pending_replies_tenant_id_number_id_first_at_idx
+    on public.pending_replies (tenant_id, number_id, first_at);
+
+alter table public.pending_replies enable row level security;
+grant select on public.pending_replies to authenticated;
+grant select, insert, update, delete on public.pending_replies to service_role;
+create policy pending_replies_select_member on public.pending_replies for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+
+create table public.ai_usage (
+    tenant_id uuid,
+    id uuid default private.uuid7(),
+    purpose text not null,
+    agent_id uuid,
+    chat_id uuid,
+    thread_id uuid,
+    model text not null,
+    input_tokens int not null,
+    cached_tokens int not null default 0,
+    output_tokens int not null,
+    reasoning_tokens int not null default 0,
+    total_tokens int not null,
+    cost numeric(12, 6),
+    currency text,
+    latency_ms int,
+    response_id text,
+    created_at timestamptz not null default now(),
+    constraint ai_usage_pkey primary key (tenant_id, id),
+    constraint ai_usage_tenant_id_fkey foreign key (tenant_id) references public.users (id),
+    constraint ai_usage_agent_id_fkey foreign key (tenant_id, agent_id) references public.ai_agents (tenant_id, id),
+    constraint ai_usage_chat_id_fkey foreign key (tenant_id, chat_id) references public.chats (tenant_id, id),
+    constraint ai_usage_thread_id_fkey foreign key (tenant_id, thread_id) references public.ai_threads (tenant_id, id)
+);
+comment on table public.ai_usage is 'Every run of a model, with what it took.';
+
+create index ai_usage_tenant_id_created_at_idx on public.ai_usage (tenant_id, created_at);
+create index ai_usage_tenant_id_agent_id_idx on public.ai_usage (tenant_id, agent_id) where agent_id is not null;
+create index ai_usage_tenant_id_chat_id_idx on public.ai_usage (tenant_id, chat_id) where chat_id is not null;
+create index ai_usage_tenant_id_thread_id_idx on public.ai_usage (tenant_id, thread_id) where thread_id is not null;
+
+alter table public.ai_usage enable row level security;
+grant select on public.ai_usage to authenticated;
+grant select, insert on public.ai_usage to service_role;
+create policy ai_usage_select_member on public.ai_usage for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+
+-- What earlier files could not refer to yet.
+alter table public.whatsapp_numbers add constraint whatsapp_numbers_default_agent_id_fkey
+    foreign key (tenant_id, default_agent_id) references public.ai_agents (tenant_id, id);
+alter table public.customer_leads add constraint customer_leads_thread_id_fkey
+    foreign key (tenant_id, thread_id) references public.ai_threads (tenant_id, id);
+alter table public.chats add constraint chats_thread_id_fkey
+    foreign key (tenant_id, thread_id) references public.ai_threads (tenant_id, id);
+alter table public.conversations add constraint conversations_current_agent_id_fkey
+    foreign key (tenant_id, current_agent_id) references public.ai_agents (tenant_id, id);
+alter table public.messages add constraint messages_agent_id_fkey
+    foreign key (tenant_id, agent_id) references public.ai_agents (tenant_id, id);
+
+-- Who should answer this text on this number: the longest keyword in it decides among agents on duty, else the
+-- number's own agent whatever its hours. Null only where the business has no active agent at all.
+create function private.agent_choose(p_tenant_id uuid, p_number_id uuid, p_text text, p_at timestamptz) returns uuid
+language plpgsql stable set search_path = '' as $$
+declare
+    v_text text := ' ' || coalesce(private.fold(p_text), '') || ' ';
+begin
+    return (
+        select a.id
+        from public.ai_agents a
+        join public.whatsapp_numbers n on n.tenant_id = a.tenant_id and n.id = p_number_id
+        left join lateral (
+            select max(length(private.fold(keyword))) as matched
+            from unnest(a.trigger_keywords) as keyword
+            where private.fold(keyword) <> '' and position(' ' || private.fold(keyword) || ' ' in v_text) > 0
+                and private.hours_open(a.active_hours, n.timezone, p_at)
+        ) k on true
+        where a.tenant_id = p_tenant_id and a.is_active
+        order by k.matched desc nulls last, (a.id = n.default_agent_id) is true desc, a.is_default desc,
+            a.created_at, a.id
+        limit 1);
+end
+$$;
+
+-- Live customers' messages were stored: their chats wait for an answer, once per burst.
+create function private.replies_await(p_stored private.inbox_message[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    insert into public.pending_replies as r (
+        tenant_id, chat_id, number_id, first_at, last_at, fragments, due_at, due_by)
+    select b.tenant_id, b.chat_id, b.number_id, now(), now(), b.fragments,
+        now() + make_interval(secs => coalesce(a.buffer_seconds, 4)),
+        now() + make_interval(secs => coalesce(a.buffer_max_seconds, 15))
+    from (
+        select m.tenant_id, m.chat_id, m.number_id, count(*) as fragments
+        from unnest(p_stored) m
+        where m.kind = 'message' and m.is_live
+            and m.type not in ('unsupported', 'system', 'request_welcome', 'media_placeholder')
+        group by m.tenant_id, m.chat_id, m.number_id
+    ) as b
+    join public.whatsapp_numbers n on n.tenant_id = b.tenant_id and n.id = b.number_id
+    left join public.ai_agents a on a.tenant_id = n.tenant_id and a.id = n.default_agent_id
+    where n.auto_reply
+    order by b.tenant_id, b.chat_id
+    on conflict (tenant_id, chat_id) do update
+    set last_at = excluded.last_at,
+        fragments = r.fragments + excluded.fragments,
+        due_at = least(excluded.due_at, r.due_by);
+    if found then
+        perform private.wake('reply');
+    end if;
+end
+$$;
+
+-- A chat in the hands of a worker.
+create type private.chat_ref as (tenant_id uuid, chat_id uuid);
+
+-- Due chats, the same share for every number that has any; chats somebody else is busy with are left to the next
+-- look. Their rows and chats are locked.
+create function private.replies_due(p_limit int) returns private.chat_ref[]
+language plpgsql set search_path = '' as $$
+begin
+    return array(
+        with recursive numbers as (
+            (select r.tenant_id, r.number_id from public.pending_replies r order by 1, 2 limit 1)
+            union all
+            select following.tenant_id, following.number_id
+            from numbers
+            cross join lateral (
+                select r.tenant_id, r.number_id
+                from public.pending_replies r
+                where (r.tenant_id, r.number_id) > (numbers.tenant_id, numbers.number_id)
+                order by 1, 2
+                limit 1
+            ) as following
+        )
+        select (due.tenant_id, due.chat_id)::private.chat_ref
+        from numbers
+        cross join lateral (
+            select r.tenant_id, r.chat_id
+            from public.pending_replies r
+            join public.chats c on c.tenant_id = r.tenant_id and c.id = r.chat_id
+            where r.tenant_id = numbers.tenant_id and r.number_id = numbers.number_id
+                and r.due_at <= now() and coalesce(r.lease_until < now(), true)
+            order by r.first_at
+            limit (select greatest(1, p_limit / count(*)) from numbers)
+            for no key update of c, r skip locked
+        ) as due
+        limit p_limit);
+end
+$$;
+
+-- Chats that are not for an agent to answer: somebody took over, the customer wants nothing from us, or the number
+-- answers nobody. They wait no longer.
+create function private.replies_drop(p_chats private.chat_ref[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    delete from public.pending_replies r
+    using unnest(p_chats) d, public.chats c, public.customer_leads l, public.whatsapp_numbers n
+    where r.tenant_id = d.tenant_id and r.chat_id = d.chat_id
+        and c.tenant_id = d.tenant_id and c.id = d.chat_id
+        and l.tenant_id = c.tenant_id and l.id = c.lead_id
+        and n.tenant_id = c.tenant_id and n.id = c.number_id
+        and (c.agent_paused_until > (select private.clock()) or l.opt_out_scope = 'all'
+            or not n.auto_reply or not n.is_active);
+end
+$$;
+
+-- Outside business hours the business may prefer a fixed answer to an agent's: said once in twelve hours.
+create function private.replies_closed(p_chats private.chat_ref[]) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_now timestamptz := private.clock();
+    v_chat record;
+begin
+    for v_chat in
+        select c.tenant_id, c.id, v.id as conversation_id, s.closed_hours_message as notice,
+            coalesce(v.closed_notice_at < v_now - interval '12 hours', true) as is_news
+        from unnest(p_chats) d
+        join public.pending_replies r on r.tenant_id = d.tenant_id and r.chat_id = d.chat_id
+        join public.chats c on c.tenant_id = d.tenant_id and c.id = d.chat_id
+        join public.whatsapp_numbers n on n.tenant_id = c.tenant_id and n.id = c.number_id
+        join public.tenant_settings s on s.tenant_id = c.tenant_id
+        left join public.conversations v on v.tenant_id = c.tenant_id and v.chat_id = c.id and v.status = 'open'
+        where s.closed_hours_message is not null and not private.hours_open(n.business_hours, n.timezone, v_now)
+        order by c.tenant_id, c.id
+    loop
+        delete from public.pending_replies where tenant_id = v_chat.tenant_id and chat_id = v_chat.id;
+        if v_chat.is_news then
+            update public.conversations set closed_notice_at = v_now
+            where tenant_id = v_chat.tenant_id and id = v_chat.conversation_id;
+            perform private.outbox_enqueue(array[(
+                v_chat.tenant_id, v_chat.id, 'reply', 'agent', 'assistant', 'text', v_chat.notice, null, null, null,
+                null
+            )::private.outgoing]);
+        end if;
+    end loop;
+end
+$$;
+
+-- Give each chat a thread: the one it has, unless that is too old or too long. A new one starts from the summary.
+create function private.threads_renew(p_chats private.chat_ref[]) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_chat record;
+    v_thread_id uuid;
+begin
+    for v_chat in
+        select c.tenant_id, c.id, t.id as thread_id, t.summary,
+            case when t.created_at < (select private.clock()) - make_interval(days => s.thread_max_age_days) then 'age'
+                when t.last_input_tokens > s.thread_max_input_tokens then 'tokens' end as reason
+        from unnest(p_chats) d
+        join public.chats c on c.tenant_id = d.tenant_id and c.id = d.chat_id
+        join public.tenant_settings s on s.tenant_id = c.tenant_id
+        left join public.ai_threads t on t.tenant_id = c.tenant_id and t.id = c.thread_id
+        order by c.tenant_id, c.id
+    loop
+        continue when v_chat.thread_id is not null and v_chat.reason is null;
+        update public.ai_threads set closed_at = (select private.clock()), closed_reason = v_chat.reason
+        where tenant_id = v_chat.tenant_id and id = v_chat.thread_id;
+        insert into public.ai_threads (tenant_id, chat_id, summary, created_at)
+        values (v_chat.tenant_id, v_chat.id, v_chat.summary, private.clock())
+        returning id into v_thread_id;
+        update public.chats set thread_id = v_thread_id where tenant_id = v_chat.tenant_id and id = v_chat.id;
+    end loop;
+end
+$$;
+
+-- What an agent is given to answer with. `summarize`: the thread is new and the chat is not, so the answer should
+-- bring a fresh summary of what was said before.
+create function private.reply_job(p_tenant_id uuid, p_chat_id uuid) returns jsonb
+language plpgsql stable set search_path = '' as $$
+begin
+    return (
+        select jsonb_build_object(
+            'tenant_id', r.tenant_id, 'chat_id', r.chat_id, 'claim', r.claim, 'conversation_id', v.id,
+            'attempts', r.attempts, 'redo_count', r.redo_count, 'burst', burst.text,
+            'number', jsonb_build_object('id', n.id, 'name', n.display_name, 'timezone', n.timezone,
+                'business_hours', n.business_hours),
+            'business', jsonb_build_object('name', s.business_name, 'now', private.clock(), 'locale', o.locale),
+            'agent', to_jsonb(a)
+                - '{tenant_id, created_at, updated_at, is_active, is_default, trigger_keywords}'::text[],
+            'prompt', to_jsonb(p) - '{tenant_id, agent_id, created_at, is_active}'::text[],
+            'thread', jsonb_build_object('id', t.id, 'summary', t.summary,
+                'summarize', t.run_count = 0 and c.last_outbound_at is not null),
+            'lead', jsonb_build_object('id', l.id, 'name', l.name, 'user_name', l.user_name, 'phone', l.phone,
+                'email', l.email, 'company', l.company, 'customer_type', l.customer_type, 'tags', l.tags,
+                'labels', array_remove(array[l.label1, l.label2, l.label3], null), 'status', l.profile_status,
+                'next_action', l.next_action, 'next_action_at', l.next_action_at, 'metadata', l.metadata),
+            'messages', recent.messages)
+        from public.pending_replies r
+        join public.chats c on c.tenant_id = r.tenant_id and c.id = r.chat_id
+        join public.whatsapp_numbers n on n.tenant_id = c.tenant_id and n.id = c.number_id
+        join public.customer_leads l on l.tenant_id = c.tenant_id and l.id = c.lead_id
+        join public.tenant_settings s on s.tenant_id = c.tenant_id
+        join public.users o on o.id = c.tenant_id
+        left join public.conversations v on v.tenant_id = c.tenant_id and v.chat_id = c.id and v.status = 'open'
+        left join public.ai_threads t on t.tenant_id = c.tenant_id and t.id = c.thread_id
+        cross join lateral (
+            select string_agg(m.content, E'\n' order by m.provider_at, m.id) as text
+            from public.messages m
+            where m.tenant_id = c.tenant_id and m.chat_id = c.id and m.direction = 'inbound'
+                and m.created_at >= r.first_at and m.provider_at > r.first_at - interval '2 days'
+        ) as burst
+        cross join lateral (
+            select jsonb_agg(jsonb_build_object('role', m.role, 'type', m.type, 'content', m.content, 'data', m.data,
+                'at', m.provider_at) order by m.provider_at, m.id) as messages
+            from (
+                select *
+                from public.messages m
+                where m.tenant_id = c.tenant_id and m.chat_id = c.id and m.revoked_at is null
+                    and m.status not in ('failed', 'skipped', 'canceled')
+                order by m.provider_at desc, m.id desc
+                limit greatest(10, r.fragments)
+            ) as m
+        ) as recent
+        left join public.ai_agents a on a.tenant_id = c.tenant_id
+            and a.id = private.agent_choose(c.tenant_id, n.id, burst.text, private.clock())
+        left join public.agent_prompts p on p.tenant_id = a.tenant_id and p.agent_id = a.id and p.is_active
+        where r.tenant_id = p_tenant_id and r.chat_id = p_chat_id);
+end
+$$;
+
+-- Take chats whose burst is over, each with all that is needed to answer it, for p_lease_seconds. Answers
+-- {"jobs": […], "next_in_ms": until something else is due, null when nothing waits}. A business without an active
+-- agent gets a person's attention instead of a job.
+create function public.reply_claim(p_limit int default 10, p_lease_seconds int default 120) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+    v_chats private.chat_ref[] := private.replies_due(p_limit);
+    v_claim uuid := private.uuid7();
+    v_jobs jsonb;
+begin
+    if cardinality(v_chats) > 0 then
+        perform private.replies_drop(v_chats);
+        perform private.replies_closed(v_chats);
+        with taken as (
+            update public.pending_replies r
+            set claim = v_claim, claimed_fragments = r.fragments, attempts = r.attempts + 1,
+                lease_until = now() + make_interval(secs => p_lease_seconds)
+            from unnest(v_chats) d
+            where r.tenant_id = d.tenant_id and r.chat_id = d.chat_id
+            returning r.tenant_id, r.chat_id
+        )
+        select coalesce(array_agg((tenant_id, chat_id)::private.chat_ref), '{}') into v_chats from taken;
+        perform private.threads_renew(v_chats);
+        select jsonb_agg(private.reply_job(tenant_id, chat_id)) into v_jobs from unnest(v_chats);
+        perform private.reply_hand_over((job ->> 'tenant_id')::uuid, (job ->> 'chat_id')::uuid, 'no_agent',
+            'There is no active agent to answer.')
+        from jsonb_array_elements(v_jobs) as job
+        where job -> 'agent' = 'null';
+    end if;
+    return jsonb_build_object(
+        'jobs', coalesce(jsonb_path_query_array(v_jobs, '$[*] ? (@.agent != null)'), '[]'),
+        'next_in_ms', (
+            select greatest(0, ceil(extract(epoch from min(greatest(due_at, lease_until)) - clock_timestamp()) * 1000))
+            from public.pending_replies));
+end
+$$;
+
+-- Stop waiting for an agent: a person must look at this chat.
+create function private.reply_hand_over(p_tenant_id uuid, p_chat_id uuid, p_kind text, p_message text) returns void
+language plpgsql set search_path = '' as $$
+begin
+    delete from public.pending_replies where tenant_id = p_tenant_id and chat_id = p_chat_id;
+    perform private.flag_for_person(p_tenant_id, p_chat_id, p_kind, p_message);
+end
+$$;
+
+-- Runs of a model for a chat: [{purpose, model, input_tokens, cached_tokens, output_tokens, reasoning_tokens,
+-- cost, currency, latency_ms, response_id}].
+create function private.usage_record(p_tenant_id uuid, p_chat_id uuid, p_agent_id uuid, p_usage jsonb) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_chat public.chats;
+    v_total bigint;
+begin
+    select * into v_chat from public.chats where tenant_id = p_tenant_id and id = p_chat_id;
+    insert into public.ai_usage (tenant_id, purpose, agent_id, chat_id, thread_id, model, input_tokens, cached_tokens,
+        output_tokens, reasoning_tokens, total_tokens, cost, currency, latency_ms, response_id)
+    select p_tenant_id, coalesce(u.purpose, 'reply'), p_agent_id, p_chat_id, v_chat.thread_id, u.model, u.input_tokens,
+        coalesce(u.cached_tokens, 0), u.output_tokens, coalesce(u.reasoning_tokens, 0),
+        u.input_tokens + u.output_tokens, u.cost, u.currency, u.latency_ms, u.response_id
+    from jsonb_to_recordset(p_usage) as u (purpose text, model text, input_tokens int, cached_tokens int,
+        output_tokens int, reasoning_tokens int, cost numeric, currency text, latency_ms int, response_id text);
+    select coalesce(sum((u ->> 'input_tokens')::int + (u ->> 'output_tokens')::int), 0) into v_total
+    from jsonb_array_elements(p_usage) as u;
+    if v_total > 0 then
+        update public.ai_threads
+        set run_count = run_count + 1, token_count = token_count + v_total,
+            last_input_tokens = (p_usage #>> '{0,input_tokens}')::int
+        where tenant_id = p_tenant_id and id = v_chat.thread_id;
+        perform private.activity_tokens(p_tenant_id, v_chat.lead_id, v_chat.thread_id, v_total);
+    end if;
+end
+$$;
+
+-- Hand in an answer. The tokens were spent and are recorded whatever becomes of it:
+--   answered   it is in the outbox as message_id
+--   redo       fragments came meanwhile: claim the chat again, the answer was thrown away (at most twice)
+--   silenced   a person took over meanwhile
+--   lost       the lease ran out and the chat is no longer yours
+create function public.reply_settle(
+    p_tenant_id uuid, p_chat_id uuid, p_claim uuid, p_agent_id uuid, p_content text,
+    p_usage jsonb default '[]', p_summary text default null
+) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+    v_chat public.chats;
+    v_reply public.pending_replies;
+    v_message_id uuid;
+begin
+    select * into v_chat from public.chats where tenant_id = p_tenant_id and id = p_chat_id for no key update;
+    perform private.usage_record(p_tenant_id, p_chat_id, p_agent_id, p_usage);
+    select * into v_reply from public.pending_replies
+    where tenant_id = p_tenant_id and chat_id = p_chat_id and claim = p_claim for no key update;
+    if not found then
+        return '{"status": "lost"}';
+    end if;
+    if v_chat.agent_paused_until > private.clock() then
+        delete from public.pending_replies where tenant_id = p_tenant_id and chat_id = p_chat_id;
+        return '{"status": "silenced"}';
+    end if;
+    if v_reply.fragments > v_reply.claimed_fragments and v_reply.redo_count < 2 then
+        update public.pending_replies
+        set redo_count = redo_count + 1, attempts = 0, claim = null, lease_until = null
+        where tenant_id = p_tenant_id and chat_id = p_chat_id;
+        return '{"status": "redo"}';
+    end if;
+    update public.ai_threads set summary = coalesce(p_summary, summary)
+    where tenant_id = p_tenant_id and id = v_chat.thread_id;
+    update public.conversations set current_agent_id = p_agent_id
+    where tenant_id = p_tenant_id and chat_id = p_chat_id and status = 'open'
+        and current_agent_id is distinct from p_agent_id;
+    v_message_id := (private.outbox_enqueue(array[(
+        p_tenant_id, p_chat_id, 'reply', 'agent', 'assistant', 'text', p_content, null, null, null, p_agent_id
+    )::private.outgoing]))[1];
+    delete from public.pending_replies
+    where tenant_id = p_tenant_id and chat_id = p_chat_id and fragments <= claimed_fragments;
+    -- what came during the last allowed turn is a burst of its own
+    update public.pending_replies
+    set first_at = last_at, due_by = due_by + (last_at - first_at), fragments = fragments - claimed_fragments, redo_count = 0, attempts = 0, claim = null,
+        lease_until = null
+    where tenant_id = p_tenant_id and chat_id = p_chat_id;
+    return jsonb_build_object('status', 'answered', 'message_id', v_message_id);
+end
+$$;
+
+-- No answer this time: try again after a growing pause, or give the chat to a person when it is hopeless or was the
+-- fifth time. Answers retry, handed_over or lost.
+create function public.reply_fail(
+    p_tenant_id uuid, p_chat_id uuid, p_claim uuid, p_error text, p_is_final boolean default false,
+    p_retry_after_seconds int default null
+) returns text
+language plpgsql set search_path = '' as $$
+declare
+    v_attempts int;
+begin
+    perform from public.chats where tenant_id = p_tenant_id and id = p_chat_id for no key update;
+    select attempts into v_attempts from public.pending_replies
+    where tenant_id = p_tenant_id and chat_id = p_chat_id and claim = p_claim for no key update;
+    if not found then
+        return 'lost';
+    end if;
+    if p_is_final or v_attempts >= 5 then
+        perform private.reply_hand_over(p_tenant_id, p_chat_id, 'reply_failed',
+            format('The agent could not answer: %s', p_error));
+        return 'handed_over';
+    end if;
+    update public.pending_replies
+    set claim = null, lease_until = null, last_error = p_error, due_at = now() + make_interval(
+        secs => coalesce(p_retry_after_seconds, 2 ^ v_attempts) * (1 + random() / 4))
+    where tenant_id = p_tenant_id and chat_id = p_chat_id;
+    return 'retry';
+end
+$$;
+
+grant execute on function private.agent_choose(uuid, uuid, text, timestamptz),
+    private.replies_await(private.inbox_message[]), private.replies_due(int),
+    private.replies_drop(private.chat_ref[]), private.replies_closed(private.chat_ref[]),
+    private.threads_renew(private.chat_ref[]), private.reply_job(uuid, uuid),
+    private.reply_hand_over(uuid, uuid, text, text), private.usage_record(uuid, uuid, uuid, jsonb),
+    public.reply_claim(int, int), public.reply_settle(uuid, uuid, uuid, uuid, text, jsonb, text),
+    public.reply_fail(uuid, uuid, uuid, text, boolean, int) to service_role;
+
+
+-- sql/65_outbox.sql
+
+-- The outbox: messages on their way to a provider. The message itself is in messages; a row here is its errand, gone
+-- when it is done. Leases, pacing and backoff use real time, never private.clock().
+--
+-- queued -> claimed (a worker has it; when its lease ends it is queued again)
+--        -> sending (the worker is about to call the provider: from here on it is never sent again by itself)
+--        -> unknown (nobody came back: a status webhook may still tell, else a person is asked)
+
+create table public.outbox (
+    tenant_id uuid,
+    message_id uuid,
+    chat_id uuid not null,
+    number_id uuid not null,
+    purpose text not null,
+    priority smallint not null,
+    position bigint not null generated always as identity,
+    state text not null default 'queued',
+    not_before timestamptz not null,
+    claim uuid,
+    lease_until timestamptz,
+    attempts int not null default 0,
+    alerted_at timestamptz,
+    created_at timestamptz not null default now(),
+    constraint outbox_pkey primary key (tenant_id, message_id),
+    constraint outbox_message_id_fkey foreign key (tenant_id, message_id) references public.messages (tenant_id, id)
+        on delete cascade,
+    constraint outbox_chat_id_fkey foreign key (tenant_id, chat_id) references public.chats (tenant_id, id),
+    constraint outbox_number_id_fkey foreign key (tenant_id, number_id)
+        references public.whatsapp_numbers (tenant_id, id),
+    constraint outbox_purpose_check check (purpose in ('reply', 'staff', 'sequence', 'daily_action', 'call_followup')),
+    constraint outbox_state_check check (state in ('queued', 'claimed', 'sending', 'unknown'))
+);
+comment on table public.outbox is 'Errands of messages that are not yet known to be sent.';
+comment on column public.outbox.position is 'The order in which messages of a chat were written, and go out.';
+
+create index outbox_tenant_id_number_id_priority_not_before_idx
+    on public.outbox (tenant_id, number_id, priority, not_before) where state = 'queued';
+create index outbox_tenant_id_number_id_idx on public.outbox (tenant_id, number_id);
+create index outbox_tenant_id_chat_id_idx on public.outbox (tenant_id, chat_id);
+create index outbox_tenant_id_lease_until_idx on public.outbox (tenant_id, lease_until) where state <> 'queued';
+
+alter table public.outbox enable row level security;
+grant select on public.outbox to authenticated;
+grant select, insert, update, delete on public.outbox to service_role;
+create policy outbox_select_member on public.outbox for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+
+-- number_pacing: when a number may send again. Messages get their slots one after the other, 1/rate apart.
+create table public.number_pacing (
+    tenant_id uuid,
+    number_id uuid,
+    next_slot_at timestamptz not null default now(),
+    paused_until timestamptz,
+    pause_reason text,
+    constraint number_pacing_pkey primary key (tenant_id, number_id),
+    constraint number_pacing_number_id_fkey foreign key (tenant_id, number_id)
+        references public.whatsapp_numbers (tenant_id, id) on delete cascade
+) with (fillfactor = 50);
+comment on table public.number_pacing is 'How far each number has used up its rate, and whether it is stopped.';
+comment on column public.number_pacing.paused_until is 'infinity: until somebody mends the channel.';
+
+alter table public.number_pacing enable row level security;
+grant select on public.number_pacing to authenticated;
+grant select, insert, update, delete on public.number_pacing to service_role;
+create policy number_pacing_select_member on public.number_pacing for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+
+-- Something that may be sent. ref is the asker's own id for it.
+create type private.send_candidate as (
+    ref uuid, tenant_id uuid, chat_id uuid, purpose text, is_template boolean, category text
+);
+
+-- A message to be sent. data: what its type carries besides text.
+create type private.outgoing as (
+    tenant_id uuid, chat_id uuid, purpose text, source text, role text, type text, content text, data jsonb,
+    not_before timestamptz, author_id uuid, agent_id uuid
+);
+
+-- May these be sent now, and what would it cost? The one place that knows. Verdicts: send, wait (until not_before),
+-- template (only as a template), manual (a person must decide), never.
+create function private.send_decisions(p_candidates private.send_candidate[])
+returns table (
+    ref uuid, verdict text, reason text, not_before timestamptz, price_class text, estimated_cost numeric, currency text
+)
+language plpgsql stable set search_path = '' as $$
+declare
+    v_now timestamptz := private.clock();
+begin
+    return query
+    select
+        k.ref, d.verdict, d.reason,
+        case d.verdict when 'wait' then coalesce(p.paused_until, now() + interval '1 hour') end,
+        f.price_class, case when f.price_class in ('free_entry_point', 'none') then 0 else r.amount end, r.currency
+    from unnest(p_candidates) k
+    join public.chats c on c.tenant_id = k.tenant_id and c.id = k.chat_id
+    join public.customer_leads l on l.tenant_id = c.tenant_id and l.id = c.lead_id
+    join public.whatsapp_numbers n on n.tenant_id = c.tenant_id and n.id = c.number_id
+    left join public.number_pacing p on p.tenant_id = c.tenant_id and p.number_id = c.number_id
+    cross join lateral (
+        select
+            k.purpose not in ('reply', 'staff') as is_bulk,
+            n.provider = 'whapi' or coalesce(c.window_expires_at > v_now, false) as is_window_open
+    ) w
+    cross join lateral (
+        select v.verdict, v.reason
+        from (values
+            (1, not n.is_active, 'never', 'number_inactive'),
+            (2, l.opt_out_scope = 'all', 'never', 'opted_out'),
+            (3, w.is_bulk and l.opt_out_scope = 'marketing', 'never', 'opted_out_of_marketing'),
+            (4, w.is_bulk and c.block_state = 'confirmed', 'never', 'blocked'),
+            (5, k.purpose = 'reply' and c.agent_paused_until > v_now, 'never', 'human_takeover'),
+            (6, not w.is_window_open and k.is_template is not true,
+                case when k.purpose in ('reply', 'sequence') then 'manual' else 'template' end, 'window_closed'),
+            (7, w.is_bulk and c.block_state = 'probable', 'wait', 'probably_blocked'),
+            (8, p.paused_until > now(), 'wait', p.pause_reason),
+            (9, true, 'send', case when w.is_window_open then 'window_open' else 'template' end)
+        ) as v (rank, applies, verdict, reason)
+        where v.applies
+        order by v.rank
+        limit 1
+    ) d
+    cross join lateral (
+        select case
+            when n.provider = 'whapi' then 'none'
+            when c.free_entry_until > v_now then 'free_entry_point'
+            when k.is_template then coalesce(k.category, 'marketing')
+            else 'service'
+        end as price_class
+    ) f
+    left join lateral private.price_of(l.phone, f.price_class, v_now) r on true;
+end
+$$;
+
+-- Put messages into their chats and into the outbox: everybody who sends does it here. Returns the messages' ids in
+-- the order given. Staff come before answers, and both before what can wait.
+create function private.outbox_enqueue(p_messages private.outgoing[]) returns uuid[]
+language plpgsql set search_path = '' as $$
+declare
+    v_ids uuid[] := array(select private.uuid7() from unnest(p_messages) order by 1);
+begin
+    perform from public.chats c
+    join (select distinct o.tenant_id, o.chat_id from unnest(p_messages) o) as w
+        on c.tenant_id = w.tenant_id and c.id = w.chat_id
+    order by c.tenant_id, c.id
+    for no key update of c;
+
+    insert into public.messages (tenant_id, id, chat_id, conversation_id, lead_id, number_id, direction, role, source,
+        author_id, agent_id, type, content, data, status, provider_at)
+    select o.tenant_id, v_ids[o.ordinality], c.id, v.id, c.lead_id, c.number_id, 'outbound', o.role, o.source,
+        o.author_id, o.agent_id, o.type, o.content, o.data, 'queued', (select private.clock())
+    from unnest(p_messages) with ordinality as o
+    join public.chats c on c.tenant_id = o.tenant_id and c.id = o.chat_id
+    left join public.conversations v on v.tenant_id = c.tenant_id and v.chat_id = c.id and v.status = 'open';
+
+    insert into public.outbox (tenant_id, message_id, chat_id, number_id, purpose, priority, not_before)
+    select o.tenant_id, v_ids[o.ordinality], c.id, c.number_id, o.purpose,
+        case o.purpose when 'staff' then 0 when 'reply' then 1 else 5 end, coalesce(o.not_before, now())
+    from unnest(p_messages) with ordinality as o
+    join public.chats c on c.tenant_id = o.tenant_id and c.id = o.chat_id
+    order by o.ordinality;
+
+    update public.conversations v set message_count = v.message_count + w.messages
+    from (
+        select o.tenant_id, o.chat_id, count(*) as messages from unnest(p_messages) o group by o.tenant_id, o.chat_id
+    ) as w
+    where v.tenant_id = w.tenant_id and v.chat_id = w.chat_id and v.status = 'open';
+    perform private.wake('deliver');
+    return v_ids;
+end
+$$;
+
+-- Errands whose worker is gone: not yet begun, they are queued again; begun, nobody knows. What stays unknown for a
+-- quarter of an hour is shown to a person.
+create function public.outbox_sweep() returns void
+language plpgsql set search_path = '' as $$
+begin
+    update public.outbox o set state = 'queued', claim = null, lease_until = null
+    from (
+        select tenant_id, message_id from public.outbox
+        where state = 'claimed' and lease_until < now()
+        order by tenant_id, message_id for update skip locked
+    ) as late
+    where o.tenant_id = late.tenant_id and o.message_id = late.message_id;
+
+    with late as (
+        select tenant_id, message_id from public.outbox
+        where state = 'sending' and lease_until < now()
+        order by tenant_id, message_id for update skip locked
+    ),
+    lost as (
+        update public.outbox o set state = 'unknown'
+        from late
+        where o.tenant_id = late.tenant_id and o.message_id = late.message_id
+        returning o.tenant_id, o.message_id
+    )
+    update public.messages m set status = 'unknown'
+    from lost
+    where m.tenant_id = lost.tenant_id and m.id = lost.message_id and m.status = 'sending';
+
+    perform private.flag_for_person(o.tenant_id, o.chat_id, 'send_unknown',
+        'Nobody knows whether a message was sent; compare with the phone before sending it again.')
+    from public.outbox o
+    where o.state = 'unknown' and o.alerted_at is null and o.lease_until < now() - interval '15 minutes';
+    update public.outbox set alerted_at = now()
+    where state = 'unknown' and alerted_at is null and lease_until < now() - interval '15 minutes';
+end
+$$;
+
+-- An errand in a worker's hands.
+create type private.errand as (tenant_id uuid, message_id uuid, chat_id uuid, number_id uuid, send_at timestamptz);
+
+-- What pacing lets out within the next second: the same share for every number that has anything queued, one message
+-- of a chat at a time and in their order. Rows and pacing are locked; a number another worker is busy with waits.
+create function private.errands_due(p_limit int) returns private.errand[]
+language plpgsql set search_path = '' as $$
+declare
+    v_now timestamptz := clock_timestamp();
+begin
+    return array(
+        with recursive numbers as (
+            (select o.tenant_id, o.number_id from public.outbox o where o.state = 'queued' order by 1, 2 limit 1)
+            union all
+            select following.tenant_id, following.number_id
+            from numbers
+            cross join lateral (
+                select o.tenant_id, o.number_id
+                from public.outbox o
+                where o.state = 'queued' and (o.tenant_id, o.number_id) > (numbers.tenant_id, numbers.number_id)
+                order by 1, 2
+                limit 1
+            ) as following
+        ),
+        paced as materialized (
+            select p.tenant_id, p.number_id, greatest(p.next_slot_at, v_now) as slot_at, n.rate_per_second as rate,
+                least(
+                    (select greatest(1, p_limit / count(*)) from numbers),
+                    floor(n.rate_per_second * extract(epoch from v_now + interval '1 second'
+                        - greatest(p.next_slot_at, v_now)))) as share
+            from numbers
+            join public.whatsapp_numbers n on n.tenant_id = numbers.tenant_id and n.id = numbers.number_id
+            join public.number_pacing p on p.tenant_id = n.tenant_id and p.number_id = n.id
+            where p.next_slot_at < v_now + interval '1 second' and coalesce(p.paused_until <= v_now, true)
+            order by p.tenant_id, p.number_id
+            for no key update of p skip locked
+        )
+        select (
+            due.tenant_id, due.message_id, due.chat_id, due.number_id,
+            paced.slot_at + make_interval(secs => (
+                row_number() over (partition by due.tenant_id, due.number_id order by due.priority, due.position) - 1
+            )::float8 / paced.rate))::private.errand
+        from paced
+        cross join lateral (
+            select o.tenant_id, o.message_id, o.chat_id, o.number_id, o.priority, o.position
+            from public.outbox o
+            where o.tenant_id = paced.tenant_id and o.number_id = paced.number_id and o.state = 'queued'
+                and o.not_before <= v_now
+                and not exists (
+                    select from public.outbox e
+                    where e.tenant_id = o.tenant_id and e.chat_id = o.chat_id and e.position < o.position
+                        and e.state <> 'unknown' and e.not_before <= v_now)
+            order by o.priority, o.not_before, o.position
+            limit greatest(paced.share, 0)
+            for update of o skip locked
+        ) as due
+        limit p_limit);
+end
+$$;
+
+-- Errands that are not to be run: later, or never. Those for a person to decide are shown to one.
+create function private.errands_refuse(p_errands private.errand[]) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_refused record;
+begin
+    for v_refused in
+        with decided as materialized (
+            select o.tenant_id, o.message_id, o.chat_id, o.purpose, d.*
+            from private.errand_decisions(p_errands) d
+            join public.outbox o on o.message_id = d.ref
+            join unnest(p_errands) e on e.tenant_id = o.tenant_id and e.message_id = o.message_id
+        ),
+        later as (
+            update public.outbox o set not_before = d.not_before
+            from decided d
+            where d.verdict = 'wait' and o.tenant_id = d.tenant_id and o.message_id = d.message_id
+        ),
+        refused as (
+            delete from public.outbox o
+            using decided d
+            where d.verdict in ('template', 'manual', 'never') and o.tenant_id = d.tenant_id
+                and o.message_id = d.message_id
+            returning d.*
+        ),
+        noted as (
+            update public.messages m
+            set status = 'skipped', send_verdict = r.verdict, send_reason = r.reason
+            from refused r
+            where m.tenant_id = r.tenant_id and m.id = r.message_id
+        )
+        select * from refused r where r.verdict in ('template', 'manual') and r.purpose in ('reply', 'staff')
+    loop
+        perform private.flag_for_person(v_refused.tenant_id, v_refused.chat_id, 'not_sent',
+            format('A message was not sent: %s.', v_refused.reason));
+    end loop;
+end
+$$;
+
+-- send_decisions for errands: ref is the message's id.
+create function private.errand_decisions(p_errands private.errand[])
+returns table (
+    ref uuid, verdict text, reason text, not_before timestamptz, price_class text, estimated_cost numeric, currency text
+)
+language plpgsql stable set search_path = '' as $$
+begin
+    return query select d.* from private.send_decisions(array(
+        select (e.message_id, e.tenant_id, e.chat_id, o.purpose, m.type = 'template', m.data ->> 'category'
+            )::private.send_candidate
+        from unnest(p_errands) e
+        join public.outbox o on o.tenant_id = e.tenant_id and o.message_id = e.message_id
+        join public.messages m on m.tenant_id = e.tenant_id and m.id = e.message_id
+    )) d;
+end
+$$;
+
+-- Where a chat's messages go: every current address of its lead by its kind, {"phone": …, "bsuid": …}.
+create function private.chat_address(p_tenant_id uuid, p_chat_id uuid) returns jsonb
+language plpgsql stable set search_path = '' as $$
+begin
+    return (
+        select jsonb_object_agg(i.kind, i.value order by i.valid_from)
+        from public.chats c
+        join public.whatsapp_numbers n on n.tenant_id = c.tenant_id and n.id = c.number_id
+        join public.lead_identities i
+            on i.tenant_id = c.tenant_id and i.lead_id = c.lead_id and i.valid_to = 'infinity'
+            and (i.kind <> 'bsuid' or i.scope in (n.portfolio_id, n.waba_id, ''))
+        where c.tenant_id = p_tenant_id and c.id = p_chat_id);
+end
+$$;
+
+-- Take messages to send, for p_lease_seconds: {"claim", "messages": [{…, "send_at": its slot}], "next_in_ms": until
+-- something else may be due, null when the outbox is empty}. The send decision is asked once more for each.
+create function public.outbox_claim(p_limit int default 50, p_lease_seconds int default 30) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+    v_claim uuid := private.uuid7();
+    v_errands private.errand[];
+    v_messages jsonb;
+begin
+    perform public.outbox_sweep();
+    insert into public.number_pacing (tenant_id, number_id)
+    select distinct o.tenant_id, o.number_id from public.outbox o
+    where o.state = 'queued' and not exists (
+        select from public.number_pacing p where p.tenant_id = o.tenant_id and p.number_id = o.number_id)
+    order by 1, 2
+    on conflict do nothing;
+    v_errands := private.errands_due(p_limit);
+    if cardinality(v_errands) > 0 then
+        perform private.errands_refuse(v_errands);
+        v_messages := private.errands_take(v_errands, v_claim, p_lease_seconds);
+    end if;
+    return jsonb_build_object('claim', v_claim, 'messages', coalesce(v_messages, '[]'), 'next_in_ms', (
+        select greatest(0, ceil(extract(epoch from min(greatest(o.not_before, p.next_slot_at - interval '1 second'))
+            - clock_timestamp()) * 1000))
+        from public.outbox o
+        left join public.number_pacing p on p.tenant_id = o.tenant_id and p.number_id = o.number_id
+        where o.state = 'queued' and coalesce(p.paused_until <= now(), true)));
+end
+$$;
+
+-- Mark errands as taken, move their numbers' pacing on, and say all that sending them needs.
+create function private.errands_take(p_errands private.errand[], p_claim uuid, p_lease_seconds int) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+    v_messages jsonb;
+begin
+    with taken as materialized (
+        update public.outbox o
+        set state = 'claimed', claim = p_claim, attempts = o.attempts + 1,
+            lease_until = clock_timestamp() + make_interval(secs => p_lease_seconds)
+        from unnest(p_errands) e, private.errand_decisions(p_errands) d
+        where o.tenant_id = e.tenant_id and o.message_id = e.message_id
+            and d.ref = e.message_id and d.verdict = 'send'
+        returning o.*, e.send_at, d.reason, d.price_class, d.estimated_cost, d.currency
+    ),
+    noted as (
+        update public.messages m
+        set send_verdict = 'send', send_reason = t.reason, price_class = t.price_class,
+            estimated_cost = t.estimated_cost, currency = t.currency
+        from taken t
+        where m.tenant_id = t.tenant_id and m.id = t.message_id
+    ),
+    paced as (
+        update public.number_pacing p
+        set next_slot_at = s.last_slot_at + make_interval(secs => 1.0 / n.rate_per_second)
+        from (
+            select tenant_id, number_id, max(send_at) as last_slot_at from taken group by tenant_id, number_id
+        ) as s
+        join public.whatsapp_numbers n on n.tenant_id = s.tenant_id and n.id = s.number_id
+        where p.tenant_id = s.tenant_id and p.number_id = s.number_id
+    )
+    select jsonb_agg(jsonb_build_object(
+        'tenant_id', t.tenant_id, 'message_id', t.message_id, 'chat_id', t.chat_id, 'purpose', t.purpose,
+        'attempts', t.attempts, 'send_at', t.send_at, 'provider', n.provider, 'number_id', n.id,
+        'provider_number_id', n.provider_number_id, 'to', private.chat_address(t.tenant_id, t.chat_id),
+        'type', m.type, 'content', m.content, 'data', m.data, 'reply_to', m.reply_to) order by t.send_at)
+    into v_messages
+    from taken t
+    join public.messages m on m.tenant_id = t.tenant_id and m.id = t.message_id
+    join public.whatsapp_numbers n on n.tenant_id = t.tenant_id and n.id = t.number_id;
+    return v_messages;
+end
+$$;
+
+-- About to send: commit this before the provider is called, with [{"tenant_id", "message_id"}, …]. Answers the ids
+-- that are still yours; send no other.
+create function public.outbox_intent(p_claim uuid, p_items jsonb, p_lease_seconds int default 120) returns uuid[]
+language plpgsql set search_path = '' as $$
+declare
+    v_ids uuid[];
+begin
+    with mine as (
+        select o.tenant_id, o.message_id
+        from jsonb_to_recordset(p_items) as i (tenant_id uuid, message_id uuid)
+        join public.outbox o on o.tenant_id = i.tenant_id and o.message_id = i.message_id
+        where o.claim = p_claim and o.state = 'claimed' and o.lease_until > now()
+        order by o.tenant_id, o.message_id
+        for update of o
+    ),
+    intended as (
+        update public.outbox o
+        set state = 'sending', lease_until = clock_timestamp() + make_interval(secs => p_lease_seconds)
+        from mine
+        where o.tenant_id = mine.tenant_id and o.message_id = mine.message_id
+        returning o.tenant_id, o.message_id
+    ),
+    noted as (
+        update public.messages m set status = 'sending'
+        from intended i
+        where m.tenant_id = i.tenant_id and m.id = i.message_id and m.status in ('queued', 'sending')
+    )
+    select coalesce(array_agg(message_id), '{}') into v_ids from intended;
+    return v_ids;
+end
+$$;
+
+-- Give back what was claimed and not begun.
+create function public.outbox_release(p_claim uuid) returns int
+language plpgsql set search_path = '' as $$
+declare
+    v_count int;
+begin
+    update public.outbox o set state = 'queued', claim = null, lease_until = null, attempts = o.attempts - 1
+    from (
+        select tenant_id, message_id from public.outbox
+        where claim = p_claim and state = 'claimed'
+        order by tenant_id, message_id for update
+    ) as mine
+    where o.tenant_id = mine.tenant_id and o.message_id = mine.message_id;
+    get diagnostics v_count = row_count;
+    return v_count;
+end
+$$;
+
+-- How a send ended, as the worker tells it.
+create type private.send_result as (
+    tenant_id uuid, message_id uuid, chat_id uuid, number_id uuid, purpose text, attempts int, outcome text,
+    wa_message_id text, error_code int, error_message text, retry_after_seconds numeric
+);
+
+-- Tell how sends ended: [{"tenant_id", "message_id", "outcome", "wa_message_id", "error_code", "error_message",
+-- "retry_after_seconds"}]. outcome: sent | retry | slow_number | slow_pair | needs_template | opted_out | invalid |
+-- stop_channel. Only errands of this claim are touched; answers how many that were.
+create function public.outbox_settle(p_claim uuid, p_results jsonb) returns int
+language plpgsql set search_path = '' as $$
+declare
+    v_results private.send_result[];
+begin
+    -- chats before outbox before messages, each in order, as the inbox does
+    perform from public.chats c
+    join (
+        select distinct o.tenant_id, o.chat_id
+        from jsonb_to_recordset(p_results) as r (tenant_id uuid, message_id uuid)
+        join public.outbox o on o.tenant_id = r.tenant_id and o.message_id = r.message_id and o.claim = p_claim
+    ) as w on c.tenant_id = w.tenant_id and c.id = w.chat_id
+    order by c.tenant_id, c.id
+    for no key update of c;
+
+    v_results := array(
+        select (o.tenant_id, o.message_id, o.chat_id, o.number_id, o.purpose, o.attempts, r.outcome, r.wa_message_id,
+            r.error_code, r.error_message, r.retry_after_seconds)::private.send_result
+        from jsonb_to_recordset(p_results) as r (tenant_id uuid, message_id uuid, outcome text, wa_message_id text,
+            error_code int, error_message text, retry_after_seconds numeric)
+        join public.outbox o on o.tenant_id = r.tenant_id and o.message_id = r.message_id
+        where o.claim = p_claim and o.state in ('sending', 'unknown')
+        order by o.tenant_id, o.message_id
+        for update of o);
+
+    perform private.sends_done(array(select r from unnest(v_results) r where r.outcome = 'sent'));
+    perform private.sends_again(array(
+        select r from unnest(v_results) r
+        where r.outcome in ('slow_number', 'slow_pair', 'stop_channel') or r.outcome = 'retry' and r.attempts < 6));
+    perform private.sends_failed(array(
+        select r from unnest(v_results) r
+        where r.outcome in ('needs_template', 'opted_out', 'invalid') or r.outcome = 'retry' and r.attempts >= 6));
+    return cardinality(v_results);
+end
+$$;
+
+create function private.sends_done(p_results private.send_result[]) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_now timestamptz := private.clock();
+begin
+    delete from public.outbox o
+    using unnest(p_results) r
+    where o.tenant_id = r.tenant_id and o.message_id = r.message_id;
+    -- a status may have been faster than the provider's answer
+    update public.messages m
+    set wa_message_id = coalesce(m.wa_message_id, r.wa_message_id), sent_at = coalesce(m.sent_at, v_now),
+        status = case when m.status in ('queued', 'sending', 'unknown') then 'sent' else m.status end
+    from unnest(p_results) r
+    where m.tenant_id = r.tenant_id and m.id = r.message_id;
+    update public.chats c
+    set last_outbound_at = greatest(c.last_outbound_at, v_now),
+        last_interaction_at = greatest(c.last_interaction_at, v_now)
+    from (select distinct r.tenant_id, r.chat_id from unnest(p_results) r) as s
+    where c.tenant_id = s.tenant_id and c.id = s.chat_id;
+    perform private.inbox_changes(private.early_events_take(array(
+        select (0, r.tenant_id, r.number_id, null, r.chat_id, null, r.message_id, r.wa_message_id, 'echo', null, v_now,
+            false, false, null)::private.inbox_message
+        from unnest(p_results) r)));
+end
+$$;
+
+-- Queue again, after a pause that fits what the provider said. Whatever slows a number or stops it, slows or stops
+-- all its messages.
+create function private.sends_again(p_results private.send_result[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    update public.number_pacing p
+    set paused_until = greatest(p.paused_until, s.until), pause_reason = s.outcome
+    from (
+        select distinct on (r.tenant_id, r.number_id) r.tenant_id, r.number_id, r.outcome,
+            case r.outcome when 'stop_channel' then 'infinity'
+                else now() + make_interval(secs => coalesce(r.retry_after_seconds, 30)) end as until
+        from unnest(p_results) r
+        where r.outcome in ('slow_number', 'stop_channel')
+        order by r.tenant_id, r.number_id, r.outcome desc
+    ) as s
+    where p.tenant_id = s.tenant_id and p.number_id = s.number_id;
+
+    perform private.alert_raise(r.tenant_id, 'channel_stopped', r.number_id::text,
+        format('The provider refuses this number: %s', r.error_message), p_number_id => r.number_id,
+        p_severity => 'critical')
+    from unnest(p_results) r
+    where r.outcome = 'stop_channel';
+
+    update public.outbox o
+    set state = 'queued', claim = null, lease_until = null,
+        not_before = now() + case when r.outcome in ('retry', 'slow_pair')
+            then make_interval(secs => coalesce(
+                r.retry_after_seconds, case r.outcome when 'retry' then 2 else 4 end ^ least(o.attempts, 6))
+                * (1 + random() / 4))
+            else interval '0' end
+    from unnest(p_results) r
+    where o.tenant_id = r.tenant_id and o.message_id = r.message_id;
+
+    update public.messages m set status = 'queued'
+    from unnest(p_results) r
+    where m.tenant_id = r.tenant_id and m.id = r.message_id and m.status in ('sending', 'unknown');
+end
+$$;
+
+-- It will not be sent. What the provider knew better than we do is learnt; answers that did not arrive are shown to
+-- a person.
+create function private.sends_failed(p_results private.send_result[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    update public.chats c set window_expires_at = least(c.window_expires_at, (select private.clock()))
+    from unnest(p_results) r
+    where r.outcome = 'needs_template' and c.tenant_id = r.tenant_id and c.id = r.chat_id;
+
+    delete from public.outbox o
+    using unnest(p_results) r
+    where o.tenant_id = r.tenant_id and o.message_id = r.message_id;
+
+    update public.messages m
+    set status = 'failed', failed_at = (select private.clock()), error_code = r.error_code,
+        error_message = r.error_message
+    from unnest(p_results) r
+    where m.tenant_id = r.tenant_id and m.id = r.message_id and m.status in ('queued', 'sending', 'unknown');
+
+    perform private.flag_for_person(r.tenant_id, r.chat_id, 'send_failed',
+        format('A message could not be sent: %s', coalesce(r.error_message, r.outcome)))
+    from unnest(p_results) r
+    where r.purpose in ('reply', 'staff');
+
+    insert into public.consent_events (tenant_id, lead_id, kind, scope, source, evidence, happened_at)
+    select r.tenant_id, c.lead_id, 'opt_out', 'marketing', 'provider', r.error_message, (select private.clock())
+    from unnest(p_results) r
+    join public.chats c on c.tenant_id = r.tenant_id and c.id = r.chat_id
+    where r.outcome = 'opted_out'
+    on conflict on constraint consent_events_said_once_key do nothing;
+    update public.customer_leads l
+    set opted_out_at = coalesce(l.opted_out_at, (select private.clock())),
+        opt_out_scope = coalesce(l.opt_out_scope, 'marketing')
+    from unnest(p_results) r
+    join public.chats c on c.tenant_id = r.tenant_id and c.id = r.chat_id
+    where r.outcome = 'opted_out' and l.tenant_id = c.tenant_id and l.id = c.lead_id;
+end
+$$;
+
+grant execute on function private.send_decisions(private.send_candidate[]),
+    private.outbox_enqueue(private.outgoing[]), private.errands_due(int), private.errands_refuse(private.errand[]),
+    private.errand_decisions(private.errand[]), private.errands_take(private.errand[], uuid, int),
+    private.chat_address(uuid, uuid), private.sends_done(private.send_result[]),
+    private.sends_again(private.send_result[]), private.sends_failed(private.send_result[]),
+    public.outbox_sweep(), public.outbox_claim(int, int), public.outbox_intent(uuid, jsonb, int),
+    public.outbox_release(uuid), public.outbox_settle(uuid, jsonb) to service_role;
+
+
+-- sql/75_delivery_health.sql
+
+-- Delivery health: what somebody should look at.
+
+create table public.alerts (
+    tenant_id uuid,
+    id uuid default private.uuid7(),
+    kind text not null,
+    severity text not null default 'warning',
+    subject text not null default '',
+    number_id uuid,
+    chat_id uuid,
+    message text not null,
+    details jsonb not null default '{}',
+    occurrences int not null default 1,
+    created_at timestamptz not null default now(),
+    last_at timestamptz not null default now(),
+    resolved_at timestamptz,
+    resolved_by uuid,
+    constraint alerts_pkey primary key (tenant_id, id),
+    constraint alerts_tenant_id_fkey foreign key (tenant_id) references public.users (id),
+    constraint alerts_number_id_fkey foreign key (tenant_id, number_id)
+        references public.whatsapp_numbers (tenant_id, id),
+    constraint alerts_chat_id_fkey foreign key (tenant_id, chat_id) references public.chats (tenant_id, id)
+        on delete cascade,
+    constraint alerts_resolved_by_fkey foreign key (tenant_id, resolved_by) references public.users (tenant_id, id),
+    constraint alerts_severity_check check (severity in ('info', 'warning', 'critical'))
+);
+comment on table public.alerts is 'What somebody should look at; the same trouble again is counted, not repeated.';
+comment on column public.alerts.subject is 'What it is about, so that the same trouble is known again.';
+comment on column public.alerts.message is 'pii: an error may quote the customer';
+comment on column public.alerts.details is 'pii: an error may quote the customer';
+
+create unique index alerts_tenant_id_kind_subject_open_key
+    on public.alerts (tenant_id, kind, subject) where resolved_at is null;
+create index alerts_tenant_id_number_id_idx on public.alerts (tenant_id, number_id) where number_id is not null;
+create index alerts_tenant_id_chat_id_idx on public.alerts (tenant_id, chat_id) where chat_id is not null;
+create index alerts_tenant_id_resolved_by_idx on public.alerts (tenant_id, resolved_by) where resolved_by is not null;
+
+alter table public.alerts enable row level security;
+grant select on public.alerts to authenticated;
+grant select, insert, update, delete on public.alerts to service_role;
+create policy alerts_select_member on public.alerts for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+
+create function private.alert_raise(
+    p_tenant_id uuid, p_kind text, p_subject text, p_message text, p_number_id uuid default null,
+    p_chat_id uuid default null, p_severity text default 'warning'
+) returns void
+language plpgsql set search_path = '' as $$
+begin
+    insert into public.alerts as a (tenant_id, kind, subject, message, number_id, chat_id, severity)
+    values (p_tenant_id, p_kind, p_subject, p_message, p_number_id, p_chat_id, p_severity)
+    on conflict (tenant_id, kind, subject) where resolved_at is null do update
+    set occurrences = a.occurrences + 1, last_at = now(), message = excluded.message;
+end
+$$;
+
+-- A person must look at this chat: its conversation says so, and an alert.
+create function private.flag_for_person(p_tenant_id uuid, p_chat_id uuid, p_kind text, p_message text) returns void
+language plpgsql set search_path = '' as $$
+begin
+    update public.conversations set requires_attention = true
+    where tenant_id = p_tenant_id and chat_id = p_chat_id and status = 'open';
+    perform private.alert_raise(p_tenant_id, p_kind, p_chat_id::text, p_message, p_chat_id => p_chat_id);
+end
+$$;
+grant execute on function private.alert_raise(uuid, text, text, text, uuid, uuid, text),
+    private.flag_for_person(uuid, uuid, text, text) to service_role;
+
+-- Definer: staff may not write alerts, only say that one is dealt with.
+create function private.alert_resolve(p_alert_id uuid) returns void
+language plpgsql security definer set search_path = '' as $$
+begin
+    update public.alerts set resolved_at = coalesce(resolved_at, now()), resolved_by = private.my_user_id()
+    where tenant_id = private.require_staff() and id = p_alert_id;
+    if not found then
+        raise exception using errcode = 'PT404', message = 'There is no such alert.', hint = 'Read its id from alerts.';
+    end if;
+end
+$$;
+create function public.alert_resolve(p_alert_id uuid) returns void
+language sql set search_path = '' as $$
+    select private.alert_resolve(p_alert_id)
+$$;
+grant execute on function private.alert_resolve(uuid), public.alert_resolve(uuid) to authenticated;
+
+
+-- sql/80_crm.sql
+
+-- CRM jobs.
+
+-- job_runs: a row for every run of a worker or schedule, of one tenant or (tenant_id null) of all.
+create table public.job_runs (
+    id uuid default private.uuid7(),
+    tenant_id uuid,
+    job text not null,
+    started_at timestamptz not null,
+    finished_at timestamptz not null,
+    counts jsonb not null default '{}',
+    error text,
+    constraint job_runs_pkey primary key (id),
+    constraint job_runs_tenant_id_fkey foreign key (tenant_id) references public.users (id),
+    constraint job_runs_finished_at_check check (finished_at >= started_at)
+);
+comment on table public.job_runs is
+    'What each run of a worker did. Its key has no tenant: most runs serve all of them at once.';
+comment on column public.job_runs.error is 'pii: the database may quote a value';
+
+create index job_runs_tenant_id_started_at_idx on public.job_runs (tenant_id, started_at desc);
+
+alter table public.job_runs enable row level security;
+grant select on public.job_runs to authenticated;
+grant select, insert, delete on public.job_runs to service_role;
+create policy job_runs_select_admin on public.job_runs for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()) and (select private.my_role()) = 'admin');
+
+create function public.job_run_record(
+    p_job text, p_started_at timestamptz, p_counts jsonb default '{}', p_error text default null,
+    p_tenant_id uuid default null
+) returns void
+language sql set search_path = '' as $$
+    insert into public.job_runs (tenant_id, job, started_at, finished_at, counts, error)
+    values (p_tenant_id, p_job, least(p_started_at, clock_timestamp()), clock_timestamp(), p_counts, p_error)
+$$;
+grant execute on function public.job_run_record(text, timestamptz, jsonb, text, uuid) to service_role;
+
+
+-- sql/95_schedules.sql
+
+-- How the database calls functions: signed, after commit, and without waiting for the answer.
+
+-- Post `p_body` to a function. Its URL (a template with {function} in it) and the signing secret are in Vault
+-- as functions_url and functions_secret. The answer does not matter here: a call that is lost costs a delay,
+-- since every schedule sweeps up what an earlier call missed. Returns pg_net's request id.
+create function private.invoke(p_function text, p_body jsonb default '{}') returns bigint
+language plpgsql volatile set search_path = '' as $$
+declare
+    v_url text := (select decrypted_secret from vault.decrypted_secrets where name = 'functions_url');
+    v_secret text := (select decrypted_secret from vault.decrypted_secrets where name = 'functions_secret');
+    v_at text := floor(extract(epoch from clock_timestamp()))::bigint::text;
+begin
+    if v_url is null or v_secret is null then
+        raise exception using
+            errcode = 'PT500',
+            message = 'The database does not know where its functions are.',
+            hint = 'Store functions_url (a URL with {function} in it) and functions_secret with vault.create_secret.';
+    end if;
+    return net.http_post(
+        url := replace(v_url, '{function}', p_function),
+        body := p_body,
+        headers := jsonb_build_object(
+            'Content-Type', 'application/json',
+            'X-Recado-Timestamp', v_at,
+            -- pg_net sends body::text of this very value; request headers stay readable in its queue,
+            -- so they carry a signature, never the secret
+            'X-Recado-Signature', 'sha256=' || encode(private.hmac_sha256(
+                convert_to(v_secret, 'utf8'), convert_to(v_at || '.' || p_body::text, 'utf8')), 'hex')),
+        timeout_milliseconds := 2000);
+end
+$$;
+comment on function private.invoke(text, jsonb) is 'Calls a function of ours, signed; for schedules and wake-ups.';
+
+-- worker_leases: loops of workers that are awake. While there is one, new work needs to wake nobody: it looks again
+-- within a quarter of a second. A loop says every second that it lives; one that died is believed for five.
+create table private.worker_leases (
+    worker text,
+    loop_id uuid,
+    lease_until timestamptz not null,
+    constraint worker_leases_pkey primary key (worker, loop_id)
+) with (fillfactor = 50);
+comment on table private.worker_leases is 'Loops of workers that are awake.';
+
+alter table private.worker_leases enable row level security;
+grant select, insert, update, delete on private.worker_leases to service_role;
+
+-- Is there anything that a loop of this worker would do now, or soon enough to wait for it?
+create function private.worker_has_work(p_worker text) returns boolean
+language plpgsql stable set search_path = '' as $$
+begin
+    return case p_worker
+        when 'reply' then exists (
+            select from public.pending_replies r
+            where greatest(r.due_at, r.lease_until) < now() + interval '15 seconds')
+        when 'deliver' then exists (
+            select from public.outbox o
+            left join public.number_pacing p on p.tenant_id = o.tenant_id and p.number_id = o.number_id
+            where o.state = 'queued' and o.not_before < now() + interval '15 seconds'
+                and coalesce(p.paused_until < now(), true))
+        else false
+    end;
+end
+$$;
+
+-- Something is due: wake the worker, unless a loop of it is awake or a call to it is already under way. To be
+-- called last in a transaction that made work; a wake-up that is lost costs the time until the next sweep.
+-- Definer: whoever makes work, staff included, may wake a worker, but not read Vault.
+create function private.wake(p_worker text) returns void
+language plpgsql security definer set search_path = '' as $$
+declare
+    v_url text;
+begin
+    -- many transactions make work at the same moment: one of them calls
+    if not pg_try_advisory_xact_lock(hashtext('private.wake'), hashtext(p_worker))
+        or exists (select from private.worker_leases where worker = p_worker and lease_until > clock_timestamp())
+    then
+        return;
+    end if;
+    select replace(decrypted_secret, '{function}', p_worker) into v_url
+    from vault.decrypted_secrets where name = 'functions_url';
+    -- pg_net deletes a request only when its round ends; a database without functions has none to wake
+    if v_url is not null and not exists (select from net.http_request_queue where url = v_url) then
+        perform private.invoke(p_worker);
+    end if;
+end
+$$;
+grant execute on function private.worker_has_work(text), private.wake(text) to service_role;
+
+-- A loop is awake, for p_seconds from now.
+create function public.worker_beat(p_worker text, p_loop_id uuid, p_seconds int) returns void
+language sql set search_path = '' as $$
+    insert into private.worker_leases as l (worker, loop_id, lease_until)
+    values (p_worker, p_loop_id, clock_timestamp() + make_interval(secs => p_seconds))
+    on conflict on constraint worker_leases_pkey do update set lease_until = excluded.lease_until
+$$;
+
+-- A loop goes. Who makes work meanwhile either sees its lease gone, or is seen here: the lock is the one of wake().
+create function public.worker_leave(p_worker text, p_loop_id uuid) returns void
+language plpgsql set search_path = '' as $$
+begin
+    perform pg_advisory_xact_lock(hashtext('private.wake'), hashtext(p_worker));
+    delete from private.worker_leases
+    where worker = p_worker and (loop_id = p_loop_id or lease_until < clock_timestamp());
+    if private.worker_has_work(p_worker) then
+        perform private.wake(p_worker);
+    end if;
+end
+$$;
+grant execute on function public.worker_beat(text, uuid, int), public.worker_leave(text, uuid) to service_role;
+
+-- What watches over the work leaves traces too: they are kept as long as somebody may ask.
+create function private.traces_purge() returns void
+language plpgsql set search_path = '' as $$
+begin
+    delete from cron.job_run_details where end_time < now() - interval '7 days';
+    delete from net._http_response where created < now() - interval '6 hours';
+    delete from public.job_runs where tenant_id is null and started_at < now() - interval '30 days';
+end
+$$;
+
+-- Schedules. Scheduling a name again replaces it. Five fields only: not every pg_cron knows seconds.
+select cron.schedule('activity-flush', '* * * * *', 'select public.activity_flush()');
+select cron.schedule('webhook-retry', '* * * * *', 'select public.webhook_retry()');
+select cron.schedule('outbox-sweep', '* * * * *', 'select public.outbox_sweep()');
+select cron.schedule('conversations-close-idle', '*/5 * * * *', 'select public.conversations_close_idle()');
+-- what no wake-up reached: lost ones, retries, work of a loop that died
+select cron.schedule(
+    'reply-sweep', '* * * * *', $$select private.wake('reply') where private.worker_has_work('reply')$$);
+select cron.schedule(
+    'deliver-sweep', '* * * * *', $$select private.wake('deliver') where private.worker_has_work('deliver')$$);
+select cron.schedule('traces-purge', '17 3 * * *', 'select private.traces_purge()');

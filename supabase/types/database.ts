@@ -1,0 +1,992 @@
+export type Json = string | number | boolean | null | { [key: string]: Json | undefined } | Json[]
+
+export type Database = {
+
+  "public": {
+          Tables: {
+            "agent_prompts": {
+                  Row: {
+                    "agent_id": string,"business_context": NonNullable<Json>,"context_summary": string,"created_at": string,"id": string,"is_active": boolean,"response_quality": number | null,"system_prompt": string,"tenant_id": string,"tokens_used": number | null,"trigger_reason": string,"version": number
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "agent_id": string,"business_context"?: NonNullable<Json>,"context_summary"?: string,"created_at"?: string,"id"?: string,"is_active"?: boolean,"response_quality"?: number | null,"system_prompt": string,"tenant_id": string,"tokens_used"?: number | null,"trigger_reason"?: string,"version"?: number
+                  }
+                  Update: {
+                    "agent_id"?: string,"business_context"?: NonNullable<Json>,"context_summary"?: string,"created_at"?: string,"id"?: string,"is_active"?: boolean,"response_quality"?: number | null,"system_prompt"?: string,"tenant_id"?: string,"tokens_used"?: number | null,"trigger_reason"?: string,"version"?: number
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "agent_prompts_agent_id_fkey"
+      columns: ["tenant_id","agent_id"]
+isOneToOne: false
+      referencedRelation: "ai_agents"
+      referencedColumns: ["tenant_id","id"]
+    }
+                  ]
+                },"ai_agents": {
+                  Row: {
+                    "active_hours": Json | null,"buffer_max_seconds": number,"buffer_seconds": number,"business_prompt": string,"business_rules": NonNullable<Json>,"created_at": string,"description": string | null,"id": string,"is_active": boolean,"is_default": boolean,"max_tokens_per_message": number,"model": string,"name": string,"objectives_prompt": string,"personality_prompt": string,"role": string,"temperature": number | null,"tenant_id": string,"trigger_keywords": (string)[],"updated_at": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "active_hours"?: Json | null,"buffer_max_seconds"?: number,"buffer_seconds"?: number,"business_prompt"?: string,"business_rules"?: NonNullable<Json>,"created_at"?: string,"description"?: string | null,"id"?: string,"is_active"?: boolean,"is_default"?: boolean,"max_tokens_per_message"?: number,"model"?: string,"name": string,"objectives_prompt"?: string,"personality_prompt"?: string,"role"?: string,"temperature"?: number | null,"tenant_id": string,"trigger_keywords"?: (string)[],"updated_at"?: string
+                  }
+                  Update: {
+                    "active_hours"?: Json | null,"buffer_max_seconds"?: number,"buffer_seconds"?: number,"business_prompt"?: string,"business_rules"?: NonNullable<Json>,"created_at"?: string,"description"?: string | null,"id"?: string,"is_active"?: boolean,"is_default"?: boolean,"max_tokens_per_message"?: number,"model"?: string,"name"?: string,"objectives_prompt"?: string,"personality_prompt"?: string,"role"?: string,"temperature"?: number | null,"tenant_id"?: string,"trigger_keywords"?: (string)[],"updated_at"?: string
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "ai_agents_tenant_id_fkey"
+      columns: ["tenant_id"]
+isOneToOne: false
+      referencedRelation: "users"
+      referencedColumns: ["id"]
+    }
+                  ]
+                },"ai_threads": {
+                  Row: {
+                    "chat_id": string,"closed_at": string | null,"closed_reason": string | null,"created_at": string,"id": string,"last_input_tokens": number,"run_count": number,"summary": string | null,"tenant_id": string,"token_count": number
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "chat_id": string,"closed_at"?: string | null,"closed_reason"?: string | null,"created_at": string,"id"?: string,"last_input_tokens"?: number,"run_count"?: number,"summary"?: string | null,"tenant_id": string,"token_count"?: number
+                  }
+                  Update: {
+                    "chat_id"?: string,"closed_at"?: string | null,"closed_reason"?: string | null,"created_at"?: string,"id"?: string,"last_input_tokens"?: number,"run_count"?: number,"summary"?: string | null,"tenant_id"?: string,"token_count"?: number
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "ai_threads_chat_id_fkey"
+      columns: ["tenant_id","chat_id"]
+isOneToOne: false
+      referencedRelation: "chats"
+      referencedColumns: ["tenant_id","id"]
+    }
+                  ]
+                },"ai_usage": {
+                  Row: {
+                    "agent_id": string | null,"cached_tokens": number,"chat_id": string | null,"cost": number | null,"created_at": string,"currency": string | null,"id": string,"input_tokens": number,"latency_ms": number | null,"model": string,"output_tokens": number,"purpose": string,"reasoning_tokens": number,"response_id": string | null,"tenant_id": string,"thread_id": string | null,"total_tokens": number
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "agent_id"?: string | null,"cached_tokens"?: number,"chat_id"?: string | null,"cost"?: number | null,"created_at"?: string,"currency"?: string | null,"id"?: string,"input_tokens": number,"latency_ms"?: number | null,"model": string,"output_tokens": number,"purpose": string,"reasoning_tokens"?: number,"response_id"?: string | null,"tenant_id": string,"thread_id"?: string | null,"total_tokens": number
+                  }
+                  Update: {
+                    "agent_id"?: string | null,"cached_tokens"?: number,"chat_id"?: string | null,"cost"?: number | null,"created_at"?: string,"currency"?: string | null,"id"?: string,"input_tokens"?: number,"latency_ms"?: number | null,"model"?: string,"output_tokens"?: number,"purpose"?: string,"reasoning_tokens"?: number,"response_id"?: string | null,"tenant_id"?: string,"thread_id"?: string | null,"total_tokens"?: number
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "ai_usage_agent_id_fkey"
+      columns: ["tenant_id","agent_id"]
+isOneToOne: false
+      referencedRelation: "ai_agents"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "ai_usage_chat_id_fkey"
+      columns: ["tenant_id","chat_id"]
+isOneToOne: false
+      referencedRelation: "chats"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "ai_usage_tenant_id_fkey"
+      columns: ["tenant_id"]
+isOneToOne: false
+      referencedRelation: "users"
+      referencedColumns: ["id"]
+    },{
+      foreignKeyName: "ai_usage_thread_id_fkey"
+      columns: ["tenant_id","thread_id"]
+isOneToOne: false
+      referencedRelation: "ai_threads"
+      referencedColumns: ["tenant_id","id"]
+    }
+                  ]
+                },"alerts": {
+                  Row: {
+                    "chat_id": string | null,"created_at": string,"details": NonNullable<Json>,"id": string,"kind": string,"last_at": string,"message": string,"number_id": string | null,"occurrences": number,"resolved_at": string | null,"resolved_by": string | null,"severity": string,"subject": string,"tenant_id": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "chat_id"?: string | null,"created_at"?: string,"details"?: NonNullable<Json>,"id"?: string,"kind": string,"last_at"?: string,"message": string,"number_id"?: string | null,"occurrences"?: number,"resolved_at"?: string | null,"resolved_by"?: string | null,"severity"?: string,"subject"?: string,"tenant_id": string
+                  }
+                  Update: {
+                    "chat_id"?: string | null,"created_at"?: string,"details"?: NonNullable<Json>,"id"?: string,"kind"?: string,"last_at"?: string,"message"?: string,"number_id"?: string | null,"occurrences"?: number,"resolved_at"?: string | null,"resolved_by"?: string | null,"severity"?: string,"subject"?: string,"tenant_id"?: string
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "alerts_chat_id_fkey"
+      columns: ["tenant_id","chat_id"]
+isOneToOne: false
+      referencedRelation: "chats"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "alerts_number_id_fkey"
+      columns: ["tenant_id","number_id"]
+isOneToOne: false
+      referencedRelation: "whatsapp_numbers"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "alerts_resolved_by_fkey"
+      columns: ["tenant_id","resolved_by"]
+isOneToOne: false
+      referencedRelation: "users"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "alerts_tenant_id_fkey"
+      columns: ["tenant_id"]
+isOneToOne: false
+      referencedRelation: "users"
+      referencedColumns: ["id"]
+    }
+                  ]
+                },"channel_secrets": {
+                  Row: {
+                    "expires_at": string | null,"kind": string,"number_id": string,"secret_id": string,"tenant_id": string,"updated_at": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "expires_at"?: string | null,"kind": string,"number_id": string,"secret_id": string,"tenant_id": string,"updated_at"?: string
+                  }
+                  Update: {
+                    "expires_at"?: string | null,"kind"?: string,"number_id"?: string,"secret_id"?: string,"tenant_id"?: string,"updated_at"?: string
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "channel_secrets_number_id_fkey"
+      columns: ["tenant_id","number_id"]
+isOneToOne: false
+      referencedRelation: "whatsapp_numbers"
+      referencedColumns: ["tenant_id","id"]
+    }
+                  ]
+                },"chats": {
+                  Row: {
+                    "agent_paused_until": string | null,"block_state": string,"created_at": string,"free_entry_until": string | null,"id": string,"inbox_hour": string,"last_inbound_at": string | null,"last_interaction_at": string,"last_outbound_at": string | null,"lead_id": string,"number_id": string,"referral": Json | null,"referral_at": string | null,"tenant_id": string,"thread_id": string | null,"unread_count": number,"window_expires_at": string | null
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "agent_paused_until"?: string | null,"block_state"?: string,"created_at"?: string,"free_entry_until"?: string | null,"id"?: string,"inbox_hour"?: never,"last_inbound_at"?: string | null,"last_interaction_at": string,"last_outbound_at"?: string | null,"lead_id": string,"number_id": string,"referral"?: Json | null,"referral_at"?: string | null,"tenant_id": string,"thread_id"?: string | null,"unread_count"?: number,"window_expires_at"?: string | null
+                  }
+                  Update: {
+                    "agent_paused_until"?: string | null,"block_state"?: string,"created_at"?: string,"free_entry_until"?: string | null,"id"?: string,"inbox_hour"?: never,"last_inbound_at"?: string | null,"last_interaction_at"?: string,"last_outbound_at"?: string | null,"lead_id"?: string,"number_id"?: string,"referral"?: Json | null,"referral_at"?: string | null,"tenant_id"?: string,"thread_id"?: string | null,"unread_count"?: number,"window_expires_at"?: string | null
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "chats_lead_id_fkey"
+      columns: ["tenant_id","lead_id"]
+isOneToOne: false
+      referencedRelation: "customer_leads"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "chats_number_id_fkey"
+      columns: ["tenant_id","number_id"]
+isOneToOne: false
+      referencedRelation: "whatsapp_numbers"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "chats_thread_id_fkey"
+      columns: ["tenant_id","thread_id"]
+isOneToOne: false
+      referencedRelation: "ai_threads"
+      referencedColumns: ["tenant_id","id"]
+    }
+                  ]
+                },"consent_events": {
+                  Row: {
+                    "created_at": string,"evidence": string | null,"happened_at": string,"id": string,"kind": string,"lead_id": string,"scope": string,"source": string,"tenant_id": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "created_at"?: string,"evidence"?: string | null,"happened_at": string,"id"?: string,"kind": string,"lead_id": string,"scope": string,"source": string,"tenant_id": string
+                  }
+                  Update: {
+                    "created_at"?: string,"evidence"?: string | null,"happened_at"?: string,"id"?: string,"kind"?: string,"lead_id"?: string,"scope"?: string,"source"?: string,"tenant_id"?: string
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "consent_events_lead_id_fkey"
+      columns: ["tenant_id","lead_id"]
+isOneToOne: false
+      referencedRelation: "customer_leads"
+      referencedColumns: ["tenant_id","id"]
+    }
+                  ]
+                },"conversations": {
+                  Row: {
+                    "assigned_to": string | null,"avg_response_time": number | null,"category": string | null,"chat_id": string,"closed_at": string | null,"closed_notice_at": string | null,"conversion_value": number | null,"current_agent_id": string | null,"current_step": string,"first_response_time": number | null,"id": string,"intent": string | null,"message_count": number,"opened_at": string,"outcome": string | null,"priority": number,"reopened_at": string | null,"requires_attention": boolean,"satisfaction_rating": number | null,"session_id": string,"status": string,"summary": string | null,"tenant_id": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "assigned_to"?: string | null,"avg_response_time"?: number | null,"category"?: string | null,"chat_id": string,"closed_at"?: string | null,"closed_notice_at"?: string | null,"conversion_value"?: number | null,"current_agent_id"?: string | null,"current_step"?: string,"first_response_time"?: number | null,"id"?: string,"intent"?: string | null,"message_count"?: number,"opened_at": string,"outcome"?: string | null,"priority"?: number,"reopened_at"?: string | null,"requires_attention"?: boolean,"satisfaction_rating"?: number | null,"session_id"?: never,"status"?: string,"summary"?: string | null,"tenant_id": string
+                  }
+                  Update: {
+                    "assigned_to"?: string | null,"avg_response_time"?: number | null,"category"?: string | null,"chat_id"?: string,"closed_at"?: string | null,"closed_notice_at"?: string | null,"conversion_value"?: number | null,"current_agent_id"?: string | null,"current_step"?: string,"first_response_time"?: number | null,"id"?: string,"intent"?: string | null,"message_count"?: number,"opened_at"?: string,"outcome"?: string | null,"priority"?: number,"reopened_at"?: string | null,"requires_attention"?: boolean,"satisfaction_rating"?: number | null,"session_id"?: never,"status"?: string,"summary"?: string | null,"tenant_id"?: string
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "conversations_assigned_to_fkey"
+      columns: ["tenant_id","assigned_to"]
+isOneToOne: false
+      referencedRelation: "users"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "conversations_chat_id_fkey"
+      columns: ["tenant_id","chat_id"]
+isOneToOne: false
+      referencedRelation: "chats"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "conversations_current_agent_id_fkey"
+      columns: ["tenant_id","current_agent_id"]
+isOneToOne: false
+      referencedRelation: "ai_agents"
+      referencedColumns: ["tenant_id","id"]
+    }
+                  ]
+                },"customer_leads": {
+                  Row: {
+                    "assigned_to": string | null,"business_category": string | null,"chat_id": string | null,"company": string | null,"created_at": string,"customer_type": string | null,"email": string | null,"id": string,"is_active": boolean,"label1": string | null,"label2": string | null,"label3": string | null,"last_activity": string | null,"lead_grade": string,"lead_status": string,"metadata": NonNullable<Json>,"name": string | null,"next_action": string | null,"next_action_at": string | null,"opt_out_scope": string | null,"opted_out_at": string | null,"phone": string | null,"priority": number,"profile_status": string | null,"qualification_score": number,"tags": (string)[],"tenant_id": string,"thread_id": string | null,"thread_token_count": number,"updated_at": string,"user_name": string | null
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "assigned_to"?: string | null,"business_category"?: string | null,"chat_id"?: string | null,"company"?: string | null,"created_at"?: string,"customer_type"?: string | null,"email"?: string | null,"id"?: string,"is_active"?: boolean,"label1"?: string | null,"label2"?: string | null,"label3"?: string | null,"last_activity"?: string | null,"lead_grade"?: string,"lead_status"?: string,"metadata"?: NonNullable<Json>,"name"?: string | null,"next_action"?: string | null,"next_action_at"?: string | null,"opt_out_scope"?: string | null,"opted_out_at"?: string | null,"phone"?: string | null,"priority"?: number,"profile_status"?: string | null,"qualification_score"?: number,"tags"?: (string)[],"tenant_id": string,"thread_id"?: string | null,"thread_token_count"?: number,"updated_at"?: string,"user_name"?: string | null
+                  }
+                  Update: {
+                    "assigned_to"?: string | null,"business_category"?: string | null,"chat_id"?: string | null,"company"?: string | null,"created_at"?: string,"customer_type"?: string | null,"email"?: string | null,"id"?: string,"is_active"?: boolean,"label1"?: string | null,"label2"?: string | null,"label3"?: string | null,"last_activity"?: string | null,"lead_grade"?: string,"lead_status"?: string,"metadata"?: NonNullable<Json>,"name"?: string | null,"next_action"?: string | null,"next_action_at"?: string | null,"opt_out_scope"?: string | null,"opted_out_at"?: string | null,"phone"?: string | null,"priority"?: number,"profile_status"?: string | null,"qualification_score"?: number,"tags"?: (string)[],"tenant_id"?: string,"thread_id"?: string | null,"thread_token_count"?: number,"updated_at"?: string,"user_name"?: string | null
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "customer_leads_assigned_to_fkey"
+      columns: ["tenant_id","assigned_to"]
+isOneToOne: false
+      referencedRelation: "users"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "customer_leads_tenant_id_fkey"
+      columns: ["tenant_id"]
+isOneToOne: false
+      referencedRelation: "users"
+      referencedColumns: ["id"]
+    },{
+      foreignKeyName: "customer_leads_thread_id_fkey"
+      columns: ["tenant_id","thread_id"]
+isOneToOne: false
+      referencedRelation: "ai_threads"
+      referencedColumns: ["tenant_id","id"]
+    }
+                  ]
+                },"early_events": {
+                  Row: {
+                    "body": NonNullable<Json>,"detail": string,"happened_at": string,"kind": string,"number_id": string,"target": string,"tenant_id": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "body": NonNullable<Json>,"detail": string,"happened_at": string,"kind": string,"number_id": string,"target": string,"tenant_id": string
+                  }
+                  Update: {
+                    "body"?: NonNullable<Json>,"detail"?: string,"happened_at"?: string,"kind"?: string,"number_id"?: string,"target"?: string,"tenant_id"?: string
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "early_events_number_id_fkey"
+      columns: ["tenant_id","number_id"]
+isOneToOne: false
+      referencedRelation: "whatsapp_numbers"
+      referencedColumns: ["tenant_id","id"]
+    }
+                  ]
+                },"job_runs": {
+                  Row: {
+                    "counts": NonNullable<Json>,"error": string | null,"finished_at": string,"id": string,"job": string,"started_at": string,"tenant_id": string | null
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "counts"?: NonNullable<Json>,"error"?: string | null,"finished_at": string,"id"?: string,"job": string,"started_at": string,"tenant_id"?: string | null
+                  }
+                  Update: {
+                    "counts"?: NonNullable<Json>,"error"?: string | null,"finished_at"?: string,"id"?: string,"job"?: string,"started_at"?: string,"tenant_id"?: string | null
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "job_runs_tenant_id_fkey"
+      columns: ["tenant_id"]
+isOneToOne: false
+      referencedRelation: "users"
+      referencedColumns: ["id"]
+    }
+                  ]
+                },"lead_identities": {
+                  Row: {
+                    "kind": string,"lead_id": string,"scope": string,"tenant_id": string,"valid_from": string,"valid_to": string,"value": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "kind": string,"lead_id": string,"scope": string,"tenant_id": string,"valid_from": string,"valid_to"?: string,"value": string
+                  }
+                  Update: {
+                    "kind"?: string,"lead_id"?: string,"scope"?: string,"tenant_id"?: string,"valid_from"?: string,"valid_to"?: string,"value"?: string
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "lead_identities_lead_id_fkey"
+      columns: ["tenant_id","lead_id"]
+isOneToOne: false
+      referencedRelation: "customer_leads"
+      referencedColumns: ["tenant_id","id"]
+    }
+                  ]
+                },"lead_merge_candidates": {
+                  Row: {
+                    "created_at": string,"evidence": NonNullable<Json>,"lead_id": string,"other_lead_id": string,"reason": string,"resolved_at": string | null,"resolved_by": string | null,"status": string,"tenant_id": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "created_at"?: string,"evidence"?: NonNullable<Json>,"lead_id": string,"other_lead_id": string,"reason": string,"resolved_at"?: string | null,"resolved_by"?: string | null,"status"?: string,"tenant_id": string
+                  }
+                  Update: {
+                    "created_at"?: string,"evidence"?: NonNullable<Json>,"lead_id"?: string,"other_lead_id"?: string,"reason"?: string,"resolved_at"?: string | null,"resolved_by"?: string | null,"status"?: string,"tenant_id"?: string
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "lead_merge_candidates_lead_id_fkey"
+      columns: ["tenant_id","lead_id"]
+isOneToOne: false
+      referencedRelation: "customer_leads"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "lead_merge_candidates_other_lead_id_fkey"
+      columns: ["tenant_id","other_lead_id"]
+isOneToOne: false
+      referencedRelation: "customer_leads"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "lead_merge_candidates_resolved_by_fkey"
+      columns: ["tenant_id","resolved_by"]
+isOneToOne: false
+      referencedRelation: "users"
+      referencedColumns: ["tenant_id","id"]
+    }
+                  ]
+                },"media": {
+                  Row: {
+                    "created_at": string,"error": string | null,"filename": string | null,"id": string,"is_animated": boolean,"is_voice": boolean,"message_id": string,"mime": string | null,"provider_media_id": string | null,"sha256": string | null,"size": number | null,"status": string,"storage_path": string | null,"tenant_id": string,"updated_at": string,"url": string | null
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "created_at"?: string,"error"?: string | null,"filename"?: string | null,"id"?: string,"is_animated"?: boolean,"is_voice"?: boolean,"message_id": string,"mime"?: string | null,"provider_media_id"?: string | null,"sha256"?: string | null,"size"?: number | null,"status"?: string,"storage_path"?: string | null,"tenant_id": string,"updated_at"?: string,"url"?: string | null
+                  }
+                  Update: {
+                    "created_at"?: string,"error"?: string | null,"filename"?: string | null,"id"?: string,"is_animated"?: boolean,"is_voice"?: boolean,"message_id"?: string,"mime"?: string | null,"provider_media_id"?: string | null,"sha256"?: string | null,"size"?: number | null,"status"?: string,"storage_path"?: string | null,"tenant_id"?: string,"updated_at"?: string,"url"?: string | null
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "media_message_id_fkey"
+      columns: ["tenant_id","message_id"]
+isOneToOne: false
+      referencedRelation: "messages"
+      referencedColumns: ["tenant_id","id"]
+    }
+                  ]
+                },"message_templates": {
+                  Row: {
+                    "category": string,"components": NonNullable<Json>,"created_at": string,"id": string,"language": string,"name": string,"provider_template_id": string | null,"quality": string | null,"reason": string | null,"status": string,"tenant_id": string,"updated_at": string,"waba_id": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "category": string,"components"?: NonNullable<Json>,"created_at"?: string,"id"?: string,"language": string,"name": string,"provider_template_id"?: string | null,"quality"?: string | null,"reason"?: string | null,"status": string,"tenant_id": string,"updated_at"?: string,"waba_id": string
+                  }
+                  Update: {
+                    "category"?: string,"components"?: NonNullable<Json>,"created_at"?: string,"id"?: string,"language"?: string,"name"?: string,"provider_template_id"?: string | null,"quality"?: string | null,"reason"?: string | null,"status"?: string,"tenant_id"?: string,"updated_at"?: string,"waba_id"?: string
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "message_templates_tenant_id_fkey"
+      columns: ["tenant_id"]
+isOneToOne: false
+      referencedRelation: "users"
+      referencedColumns: ["id"]
+    }
+                  ]
+                },"messages": {
+                  Row: {
+                    "actual_cost": number | null,"agent_id": string | null,"author_id": string | null,"chat_id": string,"content": string | null,"conversation_id": string | null,"created_at": string,"currency": string | null,"data": Json | null,"delivered_at": string | null,"direction": string,"edited_at": string | null,"error_code": number | null,"error_message": string | null,"estimated_cost": number | null,"failed_at": string | null,"id": string,"is_forwarded": boolean,"lead_id": string,"number_id": string,"played_at": string | null,"previous": Json | null,"price_class": string | null,"pricing": Json | null,"provider_at": string,"raw": Json | null,"reactions": Json | null,"read_at": string | null,"referral": Json | null,"reply_to": string | null,"revoked_at": string | null,"role": string,"send_reason": string | null,"send_verdict": string | null,"sent_at": string | null,"source": string,"status": string,"tenant_id": string,"type": string,"wa_message_id": string | null
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "actual_cost"?: number | null,"agent_id"?: string | null,"author_id"?: string | null,"chat_id": string,"content"?: string | null,"conversation_id"?: string | null,"created_at"?: string,"currency"?: string | null,"data"?: Json | null,"delivered_at"?: string | null,"direction": string,"edited_at"?: string | null,"error_code"?: number | null,"error_message"?: string | null,"estimated_cost"?: number | null,"failed_at"?: string | null,"id"?: string,"is_forwarded"?: boolean,"lead_id": string,"number_id": string,"played_at"?: string | null,"previous"?: Json | null,"price_class"?: string | null,"pricing"?: Json | null,"provider_at": string,"raw"?: Json | null,"reactions"?: Json | null,"read_at"?: string | null,"referral"?: Json | null,"reply_to"?: string | null,"revoked_at"?: string | null,"role": string,"send_reason"?: string | null,"send_verdict"?: string | null,"sent_at"?: string | null,"source": string,"status": string,"tenant_id": string,"type": string,"wa_message_id"?: string | null
+                  }
+                  Update: {
+                    "actual_cost"?: number | null,"agent_id"?: string | null,"author_id"?: string | null,"chat_id"?: string,"content"?: string | null,"conversation_id"?: string | null,"created_at"?: string,"currency"?: string | null,"data"?: Json | null,"delivered_at"?: string | null,"direction"?: string,"edited_at"?: string | null,"error_code"?: number | null,"error_message"?: string | null,"estimated_cost"?: number | null,"failed_at"?: string | null,"id"?: string,"is_forwarded"?: boolean,"lead_id"?: string,"number_id"?: string,"played_at"?: string | null,"previous"?: Json | null,"price_class"?: string | null,"pricing"?: Json | null,"provider_at"?: string,"raw"?: Json | null,"reactions"?: Json | null,"read_at"?: string | null,"referral"?: Json | null,"reply_to"?: string | null,"revoked_at"?: string | null,"role"?: string,"send_reason"?: string | null,"send_verdict"?: string | null,"sent_at"?: string | null,"source"?: string,"status"?: string,"tenant_id"?: string,"type"?: string,"wa_message_id"?: string | null
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "messages_agent_id_fkey"
+      columns: ["tenant_id","agent_id"]
+isOneToOne: false
+      referencedRelation: "ai_agents"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "messages_author_id_fkey"
+      columns: ["tenant_id","author_id"]
+isOneToOne: false
+      referencedRelation: "users"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "messages_chat_id_fkey"
+      columns: ["tenant_id","chat_id"]
+isOneToOne: false
+      referencedRelation: "chats"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "messages_conversation_id_fkey"
+      columns: ["tenant_id","conversation_id"]
+isOneToOne: false
+      referencedRelation: "conversations"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "messages_lead_id_number_id_fkey"
+      columns: ["tenant_id","lead_id","number_id"]
+isOneToOne: false
+      referencedRelation: "chats"
+      referencedColumns: ["tenant_id","lead_id","number_id"]
+    }
+                  ]
+                },"number_pacing": {
+                  Row: {
+                    "next_slot_at": string,"number_id": string,"pause_reason": string | null,"paused_until": string | null,"tenant_id": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "next_slot_at"?: string,"number_id": string,"pause_reason"?: string | null,"paused_until"?: string | null,"tenant_id": string
+                  }
+                  Update: {
+                    "next_slot_at"?: string,"number_id"?: string,"pause_reason"?: string | null,"paused_until"?: string | null,"tenant_id"?: string
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "number_pacing_number_id_fkey"
+      columns: ["tenant_id","number_id"]
+isOneToOne: true
+      referencedRelation: "whatsapp_numbers"
+      referencedColumns: ["tenant_id","id"]
+    }
+                  ]
+                },"outbox": {
+                  Row: {
+                    "alerted_at": string | null,"attempts": number,"chat_id": string,"claim": string | null,"created_at": string,"lease_until": string | null,"message_id": string,"not_before": string,"number_id": string,"position": number,"priority": number,"purpose": string,"state": string,"tenant_id": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "alerted_at"?: string | null,"attempts"?: number,"chat_id": string,"claim"?: string | null,"created_at"?: string,"lease_until"?: string | null,"message_id": string,"not_before": string,"number_id": string,"position"?: never,"priority": number,"purpose": string,"state"?: string,"tenant_id": string
+                  }
+                  Update: {
+                    "alerted_at"?: string | null,"attempts"?: number,"chat_id"?: string,"claim"?: string | null,"created_at"?: string,"lease_until"?: string | null,"message_id"?: string,"not_before"?: string,"number_id"?: string,"position"?: never,"priority"?: number,"purpose"?: string,"state"?: string,"tenant_id"?: string
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "outbox_chat_id_fkey"
+      columns: ["tenant_id","chat_id"]
+isOneToOne: false
+      referencedRelation: "chats"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "outbox_message_id_fkey"
+      columns: ["tenant_id","message_id"]
+isOneToOne: true
+      referencedRelation: "messages"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "outbox_number_id_fkey"
+      columns: ["tenant_id","number_id"]
+isOneToOne: false
+      referencedRelation: "whatsapp_numbers"
+      referencedColumns: ["tenant_id","id"]
+    }
+                  ]
+                },"pending_activity": {
+                  Row: {
+                    "last_activity_at": string,"lead_id": string,"tenant_id": string,"thread_id": string | null,"token_count": number
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "last_activity_at": string,"lead_id": string,"tenant_id": string,"thread_id"?: string | null,"token_count"?: number
+                  }
+                  Update: {
+                    "last_activity_at"?: string,"lead_id"?: string,"tenant_id"?: string,"thread_id"?: string | null,"token_count"?: number
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "pending_activity_lead_id_fkey"
+      columns: ["tenant_id","lead_id"]
+isOneToOne: true
+      referencedRelation: "customer_leads"
+      referencedColumns: ["tenant_id","id"]
+    }
+                  ]
+                },"pending_replies": {
+                  Row: {
+                    "attempts": number,"chat_id": string,"claim": string | null,"claimed_fragments": number | null,"due_at": string,"due_by": string,"first_at": string,"fragments": number,"last_at": string,"last_error": string | null,"lease_until": string | null,"number_id": string,"redo_count": number,"tenant_id": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "attempts"?: number,"chat_id": string,"claim"?: string | null,"claimed_fragments"?: number | null,"due_at": string,"due_by": string,"first_at": string,"fragments": number,"last_at": string,"last_error"?: string | null,"lease_until"?: string | null,"number_id": string,"redo_count"?: number,"tenant_id": string
+                  }
+                  Update: {
+                    "attempts"?: number,"chat_id"?: string,"claim"?: string | null,"claimed_fragments"?: number | null,"due_at"?: string,"due_by"?: string,"first_at"?: string,"fragments"?: number,"last_at"?: string,"last_error"?: string | null,"lease_until"?: string | null,"number_id"?: string,"redo_count"?: number,"tenant_id"?: string
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "pending_replies_chat_id_fkey"
+      columns: ["tenant_id","chat_id"]
+isOneToOne: true
+      referencedRelation: "chats"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "pending_replies_number_id_fkey"
+      columns: ["tenant_id","number_id"]
+isOneToOne: false
+      referencedRelation: "whatsapp_numbers"
+      referencedColumns: ["tenant_id","id"]
+    }
+                  ]
+                },"plans": {
+                  Row: {
+                    "max_agents": number | null,"max_whatsapp_numbers": number,"name": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "max_agents"?: number | null,"max_whatsapp_numbers": number,"name": string
+                  }
+                  Update: {
+                    "max_agents"?: number | null,"max_whatsapp_numbers"?: number,"name"?: string
+                  }
+                  Relationships: [
+
+                  ]
+                },"rate_cards": {
+                  Row: {
+                    "amount": number,"category": string,"currency": string,"is_verified": boolean,"market": string,"phone_prefix": string,"source": string,"valid_from": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "amount": number,"category": string,"currency": string,"is_verified"?: boolean,"market": string,"phone_prefix": string,"source": string,"valid_from": string
+                  }
+                  Update: {
+                    "amount"?: number,"category"?: string,"currency"?: string,"is_verified"?: boolean,"market"?: string,"phone_prefix"?: string,"source"?: string,"valid_from"?: string
+                  }
+                  Relationships: [
+
+                  ]
+                },"tenant_settings": {
+                  Row: {
+                    "activity_delay_seconds": number,"ai_daily_cost_budget": number | null,"ai_daily_token_budget": number | null,"block_after_hours": number,"business_name": string,"closed_hours_message": string | null,"conversation_idle_hours": number,"created_at": string,"crm_analysis_idle_minutes": number,"crm_statuses": NonNullable<Json>,"currency": string,"daily_actions_at": string,"enrichment_interval_hours": number,"human_takeover_minutes": number,"opt_out_confirmation": string | null,"quiet_hours": Json | null,"tenant_id": string,"thread_max_age_days": number,"thread_max_input_tokens": number,"updated_at": string,"webhook_log_retention_days": number | null
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "activity_delay_seconds"?: number,"ai_daily_cost_budget"?: number | null,"ai_daily_token_budget"?: number | null,"block_after_hours"?: number,"business_name": string,"closed_hours_message"?: string | null,"conversation_idle_hours"?: number,"created_at"?: string,"crm_analysis_idle_minutes"?: number,"crm_statuses"?: NonNullable<Json>,"currency"?: string,"daily_actions_at"?: string,"enrichment_interval_hours"?: number,"human_takeover_minutes"?: number,"opt_out_confirmation"?: string | null,"quiet_hours"?: Json | null,"tenant_id": string,"thread_max_age_days"?: number,"thread_max_input_tokens"?: number,"updated_at"?: string,"webhook_log_retention_days"?: number | null
+                  }
+                  Update: {
+                    "activity_delay_seconds"?: number,"ai_daily_cost_budget"?: number | null,"ai_daily_token_budget"?: number | null,"block_after_hours"?: number,"business_name"?: string,"closed_hours_message"?: string | null,"conversation_idle_hours"?: number,"created_at"?: string,"crm_analysis_idle_minutes"?: number,"crm_statuses"?: NonNullable<Json>,"currency"?: string,"daily_actions_at"?: string,"enrichment_interval_hours"?: number,"human_takeover_minutes"?: number,"opt_out_confirmation"?: string | null,"quiet_hours"?: Json | null,"tenant_id"?: string,"thread_max_age_days"?: number,"thread_max_input_tokens"?: number,"updated_at"?: string,"webhook_log_retention_days"?: number | null
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "tenant_settings_tenant_id_fkey"
+      columns: ["tenant_id"]
+isOneToOne: true
+      referencedRelation: "users"
+      referencedColumns: ["id"]
+    }
+                  ]
+                },"users": {
+                  Row: {
+                    "auth_id": string | null,"created_at": string,"crm_enabled": boolean,"crm_plan": string | null,"email": string,"id": string,"is_active": boolean,"locale": string,"max_agents": number | null,"max_whatsapp_numbers": number | null,"name": string | null,"role": string,"tenant_id": string,"timezone": string,"updated_at": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "auth_id"?: string | null,"created_at"?: string,"crm_enabled"?: boolean,"crm_plan"?: string | null,"email": string,"id"?: string,"is_active"?: boolean,"locale"?: string,"max_agents"?: number | null,"max_whatsapp_numbers"?: number | null,"name"?: string | null,"role": string,"tenant_id": string,"timezone"?: string,"updated_at"?: string
+                  }
+                  Update: {
+                    "auth_id"?: string | null,"created_at"?: string,"crm_enabled"?: boolean,"crm_plan"?: string | null,"email"?: string,"id"?: string,"is_active"?: boolean,"locale"?: string,"max_agents"?: number | null,"max_whatsapp_numbers"?: number | null,"name"?: string | null,"role"?: string,"tenant_id"?: string,"timezone"?: string,"updated_at"?: string
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "users_crm_plan_fkey"
+      columns: ["crm_plan"]
+isOneToOne: false
+      referencedRelation: "plans"
+      referencedColumns: ["name"]
+    },{
+      foreignKeyName: "users_tenant_id_fkey"
+      columns: ["tenant_id"]
+isOneToOne: false
+      referencedRelation: "users"
+      referencedColumns: ["id"]
+    }
+                  ]
+                },"webhook_logs": {
+                  Row: {
+                    "account": string | null,"applied_at": string | null,"attempts": number,"delivery_id": string,"error": string | null,"events": Json | null,"field": string | null,"id": string,"next_attempt_at": string | null,"number": string | null,"payload": Json | null,"provider": string,"raw": string | null,"received_at": string,"status": string,"tenant_id": string | null
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "account"?: string | null,"applied_at"?: string | null,"attempts"?: number,"delivery_id": string,"error"?: string | null,"events"?: Json | null,"field"?: string | null,"id"?: string,"next_attempt_at"?: string | null,"number"?: string | null,"payload"?: Json | null,"provider": string,"raw"?: string | null,"received_at": string,"status": string,"tenant_id"?: string | null
+                  }
+                  Update: {
+                    "account"?: string | null,"applied_at"?: string | null,"attempts"?: number,"delivery_id"?: string,"error"?: string | null,"events"?: Json | null,"field"?: string | null,"id"?: string,"next_attempt_at"?: string | null,"number"?: string | null,"payload"?: Json | null,"provider"?: string,"raw"?: string | null,"received_at"?: string,"status"?: string,"tenant_id"?: string | null
+                  }
+                  Relationships: [
+
+                  ]
+                },"whatsapp_numbers": {
+                  Row: {
+                    "auto_reply": boolean,"business_hours": Json | null,"created_at": string,"default_agent_id": string | null,"display_name": string,"id": string,"is_active": boolean,"is_primary": boolean,"phone_number": string,"portfolio_id": string | null,"provider": string,"provider_number_id": string,"quality_rating": string | null,"rate_per_second": number,"tenant_id": string,"timezone": string,"updated_at": string,"waba_id": string | null,"webhook_url": string | null
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "auto_reply"?: boolean,"business_hours"?: Json | null,"created_at"?: string,"default_agent_id"?: string | null,"display_name": string,"id"?: string,"is_active"?: boolean,"is_primary"?: boolean,"phone_number": string,"portfolio_id"?: string | null,"provider": string,"provider_number_id": string,"quality_rating"?: string | null,"rate_per_second"?: number,"tenant_id": string,"timezone"?: string,"updated_at"?: string,"waba_id"?: string | null,"webhook_url"?: string | null
+                  }
+                  Update: {
+                    "auto_reply"?: boolean,"business_hours"?: Json | null,"created_at"?: string,"default_agent_id"?: string | null,"display_name"?: string,"id"?: string,"is_active"?: boolean,"is_primary"?: boolean,"phone_number"?: string,"portfolio_id"?: string | null,"provider"?: string,"provider_number_id"?: string,"quality_rating"?: string | null,"rate_per_second"?: number,"tenant_id"?: string,"timezone"?: string,"updated_at"?: string,"waba_id"?: string | null,"webhook_url"?: string | null
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "whatsapp_numbers_default_agent_id_fkey"
+      columns: ["tenant_id","default_agent_id"]
+isOneToOne: false
+      referencedRelation: "ai_agents"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "whatsapp_numbers_tenant_id_fkey"
+      columns: ["tenant_id"]
+isOneToOne: false
+      referencedRelation: "users"
+      referencedColumns: ["id"]
+    }
+                  ]
+                }
+          }
+          Views: {
+            "client_view": {
+                  Row: {
+                    "chat_id": string | null,"fecha_proxima_accion": string | null,"label1": string | null,"label2": string | null,"label3": string | null,"last_activity": string | null,"name": string | null,"phone_number": string | null,"prioridad": number,"profile_status": string | null,"proxima_accion": string | null,"thread_id": string | null,"thread_token_count": number,"user_name": string | null
+                  }
+                  ComputedFields: never
+                  Insert: {
+                           "chat_id"?: string | null,"fecha_proxima_accion"?: string | null,"label1"?: string | null,"label2"?: string | null,"label3"?: string | null,"last_activity"?: string | null,"name"?: string | null,"phone_number"?: string | null,"prioridad"?: number | null,"profile_status"?: string | null,"proxima_accion"?: string | null,"thread_id"?: string | null,"thread_token_count"?: number | null,"user_name"?: string | null
+                         }
+                        Update: {
+                           "chat_id"?: string | null,"fecha_proxima_accion"?: string | null,"label1"?: string | null,"label2"?: string | null,"label3"?: string | null,"last_activity"?: string | null,"name"?: string | null,"phone_number"?: string | null,"prioridad"?: number | null,"profile_status"?: string | null,"proxima_accion"?: string | null,"thread_id"?: string | null,"thread_token_count"?: number | null,"user_name"?: string | null
+                         }
+                        Relationships: [
+
+                  ]
+                }
+          }
+          Functions: {
+            "activity_flush":
+{ Args: { "p_all"?: boolean,"p_limit"?: number }; Returns: number
+                           },
+"alert_resolve":
+{ Args: { "p_alert_id": string }; Returns: undefined
+                           },
+"channel_tokens":
+{ Args: { "p_numbers": Json }; Returns: Json
+                           },
+"chat_mark_read":
+{ Args: { "p_chat_id": string }; Returns: undefined
+                           },
+"conversation_assign":
+{ Args: { "p_conversation_id": string,"p_user_id": string }; Returns: {
+              "assigned_to": string | null,
+"avg_response_time": number | null,
+"category": string | null,
+"chat_id": string,
+"closed_at": string | null,
+"closed_notice_at": string | null,
+"conversion_value": number | null,
+"current_agent_id": string | null,
+"current_step": string,
+"first_response_time": number | null,
+"id": string,
+"intent": string | null,
+"message_count": number,
+"opened_at": string,
+"outcome": string | null,
+"priority": number,
+"reopened_at": string | null,
+"requires_attention": boolean,
+"satisfaction_rating": number | null,
+"session_id": string,
+"status": string,
+"summary": string | null,
+"tenant_id": string
+            }
+                          SetofOptions: {
+        from: "*"
+        to: "conversations"
+        isOneToOne: true
+        isSetofReturn: false
+      } },
+"conversation_close":
+{ Args: { "p_conversation_id": string,"p_outcome"?: string,"p_summary"?: string }; Returns: {
+              "assigned_to": string | null,
+"avg_response_time": number | null,
+"category": string | null,
+"chat_id": string,
+"closed_at": string | null,
+"closed_notice_at": string | null,
+"conversion_value": number | null,
+"current_agent_id": string | null,
+"current_step": string,
+"first_response_time": number | null,
+"id": string,
+"intent": string | null,
+"message_count": number,
+"opened_at": string,
+"outcome": string | null,
+"priority": number,
+"reopened_at": string | null,
+"requires_attention": boolean,
+"satisfaction_rating": number | null,
+"session_id": string,
+"status": string,
+"summary": string | null,
+"tenant_id": string
+            }
+                          SetofOptions: {
+        from: "*"
+        to: "conversations"
+        isOneToOne: true
+        isSetofReturn: false
+      } },
+"conversation_reopen":
+{ Args: { "p_conversation_id": string }; Returns: {
+              "assigned_to": string | null,
+"avg_response_time": number | null,
+"category": string | null,
+"chat_id": string,
+"closed_at": string | null,
+"closed_notice_at": string | null,
+"conversion_value": number | null,
+"current_agent_id": string | null,
+"current_step": string,
+"first_response_time": number | null,
+"id": string,
+"intent": string | null,
+"message_count": number,
+"opened_at": string,
+"outcome": string | null,
+"priority": number,
+"reopened_at": string | null,
+"requires_attention": boolean,
+"satisfaction_rating": number | null,
+"session_id": string,
+"status": string,
+"summary": string | null,
+"tenant_id": string
+            }
+                          SetofOptions: {
+        from: "*"
+        to: "conversations"
+        isOneToOne: true
+        isSetofReturn: false
+      } },
+"conversations_close_idle":
+{ Args: { "p_limit"?: number }; Returns: number
+                           },
+"inbox_list":
+{ Args: { "p_assigned_to"?: string,"p_attention"?: boolean,"p_before_at"?: string,"p_before_chat"?: string,"p_limit"?: number,"p_number_id"?: string,"p_unread"?: boolean }; Returns: {
+              "agent_paused_until": string,"assigned_to": string,"assignee_name": string,"block_state": string,"chat_id": string,"conversation_id": string,"free_entry_until": string,"labels": (string)[],"last_at": string,"last_content": string,"last_direction": string,"last_status": string,"last_type": string,"lead_id": string,"lead_name": string,"lead_phone": string,"lead_priority": number,"number_id": string,"number_name": string,"requires_attention": boolean,"unread_count": number,"window_expires_at": string,"window_open": boolean
+            }[]
+                           },
+"job_run_record":
+{ Args: { "p_counts"?: Json,"p_error"?: string,"p_job": string,"p_started_at": string,"p_tenant_id"?: string }; Returns: undefined
+                           },
+"lead_card":
+{ Args: { "p_lead_id": string }; Returns: Json
+                           },
+"me":
+{ Args: Record<PropertyKey, never>; Returns: Json
+                           },
+"messages_list":
+{ Args: { "p_before_at"?: string,"p_before_id"?: string,"p_chat_id": string,"p_limit"?: number }; Returns: {
+              "agent_id": string,"author_id": string,"content": string,"conversation_id": string,"data": Json,"delivered_at": string,"direction": string,"edited_at": string,"error_code": number,"error_message": string,"failed_at": string,"id": string,"media": Json,"provider_at": string,"reactions": Json,"read_at": string,"reply_to": string,"revoked_at": string,"role": string,"sent_at": string,"source": string,"status": string,"type": string,"wa_message_id": string
+            }[]
+                           },
+"outbox_claim":
+{ Args: { "p_lease_seconds"?: number,"p_limit"?: number }; Returns: Json
+                           },
+"outbox_intent":
+{ Args: { "p_claim": string,"p_items": Json,"p_lease_seconds"?: number }; Returns: (string)[]
+                           },
+"outbox_release":
+{ Args: { "p_claim": string }; Returns: number
+                           },
+"outbox_settle":
+{ Args: { "p_claim": string,"p_results": Json }; Returns: number
+                           },
+"outbox_sweep":
+{ Args: Record<PropertyKey, never>; Returns: undefined
+                           },
+"ownership_transfer":
+{ Args: { "p_user_id": string }; Returns: undefined
+                           },
+"plan_set":
+{ Args: { "p_plan": string,"p_tenant_id": string }; Returns: undefined
+                           },
+"reply_claim":
+{ Args: { "p_lease_seconds"?: number,"p_limit"?: number }; Returns: Json
+                           },
+"reply_fail":
+{ Args: { "p_chat_id": string,"p_claim": string,"p_error": string,"p_is_final"?: boolean,"p_retry_after_seconds"?: number,"p_tenant_id": string }; Returns: string
+                           },
+"reply_settle":
+{ Args: { "p_agent_id": string,"p_chat_id": string,"p_claim": string,"p_content": string,"p_summary"?: string,"p_tenant_id": string,"p_usage"?: Json }; Returns: Json
+                           },
+"staff_change_role":
+{ Args: { "p_role": string,"p_user_id": string }; Returns: undefined
+                           },
+"staff_invite":
+{ Args: { "p_email": string,"p_name"?: string,"p_role": string }; Returns: string
+                           },
+"staff_remove":
+{ Args: { "p_user_id": string }; Returns: undefined
+                           },
+"webhook_receive":
+{ Args: { "p_batch": Json }; Returns: Json
+                           },
+"webhook_replay":
+{ Args: { "p_log_id": string }; Returns: boolean
+                           },
+"webhook_retry":
+{ Args: { "p_limit"?: number }; Returns: number
+                           },
+"worker_beat":
+{ Args: { "p_loop_id": string,"p_seconds": number,"p_worker": string }; Returns: undefined
+                           },
+"worker_leave":
+{ Args: { "p_loop_id": string,"p_worker": string }; Returns: undefined
+                           }
+          }
+          Enums: {
+            [_ in never]: never
+          }
+          CompositeTypes: {
+            [_ in never]: never
+          }
+        }
+}
+
+type DatabaseWithoutInternals = Omit<Database, '__InternalSupabase'>
+
+type DefaultSchema = DatabaseWithoutInternals[Extract<keyof Database, "public">]
+
+export type Tables<
+  DefaultSchemaTableNameOrOptions extends
+    | keyof (DefaultSchema["Tables"] & DefaultSchema["Views"])
+    | { schema: keyof DatabaseWithoutInternals },
+  TableName extends DefaultSchemaTableNameOrOptions extends {
+    schema: keyof DatabaseWithoutInternals
+  }
+    ? keyof (DatabaseWithoutInternals[DefaultSchemaTableNameOrOptions["schema"]]["Tables"] &
+        DatabaseWithoutInternals[DefaultSchemaTableNameOrOptions["schema"]]["Views"])
+    : never = never
+> = DefaultSchemaTableNameOrOptions extends { schema: keyof DatabaseWithoutInternals }
+  ? (DatabaseWithoutInternals[DefaultSchemaTableNameOrOptions["schema"]]["Tables"] &
+      DatabaseWithoutInternals[DefaultSchemaTableNameOrOptions["schema"]]["Views"])[TableName] extends {
+      Row: infer R
+    }
+    ? R
+    : never
+  : DefaultSchemaTableNameOrOptions extends keyof (DefaultSchema["Tables"] & DefaultSchema["Views"])
+  ? (DefaultSchema["Tables"] & DefaultSchema["Views"])[DefaultSchemaTableNameOrOptions] extends {
+      Row: infer R
+    }
+    ? R
+    : never
+  : never
+
+export type TablesInsert<
+  DefaultSchemaTableNameOrOptions extends
+    | keyof DefaultSchema["Tables"]
+    | { schema: keyof DatabaseWithoutInternals },
+  TableName extends DefaultSchemaTableNameOrOptions extends {
+    schema: keyof DatabaseWithoutInternals
+  }
+    ? keyof DatabaseWithoutInternals[DefaultSchemaTableNameOrOptions["schema"]]["Tables"]
+    : never = never
+> = DefaultSchemaTableNameOrOptions extends { schema: keyof DatabaseWithoutInternals }
+  ? DatabaseWithoutInternals[DefaultSchemaTableNameOrOptions["schema"]]["Tables"][TableName] extends {
+      Insert: infer I
+    }
+    ? I
+    : never
+  : DefaultSchemaTableNameOrOptions extends keyof DefaultSchema["Tables"]
+  ? DefaultSchema["Tables"][DefaultSchemaTableNameOrOptions] extends {
+      Insert: infer I
+    }
+    ? I
+    : never
+  : never
+
+export type TablesUpdate<
+  DefaultSchemaTableNameOrOptions extends
+    | keyof DefaultSchema["Tables"]
+    | { schema: keyof DatabaseWithoutInternals },
+  TableName extends DefaultSchemaTableNameOrOptions extends {
+    schema: keyof DatabaseWithoutInternals
+  }
+    ? keyof DatabaseWithoutInternals[DefaultSchemaTableNameOrOptions["schema"]]["Tables"]
+    : never = never
+> = DefaultSchemaTableNameOrOptions extends { schema: keyof DatabaseWithoutInternals }
+  ? DatabaseWithoutInternals[DefaultSchemaTableNameOrOptions["schema"]]["Tables"][TableName] extends {
+      Update: infer U
+    }
+    ? U
+    : never
+  : DefaultSchemaTableNameOrOptions extends keyof DefaultSchema["Tables"]
+  ? DefaultSchema["Tables"][DefaultSchemaTableNameOrOptions] extends {
+      Update: infer U
+    }
+    ? U
+    : never
+  : never
+
+export type Enums<
+  DefaultSchemaEnumNameOrOptions extends
+    | keyof DefaultSchema["Enums"]
+    | { schema: keyof DatabaseWithoutInternals },
+  EnumName extends DefaultSchemaEnumNameOrOptions extends {
+    schema: keyof DatabaseWithoutInternals
+  }
+    ? keyof DatabaseWithoutInternals[DefaultSchemaEnumNameOrOptions["schema"]]["Enums"]
+    : never = never
+> = DefaultSchemaEnumNameOrOptions extends { schema: keyof DatabaseWithoutInternals }
+  ? DatabaseWithoutInternals[DefaultSchemaEnumNameOrOptions["schema"]]["Enums"][EnumName]
+  : DefaultSchemaEnumNameOrOptions extends keyof DefaultSchema["Enums"]
+  ? DefaultSchema["Enums"][DefaultSchemaEnumNameOrOptions]
+  : never
+
+export type CompositeTypes<
+  PublicCompositeTypeNameOrOptions extends
+    | keyof DefaultSchema["CompositeTypes"]
+    | { schema: keyof DatabaseWithoutInternals },
+  CompositeTypeName extends PublicCompositeTypeNameOrOptions extends {
+    schema: keyof DatabaseWithoutInternals
+  }
+    ? keyof DatabaseWithoutInternals[PublicCompositeTypeNameOrOptions["schema"]]["CompositeTypes"]
+    : never = never
+> = PublicCompositeTypeNameOrOptions extends { schema: keyof DatabaseWithoutInternals }
+  ? DatabaseWithoutInternals[PublicCompositeTypeNameOrOptions["schema"]]["CompositeTypes"][CompositeTypeName]
+  : PublicCompositeTypeNameOrOptions extends keyof DefaultSchema["CompositeTypes"]
+  ? DefaultSchema["CompositeTypes"][PublicCompositeTypeNameOrOptions]
+  : never
+
+export const Constants = {
+  "public": {
+          Enums: {
+
+          }
+        }
+} as const

@@ -1,0 +1,35 @@
+"""Two businesses with numbers, and a way to tell them what providers deliver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+
+from tests.sql.given import Business, Inbox, open_business
+
+
+@pytest.fixture
+def clinic(db: Any) -> Business:
+    return open_business(db.connection, "clinic", "100000000000001")
+
+
+@pytest.fixture
+def plaza(db: Any) -> Business:
+    return open_business(db.connection, "plaza", "100000000000003")
+
+
+@pytest.fixture
+def inbox(db: Any, clinic: Business) -> Inbox:
+    return Inbox(db.connection)
+
+
+@pytest.fixture
+def connect(database: str) -> Iterator[Callable[[], psycopg.Connection[Any]]]:
+    """For tests with several transactions: each call is another connection, autocommit."""
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(psycopg.connect(database, autocommit=True, row_factory=dict_row))
