@@ -91,7 +91,10 @@ create type private.inbox_message as (
     wa_message_id text, kind text, type text, at timestamptz, is_history boolean, is_live boolean, body jsonb
 );
 
--- Surest first: the first key that leads to a customer decides.
+-- Whom an event's addresses lead to, and whether that is already known of all of them.
+create type private.lead_found as (lead_id uuid, is_complete boolean);
+
+-- A contact's addresses; a business-scoped user id comes first.
 create function private.contact_keys(p_contact jsonb, p_provider text, p_scope text) returns private.contact_key[]
 language plpgsql immutable set search_path = '' as $$
 declare
@@ -236,33 +239,45 @@ begin
 end
 $$;
 
--- The lead of each event, null where no address is known. An address leads to whom it belonged at the time.
-create function private.leads_find(p_events private.inbox_event[]) returns uuid[]
+-- The lead of each event, null where no address is known; the surest kind of address decides. An address leads to
+-- whom it belonged at the time.
+create function private.leads_find(p_events private.inbox_event[]) returns private.lead_found[]
 language plpgsql stable set search_path = '' as $$
 begin
     return array(
         select (
-            select i.lead_id
-            from unnest(e.keys) with ordinality as k (kind, scope, value, rank)
-            cross join lateral (
-                select li.lead_id
+            coalesce(
+                f.by_bsuid,
+                -- a phone that now comes with another user id was given to somebody else, for all we know
+                case when not exists (
+                    select from public.lead_identities other
+                    where other.tenant_id = e.tenant_id and other.lead_id = f.by_phone and other.kind = 'bsuid'
+                        and other.scope = e.scope and other.valid_to = 'infinity'
+                        and (e.keys)[1].kind = 'bsuid' and other.value <> (e.keys)[1].value
+                ) then f.by_phone end,
+                f.by_chat_id, f.by_parent_bsuid,
+                -- usernames change hands: one says who it is only where nothing else does
+                case when cardinality(e.keys) = 1 then f.by_username end
+            ), f.is_complete)::private.lead_found
+        from unnest(p_events) with ordinality as e
+        cross join lateral (
+            select
+                (array_agg(i.lead_id) filter (where k.kind = 'bsuid'))[1] as by_bsuid,
+                (array_agg(i.lead_id) filter (where k.kind = 'phone'))[1] as by_phone,
+                (array_agg(i.lead_id) filter (where k.kind = 'chat_id'))[1] as by_chat_id,
+                (array_agg(i.lead_id) filter (where k.kind = 'parent_bsuid'))[1] as by_parent_bsuid,
+                (array_agg(i.lead_id) filter (where k.kind = 'username'))[1] as by_username,
+                bool_and(i.valid_to is not distinct from 'infinity') and count(distinct i.lead_id) = 1 as is_complete
+            from unnest(e.keys) as k
+            left join lateral (
+                select li.lead_id, li.valid_to
                 from public.lead_identities li
                 where li.tenant_id = e.tenant_id and li.kind = k.kind and li.scope = k.scope and li.value = k.value
                     and li.valid_to > e.at
                 order by li.valid_to
                 limit 1
-            ) as i
-            -- usernames change hands: one says who it is only where nothing else does
-            where (k.kind <> 'username' or cardinality(e.keys) = 1)
-                -- a phone that now comes with another user id was given to somebody else, for all we know
-                and not (k.kind = 'phone' and (e.keys)[1].kind = 'bsuid' and exists (
-                    select from public.lead_identities other
-                    where other.tenant_id = e.tenant_id and other.lead_id = i.lead_id
-                        and other.kind = 'bsuid' and other.scope = e.scope and other.valid_to = 'infinity'
-                        and other.value <> (e.keys)[1].value))
-            order by k.rank
-            limit 1)
-        from unnest(p_events) with ordinality as e
+            ) as i on true
+        ) as f
         order by e.ordinality);
 end
 $$;
@@ -382,7 +397,8 @@ $$;
 create function private.inbox_leads(p_events private.inbox_event[]) returns uuid[]
 language plpgsql set search_path = '' as $$
 declare
-    v_leads uuid[] := private.leads_find(p_events);
+    v_found private.lead_found[] := private.leads_find(p_events);
+    v_leads uuid[] := array(select f.lead_id from unnest(v_found) f);
     v_rounds int := 0;
 begin
     while array_position(v_leads, null) is not null loop
@@ -391,10 +407,13 @@ begin
                 hint = 'Its contact needs a phone, bsuid, chat_id or username.';
         end if;
         perform private.leads_create(p_events, v_leads);
-        v_leads := private.leads_find(p_events);
+        v_found := private.leads_find(p_events);
+        v_leads := array(select f.lead_id from unnest(v_found) f);
         v_rounds := v_rounds + 1;
     end loop;
-    perform private.leads_learn(p_events, v_leads);
+    if exists (select from unnest(v_found) f where not f.is_complete) then
+        perform private.leads_learn(p_events, v_leads);
+    end if;
     perform private.leads_rename(p_events, v_leads);
     return v_leads;
 end
@@ -979,6 +998,7 @@ begin
             from unnest(p_stored)
             group by position
         ) as s on s.position = p.position
+        offset 0  -- every column worked out once
     ) as o;
     if v_bodies is not null then
         perform private.inbox_log(v_bodies, v_tenants, v_errors);

@@ -242,7 +242,7 @@ class World:
             )
 
     def _fingerprints(self) -> dict[tuple[str, str], str]:
-        """One for each table and business (workers may be busy with others); xmin betrays a write of the same."""
+        """One for each table and business; xmin betrays a write of the same values."""
         parts = [
             sql.SQL(
                 "select {} as name, {}::text as tenant,"
