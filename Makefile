@@ -29,7 +29,7 @@ test: lint types unit ## all a contributor needs: lint, types, tests on a real d
 lint: setup ## ruff and sqlfluff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/sqlfluff lint sql local/sql supabase/seed.sql
+	$(BIN)/sqlfluff lint sql local/sql supabase/seed.sql tests/sql/catalogue
 
 types: setup ## mypy, strict
 	$(BIN)/mypy functions shared local

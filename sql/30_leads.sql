@@ -59,6 +59,12 @@ comment on column public.customer_leads.name is
     'pii: from the profile while empty or equal to the phone; then the staff''s.';
 comment on column public.customer_leads.user_name is
     'pii: username or profile name as of the last webhook that had one.';
+comment on column public.customer_leads.label1 is 'pii: label of the provider''s chat list, as the staff gave it';
+comment on column public.customer_leads.label2 is 'pii: see label1';
+comment on column public.customer_leads.label3 is 'pii: see label1';
+comment on column public.customer_leads.tags is 'pii: the business''s own words for the customer';
+comment on column public.customer_leads.profile_status is
+    'pii: what became of the customer; one of tenant_settings.crm_statuses.';
 comment on column public.customer_leads.email is 'pii: e-mail';
 comment on column public.customer_leads.company is 'pii: company';
 comment on column public.customer_leads.next_action is 'pii: may quote the customer';

@@ -156,9 +156,9 @@ create table public.messages (
     constraint messages_chat_id_fkey foreign key (tenant_id, chat_id) references public.chats (tenant_id, id),
     constraint messages_conversation_id_fkey foreign key (tenant_id, conversation_id)
         references public.conversations (tenant_id, id),
-    -- lead and number by way of their chat: one check instead of two, and no message locks its number's row
-    constraint messages_lead_id_number_id_fkey foreign key (tenant_id, lead_id, number_id)
-        references public.chats (tenant_id, lead_id, number_id),
+    constraint messages_lead_id_fkey foreign key (tenant_id, lead_id) references public.customer_leads (tenant_id, id),
+    constraint messages_number_id_fkey foreign key (tenant_id, number_id)
+        references public.whatsapp_numbers (tenant_id, id),
     constraint messages_author_id_fkey foreign key (tenant_id, author_id) references public.users (tenant_id, id),
     constraint messages_direction_check check (direction in ('inbound', 'outbound')),
     constraint messages_role_check check (role in ('user', 'assistant', 'human', 'system')),
@@ -171,6 +171,8 @@ create table public.messages (
     constraint messages_send_verdict_check check (send_verdict in ('send', 'wait', 'template', 'manual', 'never'))
 ) with (fillfactor = 90);
 comment on table public.messages is 'Every message of both sides, stored once per number and provider id.';
+comment on column public.messages.wa_message_id is 'pii: the provider''s id; Meta''s carries the phone, in base64';
+comment on column public.messages.reply_to is 'pii: a wa_message_id';
 comment on column public.messages.content is 'pii: text, or the caption of a medium';
 comment on column public.messages.data is
     'pii: what the type carries besides text: place, card, button, order, template';
@@ -190,12 +192,13 @@ comment on column public.messages.actual_cost is 'From pricing: nothing where it
 create index messages_tenant_id_chat_id_provider_at_id_idx
     on public.messages (tenant_id, chat_id, provider_at desc, id desc);
 create index messages_tenant_id_conversation_id_idx on public.messages (tenant_id, conversation_id);
-create index messages_tenant_id_lead_id_number_id_idx on public.messages (tenant_id, lead_id, number_id);
+create index messages_tenant_id_lead_id_idx on public.messages (tenant_id, lead_id);
 create index messages_tenant_id_author_id_idx on public.messages (tenant_id, author_id) where author_id is not null;
 create index messages_tenant_id_agent_id_idx on public.messages (tenant_id, agent_id) where agent_id is not null;
 
 -- The same message is delivered again for days: it is stored once. After the indexes, for the reason given at
--- customer_leads_pkey.
+-- customer_leads_pkey; and no other index may hold number_id, or the planner, who thinks that tenant and number alone
+-- leave next to nothing, reads all messages of a number through it.
 alter table public.messages add constraint messages_tenant_id_number_id_wa_message_id_key
     unique (tenant_id, number_id, wa_message_id);
 
@@ -228,6 +231,7 @@ create table public.media (
     constraint media_status_check check (status in ('pending', 'stored', 'failed'))
 );
 comment on table public.media is 'Files of messages; to be fetched while the provider keeps them (7 days).';
+comment on column public.media.error is 'pii: the provider may name the customer';
 comment on column public.media.filename is 'pii: the customer''s own name for the file';
 comment on column public.media.url is 'pii: where the provider shows the file for five minutes';
 

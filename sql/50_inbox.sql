@@ -239,46 +239,57 @@ begin
 end
 $$;
 
--- The lead of each event, null where no address is known; the surest kind of address decides. An address leads to
--- whom it belonged at the time.
+-- The lead of each event, null where no address is known.
 create function private.leads_find(p_events private.inbox_event[]) returns private.lead_found[]
 language plpgsql stable set search_path = '' as $$
 begin
     return array(
         select (
-            coalesce(
-                f.by_bsuid,
-                -- a phone that now comes with another user id was given to somebody else, for all we know
-                case when not exists (
-                    select from public.lead_identities other
-                    where other.tenant_id = e.tenant_id and other.lead_id = f.by_phone and other.kind = 'bsuid'
-                        and other.scope = e.scope and other.valid_to = 'infinity'
-                        and (e.keys)[1].kind = 'bsuid' and other.value <> (e.keys)[1].value
-                ) then f.by_phone end,
-                f.by_chat_id, f.by_parent_bsuid,
-                -- usernames change hands: one says who it is only where nothing else does
-                case when cardinality(e.keys) = 1 then f.by_username end
-            ), f.is_complete)::private.lead_found
-        from unnest(p_events) with ordinality as e
+            case when f.is_complete then f.lead_id else private.lead_decide(p_events[o.ordinality]) end, f.is_complete
+        )::private.lead_found
+        from unnest(p_events) with ordinality as o
         cross join lateral (
-            select
-                (array_agg(i.lead_id) filter (where k.kind = 'bsuid'))[1] as by_bsuid,
-                (array_agg(i.lead_id) filter (where k.kind = 'phone'))[1] as by_phone,
-                (array_agg(i.lead_id) filter (where k.kind = 'chat_id'))[1] as by_chat_id,
-                (array_agg(i.lead_id) filter (where k.kind = 'parent_bsuid'))[1] as by_parent_bsuid,
-                (array_agg(i.lead_id) filter (where k.kind = 'username'))[1] as by_username,
-                bool_and(i.valid_to is not distinct from 'infinity') and count(distinct i.lead_id) = 1 as is_complete
-            from unnest(e.keys) as k
+            select (array_agg(i.lead_id))[1] as lead_id, count(i.lead_id) = count(*) and count(distinct i.lead_id) = 1
+                as is_complete
+            from unnest(o.keys) as k
             left join lateral (
-                select li.lead_id, li.valid_to
+                select li.lead_id
                 from public.lead_identities li
-                where li.tenant_id = e.tenant_id and li.kind = k.kind and li.scope = k.scope and li.value = k.value
-                    and li.valid_to > e.at
-                order by li.valid_to
+                where li.tenant_id = o.tenant_id and li.kind = k.kind and li.scope = k.scope and li.value = k.value
+                    and li.valid_to = 'infinity' and li.valid_from <= o.at
                 limit 1
             ) as i on true
         ) as f
-        order by e.ordinality);
+        order by o.ordinality);
+end
+$$;
+
+-- The lead of an event whose addresses are not all known, or not of one lead: the surest kind decides. An address
+-- leads to whom it belonged at the time.
+create function private.lead_decide(p_event private.inbox_event) returns uuid
+language plpgsql stable set search_path = '' as $$
+begin
+    return (
+        select i.lead_id
+        from unnest(p_event.keys) with ordinality as k (kind, scope, value, rank)
+        cross join lateral (
+            select li.lead_id
+            from public.lead_identities li
+            where li.tenant_id = p_event.tenant_id and li.kind = k.kind and li.scope = k.scope and li.value = k.value
+                and li.valid_to > p_event.at
+            order by li.valid_to
+            limit 1
+        ) as i
+        -- usernames change hands: one says who it is only where nothing else does
+        where (k.kind <> 'username' or cardinality(p_event.keys) = 1)
+            -- a phone that now comes with another user id was given to somebody else, for all we know
+            and not (k.kind = 'phone' and p_event.keys[1].kind = 'bsuid' and exists (
+                select from public.lead_identities other
+                where other.tenant_id = p_event.tenant_id and other.lead_id = i.lead_id
+                    and other.kind = 'bsuid' and other.scope = p_event.scope and other.valid_to = 'infinity'
+                    and other.value <> p_event.keys[1].value))
+        order by k.rank
+        limit 1);
 end
 $$;
 
@@ -969,12 +980,12 @@ declare
     v_errors text[];
 begin
     select
-        jsonb_agg(jsonb_strip_nulls(jsonb_build_object(
+        jsonb_agg(jsonb_build_object(
             'status', case when o.is_known then 'duplicate' when o.obstacle is null then 'applied' else 'failed' end,
             'stored', o.stored,
             'repeated', case when o.is_known then o.told else o.told - o.news + o.messages - o.stored end,
-            'wake', case when o.is_live then '["reply"]'::jsonb end))
-            || jsonb_build_object('error', case when not o.is_known then o.obstacle end) order by o.position),
+            'error', case when not o.is_known then o.obstacle end)
+            || case when o.is_live then '{"wake": ["reply"]}' else '{}' end::jsonb order by o.position),
         array_agg(o.body order by o.position) filter (where not o.is_known),
         array_agg(o.tenant_id order by o.position) filter (where not o.is_known),
         array_agg(o.obstacle order by o.position) filter (where not o.is_known)
@@ -1189,7 +1200,7 @@ $$;
 grant execute on function
     private.contact_keys(jsonb, text, text), private.as_uuid(text), private.inbox_route(jsonb),
     private.changes_message(public.messages, text, timestamptz, jsonb),
-    private.inbox_fresh(private.inbox_payload[]), private.leads_find(private.inbox_event[]),
+    private.inbox_fresh(private.inbox_payload[]), private.lead_decide(private.inbox_event), private.leads_find(private.inbox_event[]),
     private.leads_create(private.inbox_event[], uuid[]), private.leads_learn(private.inbox_event[], uuid[]),
     private.leads_rename(private.inbox_event[], uuid[]), private.inbox_leads(private.inbox_event[]),
     private.inbox_identities(private.inbox_event[]), private.opt_out_scope(text),

@@ -203,6 +203,10 @@ alter table public.whatsapp_numbers add constraint whatsapp_numbers_default_agen
     foreign key (tenant_id, default_agent_id) references public.ai_agents (tenant_id, id);
 alter table public.customer_leads add constraint customer_leads_thread_id_fkey
     foreign key (tenant_id, thread_id) references public.ai_threads (tenant_id, id);
+alter table public.pending_activity add constraint pending_activity_thread_id_fkey
+    foreign key (tenant_id, thread_id) references public.ai_threads (tenant_id, id);
+create index pending_activity_tenant_id_thread_id_idx
+    on public.pending_activity (tenant_id, thread_id) where thread_id is not null;
 alter table public.chats add constraint chats_thread_id_fkey
     foreign key (tenant_id, thread_id) references public.ai_threads (tenant_id, id);
 alter table public.conversations add constraint conversations_current_agent_id_fkey

@@ -45,7 +45,7 @@ class Business:
             "insert into auth.users (id, aud, role, email, email_confirmed_at, raw_user_meta_data)"
             " values (gen_random_uuid(), 'authenticated', 'authenticated', %s, now(), %s)",
             email,
-            json.dumps({"business_name": f"Clínica {self.number}"}),
+            json.dumps({"business_name": f"Clínica{self.number}"}),
         )
         self.platform.query("select public.plan_set(id, 'pro') from public.users where email = %s", email)
         self.platform.query(
@@ -120,7 +120,7 @@ def test_fragments_get_one_answer_whose_statuses_come_back(business: Business) -
 
     assert eventually(lambda: business.statuses() == ["read"], 90)
     (answer,) = business.sent()
-    assert answer["text"].startswith(f"¡Hola! Soy DrBot de Clínica {business.number}.")
+    assert answer["text"].startswith(f"¡Hola! Soy DrBot de Clínica{business.number}.")
     assert [row[0] for row in business.rows("t.purpose", "ai_usage")] == ["reply"]
 
 
