@@ -51,7 +51,7 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, default=56390, help="base port of the benchmark's own servers")
+    parser.add_argument("--port", type=int, default=24390, help="base port of the benchmark's own servers")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=4, help="length of a slice")
     parser.add_argument("--connections", type=int, default=32)

@@ -178,7 +178,7 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--port", type=int, default=56750, help="base port of the benchmark's platform")
+    parser.add_argument("--port", type=int, default=24750, help="base port of the benchmark's platform")
     parser.add_argument("--pairs", type=int, default=6)
     parser.add_argument("--seconds", type=int, default=3, help="length of a slice")
     return parser.parse_args()

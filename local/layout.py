@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-DEFAULT_PORT = 54321
+DEFAULT_PORT = 24321  # below 32768: from there on the kernel lends ports to outgoing connections
 FIRST_FUNCTION_PORT = 10  # above the base port; functions follow in alphabetical order
 
 

@@ -71,7 +71,7 @@ def up_detached(layout: Layout, *, reload: bool) -> None:
 
 def free_base_port() -> int:
     """A base port none of whose ports is taken at the moment."""
-    for port in range(DEFAULT_PORT, 65000, 100):
+    for port in range(DEFAULT_PORT, 32000, 100):
         layout = Layout(Path(), port, Path())
         with suppress(PlatformError):
             _check_ports(layout)

@@ -942,6 +942,12 @@ comment on column public.customer_leads.name is
     'pii: from the profile while empty or equal to the phone; then the staff''s.';
 comment on column public.customer_leads.user_name is
     'pii: username or profile name as of the last webhook that had one.';
+comment on column public.customer_leads.label1 is 'pii: label of the provider''s chat list, as the staff gave it';
+comment on column public.customer_leads.label2 is 'pii: see label1';
+comment on column public.customer_leads.label3 is 'pii: see label1';
+comment on column public.customer_leads.tags is 'pii: the business''s own words for the customer';
+comment on column public.customer_leads.profile_status is
+    'pii: what became of the customer; one of tenant_settings.crm_statuses.';
 comment on column public.customer_leads.email is 'pii: e-mail';
 comment on column public.customer_leads.company is 'pii: company';
 comment on column public.customer_leads.next_action is 'pii: may quote the customer';
@@ -1239,9 +1245,9 @@ create table public.messages (
     constraint messages_chat_id_fkey foreign key (tenant_id, chat_id) references public.chats (tenant_id, id),
     constraint messages_conversation_id_fkey foreign key (tenant_id, conversation_id)
         references public.conversations (tenant_id, id),
-    -- lead and number by way of their chat: one check instead of two, and no message locks its number's row
-    constraint messages_lead_id_number_id_fkey foreign key (tenant_id, lead_id, number_id)
-        references public.chats (tenant_id, lead_id, number_id),
+    constraint messages_lead_id_fkey foreign key (tenant_id, lead_id) references public.customer_leads (tenant_id, id),
+    constraint messages_number_id_fkey foreign key (tenant_id, number_id)
+        references public.whatsapp_numbers (tenant_id, id),
     constraint messages_author_id_fkey foreign key (tenant_id, author_id) references public.users (tenant_id, id),
     constraint messages_direction_check check (direction in ('inbound', 'outbound')),
     constraint messages_role_check check (role in ('user', 'assistant', 'human', 'system')),
@@ -1254,6 +1260,8 @@ create table public.messages (
     constraint messages_send_verdict_check check (send_verdict in ('send', 'wait', 'template', 'manual', 'never'))
 ) with (fillfactor = 90);
 comment on table public.messages is 'Every message of both sides, stored once per number and provider id.';
+comment on column public.messages.wa_message_id is 'pii: the provider''s id; Meta''s carries the phone, in base64';
+comment on column public.messages.reply_to is 'pii: a wa_message_id';
 comment on column public.messages.content is 'pii: text, or the caption of a medium';
 comment on column public.messages.data is
     'pii: what the type carries besides text: place, card, button, order, template';
@@ -1273,12 +1281,13 @@ comment on column public.messages.actual_cost is 'From pricing: nothing where it
 create index messages_tenant_id_chat_id_provider_at_id_idx
     on public.messages (tenant_id, chat_id, provider_at desc, id desc);
 create index messages_tenant_id_conversation_id_idx on public.messages (tenant_id, conversation_id);
-create index messages_tenant_id_lead_id_number_id_idx on public.messages (tenant_id, lead_id, number_id);
+create index messages_tenant_id_lead_id_idx on public.messages (tenant_id, lead_id);
 create index messages_tenant_id_author_id_idx on public.messages (tenant_id, author_id) where author_id is not null;
 create index messages_tenant_id_agent_id_idx on public.messages (tenant_id, agent_id) where agent_id is not null;
 
 -- The same message is delivered again for days: it is stored once. After the indexes, for the reason given at
--- customer_leads_pkey.
+-- customer_leads_pkey; and no other index may hold number_id, or the planner, who thinks that tenant and number alone
+-- leave next to nothing, reads all messages of a number through it.
 alter table public.messages add constraint messages_tenant_id_number_id_wa_message_id_key
     unique (tenant_id, number_id, wa_message_id);
 
@@ -1311,6 +1320,7 @@ create table public.media (
     constraint media_status_check check (status in ('pending', 'stored', 'failed'))
 );
 comment on table public.media is 'Files of messages; to be fetched while the provider keeps them (7 days).';
+comment on column public.media.error is 'pii: the provider may name the customer';
 comment on column public.media.filename is 'pii: the customer''s own name for the file';
 comment on column public.media.url is 'pii: where the provider shows the file for five minutes';
 
@@ -1734,7 +1744,10 @@ create type private.inbox_message as (
     wa_message_id text, kind text, type text, at timestamptz, is_history boolean, is_live boolean, body jsonb
 );
 
--- Surest first: the first key that leads to a customer decides.
+-- Whom an event's addresses lead to, and whether that is already known of all of them.
+create type private.lead_found as (lead_id uuid, is_complete boolean);
+
+-- A contact's addresses; a business-scoped user id comes first.
 create function private.contact_keys(p_contact jsonb, p_provider text, p_scope text) returns private.contact_key[]
 language plpgsql immutable set search_path = '' as $$
 declare
@@ -1879,34 +1892,57 @@ begin
 end
 $$;
 
--- The lead of each event, null where no address is known. An address leads to whom it belonged at the time.
-create function private.leads_find(p_events private.inbox_event[]) returns uuid[]
+-- The lead of each event, null where no address is known.
+create function private.leads_find(p_events private.inbox_event[]) returns private.lead_found[]
 language plpgsql stable set search_path = '' as $$
 begin
     return array(
         select (
-            select i.lead_id
-            from unnest(e.keys) with ordinality as k (kind, scope, value, rank)
-            cross join lateral (
+            case when f.is_complete then f.lead_id else private.lead_decide(p_events[o.ordinality]) end, f.is_complete
+        )::private.lead_found
+        from unnest(p_events) with ordinality as o
+        cross join lateral (
+            select (array_agg(i.lead_id))[1] as lead_id, count(i.lead_id) = count(*) and count(distinct i.lead_id) = 1
+                as is_complete
+            from unnest(o.keys) as k
+            left join lateral (
                 select li.lead_id
                 from public.lead_identities li
-                where li.tenant_id = e.tenant_id and li.kind = k.kind and li.scope = k.scope and li.value = k.value
-                    and li.valid_to > e.at
-                order by li.valid_to
+                where li.tenant_id = o.tenant_id and li.kind = k.kind and li.scope = k.scope and li.value = k.value
+                    and li.valid_to = 'infinity' and li.valid_from <= o.at
                 limit 1
-            ) as i
-            -- usernames change hands: one says who it is only where nothing else does
-            where (k.kind <> 'username' or cardinality(e.keys) = 1)
-                -- a phone that now comes with another user id was given to somebody else, for all we know
-                and not (k.kind = 'phone' and (e.keys)[1].kind = 'bsuid' and exists (
-                    select from public.lead_identities other
-                    where other.tenant_id = e.tenant_id and other.lead_id = i.lead_id
-                        and other.kind = 'bsuid' and other.scope = e.scope and other.valid_to = 'infinity'
-                        and other.value <> (e.keys)[1].value))
-            order by k.rank
-            limit 1)
-        from unnest(p_events) with ordinality as e
-        order by e.ordinality);
+            ) as i on true
+        ) as f
+        order by o.ordinality);
+end
+$$;
+
+-- The lead of an event whose addresses are not all known, or not of one lead: the surest kind decides. An address
+-- leads to whom it belonged at the time.
+create function private.lead_decide(p_event private.inbox_event) returns uuid
+language plpgsql stable set search_path = '' as $$
+begin
+    return (
+        select i.lead_id
+        from unnest(p_event.keys) with ordinality as k (kind, scope, value, rank)
+        cross join lateral (
+            select li.lead_id
+            from public.lead_identities li
+            where li.tenant_id = p_event.tenant_id and li.kind = k.kind and li.scope = k.scope and li.value = k.value
+                and li.valid_to > p_event.at
+            order by li.valid_to
+            limit 1
+        ) as i
+        -- usernames change hands: one says who it is only where nothing else does
+        where (k.kind <> 'username' or cardinality(p_event.keys) = 1)
+            -- a phone that now comes with another user id was given to somebody else, for all we know
+            and not (k.kind = 'phone' and p_event.keys[1].kind = 'bsuid' and exists (
+                select from public.lead_identities other
+                where other.tenant_id = p_event.tenant_id and other.lead_id = i.lead_id
+                    and other.kind = 'bsuid' and other.scope = p_event.scope and other.valid_to = 'infinity'
+                    and other.value <> p_event.keys[1].value))
+        order by k.rank
+        limit 1);
 end
 $$;
 
@@ -2025,7 +2061,8 @@ $$;
 create function private.inbox_leads(p_events private.inbox_event[]) returns uuid[]
 language plpgsql set search_path = '' as $$
 declare
-    v_leads uuid[] := private.leads_find(p_events);
+    v_found private.lead_found[] := private.leads_find(p_events);
+    v_leads uuid[] := array(select f.lead_id from unnest(v_found) f);
     v_rounds int := 0;
 begin
     while array_position(v_leads, null) is not null loop
@@ -2034,10 +2071,13 @@ begin
                 hint = 'Its contact needs a phone, bsuid, chat_id or username.';
         end if;
         perform private.leads_create(p_events, v_leads);
-        v_leads := private.leads_find(p_events);
+        v_found := private.leads_find(p_events);
+        v_leads := array(select f.lead_id from unnest(v_found) f);
         v_rounds := v_rounds + 1;
     end loop;
-    perform private.leads_learn(p_events, v_leads);
+    if exists (select from unnest(v_found) f where not f.is_complete) then
+        perform private.leads_learn(p_events, v_leads);
+    end if;
     perform private.leads_rename(p_events, v_leads);
     return v_leads;
 end
@@ -2593,12 +2633,12 @@ declare
     v_errors text[];
 begin
     select
-        jsonb_agg(jsonb_strip_nulls(jsonb_build_object(
+        jsonb_agg(jsonb_build_object(
             'status', case when o.is_known then 'duplicate' when o.obstacle is null then 'applied' else 'failed' end,
             'stored', o.stored,
             'repeated', case when o.is_known then o.told else o.told - o.news + o.messages - o.stored end,
-            'wake', case when o.is_live then '["reply"]'::jsonb end))
-            || jsonb_build_object('error', case when not o.is_known then o.obstacle end) order by o.position),
+            'error', case when not o.is_known then o.obstacle end)
+            || case when o.is_live then '{"wake": ["reply"]}' else '{}' end::jsonb order by o.position),
         array_agg(o.body order by o.position) filter (where not o.is_known),
         array_agg(o.tenant_id order by o.position) filter (where not o.is_known),
         array_agg(o.obstacle order by o.position) filter (where not o.is_known)
@@ -2622,6 +2662,7 @@ begin
             from unnest(p_stored)
             group by position
         ) as s on s.position = p.position
+        offset 0  -- every column worked out once
     ) as o;
     if v_bodies is not null then
         perform private.inbox_log(v_bodies, v_tenants, v_errors);
@@ -2812,7 +2853,7 @@ $$;
 grant execute on function
     private.contact_keys(jsonb, text, text), private.as_uuid(text), private.inbox_route(jsonb),
     private.changes_message(public.messages, text, timestamptz, jsonb),
-    private.inbox_fresh(private.inbox_payload[]), private.leads_find(private.inbox_event[]),
+    private.inbox_fresh(private.inbox_payload[]), private.lead_decide(private.inbox_event), private.leads_find(private.inbox_event[]),
     private.leads_create(private.inbox_event[], uuid[]), private.leads_learn(private.inbox_event[], uuid[]),
     private.leads_rename(private.inbox_event[], uuid[]), private.inbox_leads(private.inbox_event[]),
     private.inbox_identities(private.inbox_event[]), private.opt_out_scope(text),
@@ -3131,6 +3172,10 @@ alter table public.whatsapp_numbers add constraint whatsapp_numbers_default_agen
     foreign key (tenant_id, default_agent_id) references public.ai_agents (tenant_id, id);
 alter table public.customer_leads add constraint customer_leads_thread_id_fkey
     foreign key (tenant_id, thread_id) references public.ai_threads (tenant_id, id);
+alter table public.pending_activity add constraint pending_activity_thread_id_fkey
+    foreign key (tenant_id, thread_id) references public.ai_threads (tenant_id, id);
+create index pending_activity_tenant_id_thread_id_idx
+    on public.pending_activity (tenant_id, thread_id) where thread_id is not null;
 alter table public.chats add constraint chats_thread_id_fkey
     foreign key (tenant_id, thread_id) references public.ai_threads (tenant_id, id);
 alter table public.conversations add constraint conversations_current_agent_id_fkey

@@ -445,11 +445,17 @@ isOneToOne: false
       referencedRelation: "conversations"
       referencedColumns: ["tenant_id","id"]
     },{
-      foreignKeyName: "messages_lead_id_number_id_fkey"
-      columns: ["tenant_id","lead_id","number_id"]
+      foreignKeyName: "messages_lead_id_fkey"
+      columns: ["tenant_id","lead_id"]
 isOneToOne: false
-      referencedRelation: "chats"
-      referencedColumns: ["tenant_id","lead_id","number_id"]
+      referencedRelation: "customer_leads"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "messages_number_id_fkey"
+      columns: ["tenant_id","number_id"]
+isOneToOne: false
+      referencedRelation: "whatsapp_numbers"
+      referencedColumns: ["tenant_id","id"]
     }
                   ]
                 },"number_pacing": {
@@ -521,6 +527,12 @@ isOneToOne: false
       columns: ["tenant_id","lead_id"]
 isOneToOne: true
       referencedRelation: "customer_leads"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "pending_activity_thread_id_fkey"
+      columns: ["tenant_id","thread_id"]
+isOneToOne: false
+      referencedRelation: "ai_threads"
       referencedColumns: ["tenant_id","id"]
     }
                   ]
