@@ -98,7 +98,7 @@ create type private.lead_found as (lead_id uuid, is_complete boolean);
 create function private.contact_keys(p_contact jsonb, p_provider text, p_scope text) returns private.contact_key[]
 language plpgsql immutable set search_path = '' as $$
 declare
-    v_keys private.contact_key[] := '{}';
+    v_keys private.contact_key[] := array[]::private.contact_key[];
 begin
     if p_contact ->> 'bsuid' <> '' then
         v_keys := v_keys || ('bsuid', p_scope, p_contact ->> 'bsuid')::private.contact_key;
@@ -912,7 +912,7 @@ declare
     v_identities private.inbox_event[] := array(select e from unnest(p_events) e where e.kind = 'identity');
     v_leads uuid[];
     v_chats uuid[];
-    v_stored private.inbox_message[] := '{}';
+    v_stored private.inbox_message[] := array[]::private.inbox_message[];
 begin
     perform private.inbox_identities(v_identities);
     if cardinality(v_talk) > 0 then
@@ -1024,7 +1024,7 @@ language plpgsql set search_path = '' as $$
 declare
     v_payloads private.inbox_payload[] := private.inbox_route(p_batch);
     v_events private.inbox_event[] := private.inbox_fresh(v_payloads);
-    v_stored private.inbox_message[] := '{}';
+    v_stored private.inbox_message[] := array[]::private.inbox_message[];
 begin
     if cardinality(v_events) > 0 then
         v_stored := private.inbox_apply(v_events);
@@ -1200,7 +1200,8 @@ $$;
 grant execute on function
     private.contact_keys(jsonb, text, text), private.as_uuid(text), private.inbox_route(jsonb),
     private.changes_message(public.messages, text, timestamptz, jsonb),
-    private.inbox_fresh(private.inbox_payload[]), private.lead_decide(private.inbox_event), private.leads_find(private.inbox_event[]),
+    private.inbox_fresh(private.inbox_payload[]), private.lead_decide(private.inbox_event),
+    private.leads_find(private.inbox_event[]),
     private.leads_create(private.inbox_event[], uuid[]), private.leads_learn(private.inbox_event[], uuid[]),
     private.leads_rename(private.inbox_event[], uuid[]), private.inbox_leads(private.inbox_event[]),
     private.inbox_identities(private.inbox_event[]), private.opt_out_scope(text),

@@ -531,17 +531,17 @@ begin
     select * into v_reply from public.pending_replies
     where tenant_id = p_tenant_id and chat_id = p_chat_id and claim = p_claim for no key update;
     if not found then
-        return '{"status": "lost"}';
+        return '{"status": "lost"}'::jsonb;
     end if;
     if v_chat.agent_paused_until > private.clock() then
         delete from public.pending_replies where tenant_id = p_tenant_id and chat_id = p_chat_id;
-        return '{"status": "silenced"}';
+        return '{"status": "silenced"}'::jsonb;
     end if;
     if v_reply.fragments > v_reply.claimed_fragments and v_reply.redo_count < 2 then
         update public.pending_replies
         set redo_count = redo_count + 1, attempts = 0, claim = null, lease_until = null
         where tenant_id = p_tenant_id and chat_id = p_chat_id;
-        return '{"status": "redo"}';
+        return '{"status": "redo"}'::jsonb;
     end if;
     update public.ai_threads set summary = coalesce(p_summary, summary)
     where tenant_id = p_tenant_id and id = v_chat.thread_id;

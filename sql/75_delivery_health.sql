@@ -69,9 +69,11 @@ grant execute on function private.alert_raise(uuid, text, text, text, uuid, uuid
 -- Definer: staff may not write alerts, only say that one is dealt with.
 create function private.alert_resolve(p_alert_id uuid) returns void
 language plpgsql security definer set search_path = '' as $$
+declare
+    v_tenant_id uuid := private.require_staff();
 begin
     update public.alerts set resolved_at = coalesce(resolved_at, now()), resolved_by = private.my_user_id()
-    where tenant_id = private.require_staff() and id = p_alert_id;
+    where tenant_id = v_tenant_id and id = p_alert_id;
     if not found then
         raise exception using errcode = 'PT404', message = 'There is no such alert.', hint = 'Read its id from alerts.';
     end if;

@@ -1751,7 +1751,7 @@ create type private.lead_found as (lead_id uuid, is_complete boolean);
 create function private.contact_keys(p_contact jsonb, p_provider text, p_scope text) returns private.contact_key[]
 language plpgsql immutable set search_path = '' as $$
 declare
-    v_keys private.contact_key[] := '{}';
+    v_keys private.contact_key[] := array[]::private.contact_key[];
 begin
     if p_contact ->> 'bsuid' <> '' then
         v_keys := v_keys || ('bsuid', p_scope, p_contact ->> 'bsuid')::private.contact_key;
@@ -2565,7 +2565,7 @@ declare
     v_identities private.inbox_event[] := array(select e from unnest(p_events) e where e.kind = 'identity');
     v_leads uuid[];
     v_chats uuid[];
-    v_stored private.inbox_message[] := '{}';
+    v_stored private.inbox_message[] := array[]::private.inbox_message[];
 begin
     perform private.inbox_identities(v_identities);
     if cardinality(v_talk) > 0 then
@@ -2677,7 +2677,7 @@ language plpgsql set search_path = '' as $$
 declare
     v_payloads private.inbox_payload[] := private.inbox_route(p_batch);
     v_events private.inbox_event[] := private.inbox_fresh(v_payloads);
-    v_stored private.inbox_message[] := '{}';
+    v_stored private.inbox_message[] := array[]::private.inbox_message[];
 begin
     if cardinality(v_events) > 0 then
         v_stored := private.inbox_apply(v_events);
@@ -2853,7 +2853,8 @@ $$;
 grant execute on function
     private.contact_keys(jsonb, text, text), private.as_uuid(text), private.inbox_route(jsonb),
     private.changes_message(public.messages, text, timestamptz, jsonb),
-    private.inbox_fresh(private.inbox_payload[]), private.lead_decide(private.inbox_event), private.leads_find(private.inbox_event[]),
+    private.inbox_fresh(private.inbox_payload[]), private.lead_decide(private.inbox_event),
+    private.leads_find(private.inbox_event[]),
     private.leads_create(private.inbox_event[], uuid[]), private.leads_learn(private.inbox_event[], uuid[]),
     private.leads_rename(private.inbox_event[], uuid[]), private.inbox_leads(private.inbox_event[]),
     private.inbox_identities(private.inbox_event[]), private.opt_out_scope(text),
@@ -3500,17 +3501,17 @@ begin
     select * into v_reply from public.pending_replies
     where tenant_id = p_tenant_id and chat_id = p_chat_id and claim = p_claim for no key update;
     if not found then
-        return '{"status": "lost"}';
+        return '{"status": "lost"}'::jsonb;
     end if;
     if v_chat.agent_paused_until > private.clock() then
         delete from public.pending_replies where tenant_id = p_tenant_id and chat_id = p_chat_id;
-        return '{"status": "silenced"}';
+        return '{"status": "silenced"}'::jsonb;
     end if;
     if v_reply.fragments > v_reply.claimed_fragments and v_reply.redo_count < 2 then
         update public.pending_replies
         set redo_count = redo_count + 1, attempts = 0, claim = null, lease_until = null
         where tenant_id = p_tenant_id and chat_id = p_chat_id;
-        return '{"status": "redo"}';
+        return '{"status": "redo"}'::jsonb;
     end if;
     update public.ai_threads set summary = coalesce(p_summary, summary)
     where tenant_id = p_tenant_id and id = v_chat.thread_id;
@@ -4264,9 +4265,11 @@ grant execute on function private.alert_raise(uuid, text, text, text, uuid, uuid
 -- Definer: staff may not write alerts, only say that one is dealt with.
 create function private.alert_resolve(p_alert_id uuid) returns void
 language plpgsql security definer set search_path = '' as $$
+declare
+    v_tenant_id uuid := private.require_staff();
 begin
     update public.alerts set resolved_at = coalesce(resolved_at, now()), resolved_by = private.my_user_id()
-    where tenant_id = private.require_staff() and id = p_alert_id;
+    where tenant_id = v_tenant_id and id = p_alert_id;
     if not found then
         raise exception using errcode = 'PT404', message = 'There is no such alert.', hint = 'Read its id from alerts.';
     end if;

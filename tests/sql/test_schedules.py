@@ -64,8 +64,8 @@ def customer_waits(db: Db) -> None:
     )
     db.run(
         "insert into public.pending_replies"
-        " (tenant_id, chat_id, number_id, first_at, last_at, fragments, due_at)"
-        " values (%s, %s, %s, now(), now(), 1, now())",
+        " (tenant_id, chat_id, number_id, first_at, last_at, fragments, due_at, due_by)"
+        " values (%s, %s, %s, now(), now(), 1, now(), now())",
         tenant,
         chat,
         number,
