@@ -22,7 +22,8 @@ union all select md5('t0')::uuid, md5('crowd')::uuid, 'cloud_api', '57309999999'
 
 insert into public.customer_leads (tenant_id, id, phone, name)
 select md5('t' || n)::uuid, md5('l' || n || '.' || c)::uuid, (573200000000 + c)::text, 'Customer ' || c
-from generate_series(1, current_setting('bench.tenants')::int) n, generate_series(1, greatest(current_setting('bench.per_tenant')::int / 20, 1)) c
+from generate_series(1, current_setting('bench.tenants')::int) n,
+    generate_series(1, greatest(current_setting('bench.per_tenant')::int / 20, 1)) c
 union all
 select md5('t0')::uuid, md5('l0.' || c)::uuid, '5731' || lpad(c::text, 8, '0'), 'Customer ' || c
 from generate_series(0, current_setting('bench.crowd')::int - 1) c;
