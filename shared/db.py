@@ -91,6 +91,8 @@ class Database:
         error: str,
         is_final: bool,
         retry_after_seconds: int | None,
+        agent_id: str | None,
+        usage: Sequence[JsonObject],
     ) -> str:
         """Give a chat back without an answer: retry, handed_over or lost."""
         answer = await self._rpc(
@@ -101,6 +103,8 @@ class Database:
             p_error=error,
             p_is_final=is_final,
             p_retry_after_seconds=retry_after_seconds,
+            p_agent_id=agent_id,
+            p_usage=usage,
         )
         return str(answer)
 

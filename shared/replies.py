@@ -61,6 +61,8 @@ class Database(Protocol):
         error: str,
         is_final: bool,
         retry_after_seconds: int | None,
+        agent_id: str | None,
+        usage: Sequence[JsonObject],
     ) -> str: ...
 
 
@@ -116,14 +118,14 @@ class Replies:
         except Exception as exc:  # whatever it is, the customer must not wait for nobody
             log.exception("reply broken", extra={"action": "reply", "chat_id": given["chat_id"]})
             reason = exc.message if isinstance(exc, RecadoError) else "Something broke; see the log."
-            return {await self._fail(given, NoAnswer(reason)): 1}
+            return {await self._fail(given, None, NoAnswer(reason)): 1}
         finally:
             self._busy -= 1
 
     async def _answer(self, job: Job) -> str:
         said, summary = await asyncio.gather(self._llm.reply(job.question), self._summarise(job.summary))
         if isinstance(said, NoAnswer):
-            return await self._fail(vars(job), said)
+            return await self._fail(vars(job), job.agent_id, said, _run_of(job.question, "reply", said))
         runs = [_run_of(job.question, "reply", said)]
         if job.summary and summary:
             runs.append(_run_of(job.summary, "summary", summary))
@@ -144,7 +146,9 @@ class Replies:
         said = await self._llm.reply(question) if question else None
         return said if isinstance(said, Answer) else None
 
-    async def _fail(self, job: Mapping[str, Any], why: NoAnswer) -> str:
+    async def _fail(
+        self, job: Mapping[str, Any], agent_id: str | None, why: NoAnswer, run: JsonObject | None = None
+    ) -> str:
         ids = {"action": "reply", "tenant_id": job["tenant_id"], "chat_id": job["chat_id"]}
         log.warning("no answer", extra={**ids, "reason": why.reason, "is_final": why.is_final})
         return await insist(
@@ -155,6 +159,8 @@ class Replies:
                 error=why.reason,
                 is_final=why.is_final,
                 retry_after_seconds=why.retry_after,
+                agent_id=agent_id,
+                usage=[run] if run else [],
             )
         )
 
@@ -168,15 +174,18 @@ def fit(words: str) -> str:
     return room[: ends[-1]].rstrip() if ends else room + "…"
 
 
-def _run_of(question: Question, purpose: str, answer: Answer) -> JsonObject | None:
+def _run_of(question: Question, purpose: str, answer: Answer | NoAnswer) -> JsonObject | None:
     if answer.usage is None:
         return None
     return {
         "purpose": purpose,
         "model": question.model,
         **_tokens(answer.usage),
-        "latency_ms": answer.latency_ms,
-        "response_id": answer.response_id,
+        **(
+            {"latency_ms": answer.latency_ms, "response_id": answer.response_id}
+            if isinstance(answer, Answer)
+            else {}
+        ),
     }
 
 

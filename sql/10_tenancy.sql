@@ -92,19 +92,26 @@ create trigger users_touch_updated_at before update on public.users
     for each row execute function private.touch_updated_at();
 
 -- Who is calling. Definer, because policies on users ask too. Write (select private.my_…()): once a query.
+-- plpgsql keeps their plans; before Postgres 18 SQL functions are planned at every call.
 create function private.my_tenant_id() returns uuid
-language sql stable security definer set search_path = '' as $$
-    select tenant_id from public.users where auth_id = (select auth.uid()) and is_active
+language plpgsql stable security definer set search_path = '' as $$
+begin
+    return (select tenant_id from public.users where auth_id = (select auth.uid()) and is_active);
+end
 $$;
 
 create function private.my_user_id() returns uuid
-language sql stable security definer set search_path = '' as $$
-    select id from public.users where auth_id = (select auth.uid()) and is_active
+language plpgsql stable security definer set search_path = '' as $$
+begin
+    return (select id from public.users where auth_id = (select auth.uid()) and is_active);
+end
 $$;
 
 create function private.my_role() returns text
-language sql stable security definer set search_path = '' as $$
-    select role from public.users where auth_id = (select auth.uid()) and is_active
+language plpgsql stable security definer set search_path = '' as $$
+begin
+    return (select role from public.users where auth_id = (select auth.uid()) and is_active);
+end
 $$;
 
 grant execute on function private.my_tenant_id(), private.my_user_id(), private.my_role()

@@ -172,7 +172,6 @@ create table public.messages (
 ) with (fillfactor = 90);
 comment on table public.messages is 'Every message of both sides, stored once per number and provider id.';
 comment on column public.messages.wa_message_id is 'pii: the provider''s id; Meta''s carries the phone, in base64';
-comment on column public.messages.reply_to is 'pii: a wa_message_id';
 comment on column public.messages.content is 'pii: text, or the caption of a medium';
 comment on column public.messages.data is
     'pii: what the type carries besides text: place, card, button, order, template';
@@ -181,7 +180,7 @@ comment on column public.messages.referral is 'pii: the ad that brought the cust
 comment on column public.messages.previous is 'pii: earlier texts of an edited or revoked message, oldest first';
 comment on column public.messages.reactions is 'pii: {"customer": {"emoji", "at"}, "business": {…}}';
 comment on column public.messages.error_message is 'pii: the provider may name the recipient';
-comment on column public.messages.reply_to is 'Provider id of the quoted message, which we may never have seen.';
+comment on column public.messages.reply_to is 'pii: provider id of the quoted message, which we may never have seen.';
 comment on column public.messages.conversation_id is
     'Null for history that came with a number: it was no session of ours.';
 comment on column public.messages.provider_at is

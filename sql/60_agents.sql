@@ -190,6 +190,9 @@ comment on table public.ai_usage is 'Every run of a model, with what it took.';
 create index ai_usage_tenant_id_created_at_idx on public.ai_usage (tenant_id, created_at);
 create index ai_usage_tenant_id_agent_id_idx on public.ai_usage (tenant_id, agent_id) where agent_id is not null;
 create index ai_usage_tenant_id_chat_id_idx on public.ai_usage (tenant_id, chat_id) where chat_id is not null;
+-- a worker that did not hear our answer tells us again what it spent
+create unique index ai_usage_tenant_id_response_id_key
+    on public.ai_usage (tenant_id, response_id) where response_id is not null;
 create index ai_usage_tenant_id_thread_id_idx on public.ai_usage (tenant_id, thread_id) where thread_id is not null;
 
 alter table public.ai_usage enable row level security;
@@ -469,7 +472,8 @@ begin
     return jsonb_build_object(
         'jobs', coalesce(jsonb_path_query_array(v_jobs, '$[*] ? (@.agent != null)'), '[]'),
         'next_in_ms', (
-            select greatest(0, ceil(extract(epoch from min(greatest(due_at, lease_until)) - clock_timestamp()) * 1000))
+            select case when count(*) > 0 then greatest(0, ceil(
+                extract(epoch from min(greatest(due_at, lease_until)) - clock_timestamp()) * 1000)) end
             from public.pending_replies));
 end
 $$;
@@ -492,15 +496,18 @@ declare
     v_total bigint;
 begin
     select * into v_chat from public.chats where tenant_id = p_tenant_id and id = p_chat_id;
-    insert into public.ai_usage (tenant_id, purpose, agent_id, chat_id, thread_id, model, input_tokens, cached_tokens,
-        output_tokens, reasoning_tokens, total_tokens, cost, currency, latency_ms, response_id)
-    select p_tenant_id, coalesce(u.purpose, 'reply'), p_agent_id, p_chat_id, v_chat.thread_id, u.model, u.input_tokens,
-        coalesce(u.cached_tokens, 0), u.output_tokens, coalesce(u.reasoning_tokens, 0),
-        u.input_tokens + u.output_tokens, u.cost, u.currency, u.latency_ms, u.response_id
-    from jsonb_to_recordset(p_usage) as u (purpose text, model text, input_tokens int, cached_tokens int,
-        output_tokens int, reasoning_tokens int, cost numeric, currency text, latency_ms int, response_id text);
-    select coalesce(sum((u ->> 'input_tokens')::int + (u ->> 'output_tokens')::int), 0) into v_total
-    from jsonb_array_elements(p_usage) as u;
+    with spent as (
+        insert into public.ai_usage (tenant_id, purpose, agent_id, chat_id, thread_id, model, input_tokens,
+            cached_tokens, output_tokens, reasoning_tokens, total_tokens, cost, currency, latency_ms, response_id)
+        select p_tenant_id, coalesce(u.purpose, 'reply'), p_agent_id, p_chat_id, v_chat.thread_id, u.model,
+            u.input_tokens, coalesce(u.cached_tokens, 0), u.output_tokens, coalesce(u.reasoning_tokens, 0),
+            u.input_tokens + u.output_tokens, u.cost, u.currency, u.latency_ms, u.response_id
+        from jsonb_to_recordset(p_usage) as u (purpose text, model text, input_tokens int, cached_tokens int,
+            output_tokens int, reasoning_tokens int, cost numeric, currency text, latency_ms int, response_id text)
+        on conflict (tenant_id, response_id) where response_id is not null do nothing
+        returning total_tokens
+    )
+    select coalesce(sum(total_tokens), 0) into v_total from spent;
     if v_total > 0 then
         update public.ai_threads
         set run_count = run_count + 1, token_count = token_count + v_total,
@@ -555,18 +562,18 @@ begin
     where tenant_id = p_tenant_id and chat_id = p_chat_id and fragments <= claimed_fragments;
     -- what came during the last allowed turn is a burst of its own
     update public.pending_replies
-    set first_at = last_at, due_by = due_by + (last_at - first_at), fragments = fragments - claimed_fragments, redo_count = 0, attempts = 0, claim = null,
-        lease_until = null
+    set first_at = last_at, due_by = due_by + (last_at - first_at), fragments = fragments - claimed_fragments,
+        redo_count = 0, attempts = 0, claim = null, lease_until = null
     where tenant_id = p_tenant_id and chat_id = p_chat_id;
     return jsonb_build_object('status', 'answered', 'message_id', v_message_id);
 end
 $$;
 
 -- No answer this time: try again after a growing pause, or give the chat to a person when it is hopeless or was the
--- fifth time. Answers retry, handed_over or lost.
+-- fifth time. What it took all the same is recorded. Answers retry, handed_over or lost.
 create function public.reply_fail(
     p_tenant_id uuid, p_chat_id uuid, p_claim uuid, p_error text, p_is_final boolean default false,
-    p_retry_after_seconds int default null
+    p_retry_after_seconds int default null, p_agent_id uuid default null, p_usage jsonb default '[]'
 ) returns text
 language plpgsql set search_path = '' as $$
 declare
@@ -578,6 +585,7 @@ begin
     if not found then
         return 'lost';
     end if;
+    perform private.usage_record(p_tenant_id, p_chat_id, p_agent_id, p_usage);
     if p_is_final or v_attempts >= 5 then
         perform private.reply_hand_over(p_tenant_id, p_chat_id, 'reply_failed',
             format('The agent could not answer: %s', p_error));
@@ -597,4 +605,4 @@ grant execute on function private.agent_choose(uuid, uuid, text, timestamptz),
     private.threads_renew(private.chat_ref[]), private.reply_job(uuid, uuid),
     private.reply_hand_over(uuid, uuid, text, text), private.usage_record(uuid, uuid, uuid, jsonb),
     public.reply_claim(int, int), public.reply_settle(uuid, uuid, uuid, uuid, text, jsonb, text),
-    public.reply_fail(uuid, uuid, uuid, text, boolean, int) to service_role;
+    public.reply_fail(uuid, uuid, uuid, text, boolean, int, uuid, jsonb) to service_role;

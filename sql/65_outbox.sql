@@ -358,8 +358,9 @@ begin
         v_messages := private.errands_take(v_errands, v_claim, p_lease_seconds);
     end if;
     return jsonb_build_object('claim', v_claim, 'messages', coalesce(v_messages, '[]'), 'next_in_ms', (
-        select greatest(0, ceil(extract(epoch from min(greatest(o.not_before, p.next_slot_at - interval '1 second'))
-            - clock_timestamp()) * 1000))
+        select case when count(*) > 0 then greatest(0, ceil(extract(
+            epoch from min(greatest(o.not_before, p.next_slot_at - interval '1 second')) - clock_timestamp())
+            * 1000)) end
         from public.outbox o
         left join public.number_pacing p on p.tenant_id = o.tenant_id and p.number_id = o.number_id
         where o.state = 'queued' and coalesce(p.paused_until <= now(), true)));
@@ -501,6 +502,7 @@ begin
     perform private.sends_failed(array(
         select r from unnest(v_results) r
         where r.outcome in ('needs_template', 'opted_out', 'invalid') or r.outcome = 'retry' and r.attempts >= 6));
+    perform private.sends_unknown(array(select r from unnest(v_results) r where r.outcome = 'unknown'));
     return cardinality(v_results);
 end
 $$;
@@ -528,6 +530,19 @@ begin
         select (0, r.tenant_id, r.number_id, null, r.chat_id, null, r.message_id, r.wa_message_id, 'echo', null, v_now,
             false, false, null)::private.inbox_message
         from unnest(p_results) r)));
+end
+$$;
+
+-- Nobody can tell whether it went out: a status may, else a person is asked. The chat's next message need not wait.
+create function private.sends_unknown(p_results private.send_result[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    update public.outbox o set state = 'unknown'
+    from unnest(p_results) r
+    where o.tenant_id = r.tenant_id and o.message_id = r.message_id and o.state = 'sending';
+    update public.messages m set status = 'unknown', error_message = r.error_message
+    from unnest(p_results) r
+    where m.tenant_id = r.tenant_id and m.id = r.message_id and m.status = 'sending';
 end
 $$;
 
@@ -613,6 +628,7 @@ grant execute on function private.send_decisions(private.send_candidate[]),
     private.outbox_enqueue(private.outgoing[]), private.errands_due(int), private.errands_refuse(private.errand[]),
     private.errand_decisions(private.errand[]), private.errands_take(private.errand[], uuid, int),
     private.chat_address(uuid, uuid), private.sends_done(private.send_result[]),
+    private.sends_unknown(private.send_result[]),
     private.sends_again(private.send_result[]), private.sends_failed(private.send_result[]),
     public.outbox_sweep(), public.outbox_claim(int, int), public.outbox_intent(uuid, jsonb, int),
     public.outbox_release(uuid), public.outbox_settle(uuid, jsonb) to service_role;

@@ -183,19 +183,26 @@ create trigger users_touch_updated_at before update on public.users
     for each row execute function private.touch_updated_at();
 
 -- Who is calling. Definer, because policies on users ask too. Write (select private.my_…()): once a query.
+-- plpgsql keeps their plans; before Postgres 18 SQL functions are planned at every call.
 create function private.my_tenant_id() returns uuid
-language sql stable security definer set search_path = '' as $$
-    select tenant_id from public.users where auth_id = (select auth.uid()) and is_active
+language plpgsql stable security definer set search_path = '' as $$
+begin
+    return (select tenant_id from public.users where auth_id = (select auth.uid()) and is_active);
+end
 $$;
 
 create function private.my_user_id() returns uuid
-language sql stable security definer set search_path = '' as $$
-    select id from public.users where auth_id = (select auth.uid()) and is_active
+language plpgsql stable security definer set search_path = '' as $$
+begin
+    return (select id from public.users where auth_id = (select auth.uid()) and is_active);
+end
 $$;
 
 create function private.my_role() returns text
-language sql stable security definer set search_path = '' as $$
-    select role from public.users where auth_id = (select auth.uid()) and is_active
+language plpgsql stable security definer set search_path = '' as $$
+begin
+    return (select role from public.users where auth_id = (select auth.uid()) and is_active);
+end
 $$;
 
 grant execute on function private.my_tenant_id(), private.my_user_id(), private.my_role()
@@ -1261,7 +1268,6 @@ create table public.messages (
 ) with (fillfactor = 90);
 comment on table public.messages is 'Every message of both sides, stored once per number and provider id.';
 comment on column public.messages.wa_message_id is 'pii: the provider''s id; Meta''s carries the phone, in base64';
-comment on column public.messages.reply_to is 'pii: a wa_message_id';
 comment on column public.messages.content is 'pii: text, or the caption of a medium';
 comment on column public.messages.data is
     'pii: what the type carries besides text: place, card, button, order, template';
@@ -1270,7 +1276,7 @@ comment on column public.messages.referral is 'pii: the ad that brought the cust
 comment on column public.messages.previous is 'pii: earlier texts of an edited or revoked message, oldest first';
 comment on column public.messages.reactions is 'pii: {"customer": {"emoji", "at"}, "business": {…}}';
 comment on column public.messages.error_message is 'pii: the provider may name the recipient';
-comment on column public.messages.reply_to is 'Provider id of the quoted message, which we may never have seen.';
+comment on column public.messages.reply_to is 'pii: provider id of the quoted message, which we may never have seen.';
 comment on column public.messages.conversation_id is
     'Null for history that came with a number: it was no session of ours.';
 comment on column public.messages.provider_at is
@@ -3160,6 +3166,9 @@ comment on table public.ai_usage is 'Every run of a model, with what it took.';
 create index ai_usage_tenant_id_created_at_idx on public.ai_usage (tenant_id, created_at);
 create index ai_usage_tenant_id_agent_id_idx on public.ai_usage (tenant_id, agent_id) where agent_id is not null;
 create index ai_usage_tenant_id_chat_id_idx on public.ai_usage (tenant_id, chat_id) where chat_id is not null;
+-- a worker that did not hear our answer tells us again what it spent
+create unique index ai_usage_tenant_id_response_id_key
+    on public.ai_usage (tenant_id, response_id) where response_id is not null;
 create index ai_usage_tenant_id_thread_id_idx on public.ai_usage (tenant_id, thread_id) where thread_id is not null;
 
 alter table public.ai_usage enable row level security;
@@ -3439,7 +3448,8 @@ begin
     return jsonb_build_object(
         'jobs', coalesce(jsonb_path_query_array(v_jobs, '$[*] ? (@.agent != null)'), '[]'),
         'next_in_ms', (
-            select greatest(0, ceil(extract(epoch from min(greatest(due_at, lease_until)) - clock_timestamp()) * 1000))
+            select case when count(*) > 0 then greatest(0, ceil(
+                extract(epoch from min(greatest(due_at, lease_until)) - clock_timestamp()) * 1000)) end
             from public.pending_replies));
 end
 $$;
@@ -3462,15 +3472,18 @@ declare
     v_total bigint;
 begin
     select * into v_chat from public.chats where tenant_id = p_tenant_id and id = p_chat_id;
-    insert into public.ai_usage (tenant_id, purpose, agent_id, chat_id, thread_id, model, input_tokens, cached_tokens,
-        output_tokens, reasoning_tokens, total_tokens, cost, currency, latency_ms, response_id)
-    select p_tenant_id, coalesce(u.purpose, 'reply'), p_agent_id, p_chat_id, v_chat.thread_id, u.model, u.input_tokens,
-        coalesce(u.cached_tokens, 0), u.output_tokens, coalesce(u.reasoning_tokens, 0),
-        u.input_tokens + u.output_tokens, u.cost, u.currency, u.latency_ms, u.response_id
-    from jsonb_to_recordset(p_usage) as u (purpose text, model text, input_tokens int, cached_tokens int,
-        output_tokens int, reasoning_tokens int, cost numeric, currency text, latency_ms int, response_id text);
-    select coalesce(sum((u ->> 'input_tokens')::int + (u ->> 'output_tokens')::int), 0) into v_total
-    from jsonb_array_elements(p_usage) as u;
+    with spent as (
+        insert into public.ai_usage (tenant_id, purpose, agent_id, chat_id, thread_id, model, input_tokens,
+            cached_tokens, output_tokens, reasoning_tokens, total_tokens, cost, currency, latency_ms, response_id)
+        select p_tenant_id, coalesce(u.purpose, 'reply'), p_agent_id, p_chat_id, v_chat.thread_id, u.model,
+            u.input_tokens, coalesce(u.cached_tokens, 0), u.output_tokens, coalesce(u.reasoning_tokens, 0),
+            u.input_tokens + u.output_tokens, u.cost, u.currency, u.latency_ms, u.response_id
+        from jsonb_to_recordset(p_usage) as u (purpose text, model text, input_tokens int, cached_tokens int,
+            output_tokens int, reasoning_tokens int, cost numeric, currency text, latency_ms int, response_id text)
+        on conflict (tenant_id, response_id) where response_id is not null do nothing
+        returning total_tokens
+    )
+    select coalesce(sum(total_tokens), 0) into v_total from spent;
     if v_total > 0 then
         update public.ai_threads
         set run_count = run_count + 1, token_count = token_count + v_total,
@@ -3525,18 +3538,18 @@ begin
     where tenant_id = p_tenant_id and chat_id = p_chat_id and fragments <= claimed_fragments;
     -- what came during the last allowed turn is a burst of its own
     update public.pending_replies
-    set first_at = last_at, due_by = due_by + (last_at - first_at), fragments = fragments - claimed_fragments, redo_count = 0, attempts = 0, claim = null,
-        lease_until = null
+    set first_at = last_at, due_by = due_by + (last_at - first_at), fragments = fragments - claimed_fragments,
+        redo_count = 0, attempts = 0, claim = null, lease_until = null
     where tenant_id = p_tenant_id and chat_id = p_chat_id;
     return jsonb_build_object('status', 'answered', 'message_id', v_message_id);
 end
 $$;
 
 -- No answer this time: try again after a growing pause, or give the chat to a person when it is hopeless or was the
--- fifth time. Answers retry, handed_over or lost.
+-- fifth time. What it took all the same is recorded. Answers retry, handed_over or lost.
 create function public.reply_fail(
     p_tenant_id uuid, p_chat_id uuid, p_claim uuid, p_error text, p_is_final boolean default false,
-    p_retry_after_seconds int default null
+    p_retry_after_seconds int default null, p_agent_id uuid default null, p_usage jsonb default '[]'
 ) returns text
 language plpgsql set search_path = '' as $$
 declare
@@ -3548,6 +3561,7 @@ begin
     if not found then
         return 'lost';
     end if;
+    perform private.usage_record(p_tenant_id, p_chat_id, p_agent_id, p_usage);
     if p_is_final or v_attempts >= 5 then
         perform private.reply_hand_over(p_tenant_id, p_chat_id, 'reply_failed',
             format('The agent could not answer: %s', p_error));
@@ -3567,7 +3581,7 @@ grant execute on function private.agent_choose(uuid, uuid, text, timestamptz),
     private.threads_renew(private.chat_ref[]), private.reply_job(uuid, uuid),
     private.reply_hand_over(uuid, uuid, text, text), private.usage_record(uuid, uuid, uuid, jsonb),
     public.reply_claim(int, int), public.reply_settle(uuid, uuid, uuid, uuid, text, jsonb, text),
-    public.reply_fail(uuid, uuid, uuid, text, boolean, int) to service_role;
+    public.reply_fail(uuid, uuid, uuid, text, boolean, int, uuid, jsonb) to service_role;
 
 
 -- sql/65_outbox.sql
@@ -3932,8 +3946,9 @@ begin
         v_messages := private.errands_take(v_errands, v_claim, p_lease_seconds);
     end if;
     return jsonb_build_object('claim', v_claim, 'messages', coalesce(v_messages, '[]'), 'next_in_ms', (
-        select greatest(0, ceil(extract(epoch from min(greatest(o.not_before, p.next_slot_at - interval '1 second'))
-            - clock_timestamp()) * 1000))
+        select case when count(*) > 0 then greatest(0, ceil(extract(
+            epoch from min(greatest(o.not_before, p.next_slot_at - interval '1 second')) - clock_timestamp())
+            * 1000)) end
         from public.outbox o
         left join public.number_pacing p on p.tenant_id = o.tenant_id and p.number_id = o.number_id
         where o.state = 'queued' and coalesce(p.paused_until <= now(), true)));
@@ -4075,6 +4090,7 @@ begin
     perform private.sends_failed(array(
         select r from unnest(v_results) r
         where r.outcome in ('needs_template', 'opted_out', 'invalid') or r.outcome = 'retry' and r.attempts >= 6));
+    perform private.sends_unknown(array(select r from unnest(v_results) r where r.outcome = 'unknown'));
     return cardinality(v_results);
 end
 $$;
@@ -4102,6 +4118,19 @@ begin
         select (0, r.tenant_id, r.number_id, null, r.chat_id, null, r.message_id, r.wa_message_id, 'echo', null, v_now,
             false, false, null)::private.inbox_message
         from unnest(p_results) r)));
+end
+$$;
+
+-- Nobody can tell whether it went out: a status may, else a person is asked. The chat's next message need not wait.
+create function private.sends_unknown(p_results private.send_result[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    update public.outbox o set state = 'unknown'
+    from unnest(p_results) r
+    where o.tenant_id = r.tenant_id and o.message_id = r.message_id and o.state = 'sending';
+    update public.messages m set status = 'unknown', error_message = r.error_message
+    from unnest(p_results) r
+    where m.tenant_id = r.tenant_id and m.id = r.message_id and m.status = 'sending';
 end
 $$;
 
@@ -4187,6 +4216,7 @@ grant execute on function private.send_decisions(private.send_candidate[]),
     private.outbox_enqueue(private.outgoing[]), private.errands_due(int), private.errands_refuse(private.errand[]),
     private.errand_decisions(private.errand[]), private.errands_take(private.errand[], uuid, int),
     private.chat_address(uuid, uuid), private.sends_done(private.send_result[]),
+    private.sends_unknown(private.send_result[]),
     private.sends_again(private.send_result[]), private.sends_failed(private.send_result[]),
     public.outbox_sweep(), public.outbox_claim(int, int), public.outbox_intent(uuid, jsonb, int),
     public.outbox_release(uuid), public.outbox_settle(uuid, jsonb) to service_role;

@@ -277,3 +277,43 @@ def test_an_admin_configures_agents_and_other_staff_only_read_them(db: Any, clin
     with db.signed_in(ana):
         db.run("update public.ai_agents set trigger_keywords = '{adios}'")
         assert db.column("select trigger_keywords from public.ai_agents") == [["hola"]]
+
+
+def test_what_a_failure_took_is_recorded_once(db: Any, inbox: Inbox) -> None:
+    inbox.deliver(says("1"))
+    over(db)
+    (job,) = claim(db)
+    usage = [{**USAGE[0], "response_id": "resp_1"}]
+
+    with db.as_service():
+        for _ in range(2):  # as a worker does that did not hear our answer
+            db.value(
+                "select public.reply_fail(%s, %s, %s, 'Refused', false, null, %s, %s::jsonb)",
+                *(job["tenant_id"], job["chat_id"], job["claim"], job["agent"]["id"], usage),
+            )
+
+    assert db.column("select total_tokens from public.ai_usage") == [100]
+
+
+def test_with_no_chat_to_answer_there_is_nothing_to_wait_for(db: Any) -> None:
+    with db.as_service():
+        assert db.value("select public.reply_claim()") == {"jobs": [], "next_in_ms": None}
+
+
+def test_an_answer_handed_in_twice_is_counted_once(db: Any, inbox: Inbox) -> None:
+    inbox.deliver(says("1"))
+    over(db)
+    (job,) = claim(db)
+    usage = [{**USAGE[0], "response_id": "resp_1"}]
+
+    with db.as_service():
+        told = [
+            db.value(
+                "select public.reply_settle(%s, %s, %s, %s, 'Claro', %s::jsonb)",
+                *(job["tenant_id"], job["chat_id"], job["claim"], job["agent"]["id"], usage),
+            )["status"]
+            for _ in range(2)
+        ]
+
+    assert told == ["answered", "lost"]
+    assert db.column("select token_count from public.pending_activity") == [100]

@@ -307,3 +307,19 @@ def test_what_the_provider_knows_better_is_learnt(db: Any, chat: Any) -> None:
     intent(db, claimed)
     settle(db, claimed, "opted_out", error_code=131050)
     assert db.value("select opt_out_scope from public.customer_leads") == "marketing"
+
+
+def test_a_send_nobody_can_tell_about_is_unknown_at_once_and_holds_nothing_up(db: Any, chat: Any) -> None:
+    first = enqueue(db, "uno")
+    claimed = claim(db)
+    intent(db, claimed)
+    second = enqueue(db, "dos")
+
+    settle(db, claimed, "unknown", error_message="The answer was lost.")
+
+    assert message(db, first)["status"] == "unknown"
+    assert [m["message_id"] for m in claim(db)["messages"]] == [str(second)]
+
+
+def test_an_empty_outbox_has_nothing_to_wait_for(db: Any, chat: Any) -> None:
+    assert claim(db)["next_in_ms"] is None
