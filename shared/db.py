@@ -68,6 +68,7 @@ class Database:
         content: str,
         usage: Sequence[JsonObject],
         summary: str | None,
+        closes: bool,
     ) -> str:
         """Hand an answer in: answered, redo, silenced or lost."""
         answer = await self._object(
@@ -79,6 +80,7 @@ class Database:
             p_content=content,
             p_usage=usage,
             p_summary=summary,
+            p_closes=closes,
         )
         return str(answer["status"])
 

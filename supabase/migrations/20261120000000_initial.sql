@@ -3495,13 +3495,13 @@ end
 $$;
 
 -- Hand in an answer. The tokens were spent and are recorded whatever becomes of it:
---   answered   it is in the outbox as message_id
+--   answered   it is in the outbox as message_id; with p_closes the agent has ended the conversation with it
 --   redo       fragments came meanwhile: claim the chat again, the answer was thrown away (at most twice)
 --   silenced   a person took over meanwhile
 --   lost       the lease ran out and the chat is no longer yours
 create function public.reply_settle(
     p_tenant_id uuid, p_chat_id uuid, p_claim uuid, p_agent_id uuid, p_content text,
-    p_usage jsonb default '[]', p_summary text default null
+    p_usage jsonb default '[]', p_summary text default null, p_closes boolean default false
 ) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
@@ -3534,6 +3534,11 @@ begin
     v_message_id := (private.outbox_enqueue(array[(
         p_tenant_id, p_chat_id, 'reply', 'agent', 'assistant', 'text', p_content, null, null, null, p_agent_id
     )::private.outgoing]))[1];
+    if p_closes then
+        perform private.conversations_finish(p_tenant_id, array(
+            select id from public.conversations
+            where tenant_id = p_tenant_id and chat_id = p_chat_id and status = 'open'));
+    end if;
     delete from public.pending_replies
     where tenant_id = p_tenant_id and chat_id = p_chat_id and fragments <= claimed_fragments;
     -- what came during the last allowed turn is a burst of its own
@@ -3580,7 +3585,7 @@ grant execute on function private.agent_choose(uuid, uuid, text, timestamptz),
     private.replies_drop(private.chat_ref[]), private.replies_closed(private.chat_ref[]),
     private.threads_renew(private.chat_ref[]), private.reply_job(uuid, uuid),
     private.reply_hand_over(uuid, uuid, text, text), private.usage_record(uuid, uuid, uuid, jsonb),
-    public.reply_claim(int, int), public.reply_settle(uuid, uuid, uuid, uuid, text, jsonb, text),
+    public.reply_claim(int, int), public.reply_settle(uuid, uuid, uuid, uuid, text, jsonb, text, boolean),
     public.reply_fail(uuid, uuid, uuid, text, boolean, int, uuid, jsonb) to service_role;
 
 

@@ -854,7 +854,7 @@ isOneToOne: false
 { Args: { "p_agent_id"?: string,"p_chat_id": string,"p_claim": string,"p_error": string,"p_is_final"?: boolean,"p_retry_after_seconds"?: number,"p_tenant_id": string,"p_usage"?: Json }; Returns: string
                            },
 "reply_settle":
-{ Args: { "p_agent_id": string,"p_chat_id": string,"p_claim": string,"p_content": string,"p_summary"?: string,"p_tenant_id": string,"p_usage"?: Json }; Returns: Json
+{ Args: { "p_agent_id": string,"p_chat_id": string,"p_claim": string,"p_closes"?: boolean,"p_content": string,"p_summary"?: string,"p_tenant_id": string,"p_usage"?: Json }; Returns: Json
                            },
 "staff_change_role":
 { Args: { "p_role": string,"p_user_id": string }; Returns: undefined

@@ -277,3 +277,19 @@ def test_a_wake_up_runs_until_nothing_waits(reply: TestClient) -> None:
 
     assert (answer.status_code, answer.json()) == (200, {})
     assert json.loads(recorded.calls.last.request.content)["p_job"] == "reply"
+
+
+@pytest.mark.parametrize(
+    ("words", "sent", "closes"),
+    [
+        ("¡Hasta pronto! [[fin]]", "¡Hasta pronto!", True),
+        ("¿Algo más?", "¿Algo más?", False),
+        ("[[fin]]", "👋", True),  # an empty message cannot be sent
+    ],
+)
+def test_an_agent_says_goodbye_with_a_word_no_customer_sees(words: str, sent: str, closes: bool) -> None:
+    database = Database()
+
+    run(database, Model(said(words)))
+
+    assert (database.settled[0]["content"], database.settled[0]["closes"]) == (sent, closes)

@@ -317,3 +317,18 @@ def test_an_answer_handed_in_twice_is_counted_once(db: Any, inbox: Inbox) -> Non
 
     assert told == ["answered", "lost"]
     assert db.column("select token_count from public.pending_activity") == [100]
+
+
+def test_an_agent_may_end_the_conversation_with_its_answer(db: Any, inbox: Inbox) -> None:
+    inbox.deliver(says("1", "¡Gracias, hasta luego!"))
+    over(db)
+    (job,) = claim(db)
+
+    with db.as_service():
+        db.value(
+            "select public.reply_settle(%s, %s, %s, %s, '¡Hasta pronto!', '[]', null, true)",
+            *(job["tenant_id"], job["chat_id"], job["claim"], job["agent"]["id"]),
+        )
+
+    assert db.column("select status from public.conversations") == ["closed"]
+    assert db.column("select content from public.messages where direction = 'outbound'") == ["¡Hasta pronto!"]
