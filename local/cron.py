@@ -142,8 +142,8 @@ async def serve(url: str, timetable: Timetable) -> None:
 
 async def fire(launcher: Connection, timetable: Timetable, runs: Runs) -> float:
     """Start what is due; returns the seconds until something else is."""
+    (clock,) = await worker.rows(launcher, _NOW)  # before the jobs: one that was unscheduled by then is gone
     jobs = [Job(**row) for row in await worker.rows(launcher, _JOBS)]
-    (clock,) = await worker.rows(launcher, _NOW)
     runs.jobs = {job.jobid: job for job in jobs}
     timetable.update(jobs, clock["now"])
     for jobid in timetable.due(clock["now"]):
