@@ -21,7 +21,7 @@ from tests.conftest import Server
 
 ROOT = Path(__file__).parent.parent.parent
 # a worker waits for news once the connection of this name has done this
-READY = {"net": ("pg_net", "COMMIT"), "cron": ("pg_cron launcher", "select now() + ahead%")}
+READY = {"net": ("pg_net", "COMMIT"), "cron": ("pg_cron launcher", "%from cron.job where active%")}
 _WAITS = """
     select 1 from pg_stat_activity
     where datname = current_database() and application_name = %s and query like %s and state = 'idle'"""
