@@ -37,7 +37,7 @@ from shared import cloud_api
 
 CONNECTIONS = 64
 CUSTOMERS = 1000
-RATIO, ADDED_MS, START = 0.5, 5.0, 1.8
+RATIO, ADDED_MS, START, BATCHING = 0.5, 5.0, 1.8, 15
 REPLAY = """
 local requests, at = {}, 0
 function init(args)
@@ -120,12 +120,13 @@ class Bench:
 
     def rpc(self, deliveries: int) -> Target:
         """The same messages, as the function would store them one by one."""
-        batches = [
-            b'{"p_batch":[%b]}' % cloud_api.parse(self._message(), received_at=datetime.now(UTC))[0].to_json()
-            for _ in range(deliveries)
-        ]
-        requests = [self._rpc("webhook_receive", batch) for batch in batches]
-        return Target("one RPC", self.layout.postgrest, requests)
+        return Target("one RPC", self.layout.postgrest, [self.batch(1) for _ in range(deliveries)])
+
+    def batch(self, payloads: int) -> bytes:
+        """One call of the RPC, past the function."""
+        parsed = (cloud_api.parse(self._message(), received_at=datetime.now(UTC)) for _ in range(payloads))
+        body = b",".join(payload.to_json() for (payload,) in parsed)
+        return self._rpc("webhook_receive", b'{"p_batch":[%b]}' % body)
 
     def _deliveries(self, path: str, number: int) -> list[bytes]:
         return [self.delivery(path) for _ in range(number)]
@@ -173,6 +174,7 @@ def main() -> None:
         bench = Bench(layout)
         rates(bench, options)
         latency(bench)
+        batching(bench)
         start(bench, options.pairs)
 
 
@@ -239,6 +241,27 @@ def latency(bench: Bench, turns: int = 300) -> None:
     direct, through = map(statistics.median, times)
     print(f"latency: one RPC p50 {direct:.1f} ms, webhook p50 {through:.1f} ms")
     print(f"latency: the function adds {through - direct:.1f} ms (under {ADDED_MS:.0f})")
+
+
+def batching(bench: Bench, pairs: int = 12) -> None:
+    """100 payloads in one call and in a hundred, in turns, over one connection to PostgREST."""
+    ratios = []
+    with socket.create_connection(("127.0.0.1", bench.layout.postgrest)) as connection:
+        for _ in range(pairs):
+            together, one_by_one = [bench.batch(100)], [bench.batch(1) for _ in range(100)]
+            ratios.append(seconds(connection, one_by_one) / seconds(connection, together))
+    low, _, high = statistics.quantiles(ratios, n=4)
+    print(
+        f"batching: 100 payloads a call {statistics.median(ratios):.1f} times the rows/s of 1 a call"
+        f" (IQR {low:.1f}-{high:.1f}; at least {BATCHING})"
+    )
+
+
+def seconds(connection: socket.socket, requests: Sequence[bytes]) -> float:
+    began = time.perf_counter()
+    for request in requests:
+        ask(connection, request)
+    return time.perf_counter() - began
 
 
 def ask(connection: socket.socket, request: bytes) -> None:
