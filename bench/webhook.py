@@ -101,11 +101,6 @@ class Bench:
             connection.execute(SETUP)
         time.sleep(1)  # PostgREST reads the schema again
 
-    def analyze(self) -> None:
-        """What autovacuum does within a minute: until then plans know nothing of the rows."""
-        with psycopg.connect(self.env["DATABASE_URL"], autocommit=True) as connection:
-            connection.execute("analyze")
-
     def noop(self) -> Target:
         request = self._rpc("bench_noop", b"{}")
         return Target("no-op RPC", self.layout.postgrest, [request], repeats=True)
@@ -190,7 +185,6 @@ def rates(bench: Bench, options: argparse.Namespace) -> None:
     most = int(drive(bench.noop(), options.seconds).rate * options.seconds * 2.5)
     for place in (bench.function, bench.gateway):
         drive(place(most), options.seconds)  # warm up: every customer is known from here on
-        bench.analyze()
         ratios = []
         for _ in range(options.pairs):
             before, mine = drive(bench.noop(), options.seconds), drive(place(most), options.seconds)
