@@ -40,7 +40,7 @@ unit: setup ## every test
 test-postgres15: setup ## the database tests, and a real pg_cron, on Debian's Postgres 15
 	RECADO_POSTGRES_BIN=$(POSTGRES15) $(BIN)/pytest tests/sql tests/local/test_standins.py tests/postgres15
 
-bench: setup ## what we claim about speed, as ratios measured now (needs wrk; about six minutes)
+bench: setup ## what we claim about speed, as ratios measured now (needs wrk; about five minutes)
 	@command -v wrk > /dev/null || { echo 'wrk is not installed: apt-get install wrk.' >&2; exit 1; }
 	$(BIN)/python -m bench.function_start
 	$(BIN)/python -m bench.gateway
