@@ -77,6 +77,7 @@ create table public.whatsapp_numbers (
     provider_number_id text not null,
     waba_id text,
     portfolio_id text,
+    account_id text,
     display_name text not null,
     is_active boolean not null default true,
     is_primary boolean not null default false,
@@ -107,6 +108,7 @@ comment on column public.whatsapp_numbers.provider_number_id is
 comment on column public.whatsapp_numbers.portfolio_id is
     'Meta business portfolio; business-scoped user ids hold within it.';
 comment on column public.whatsapp_numbers.business_hours is 'See private.is_hours; null: always open.';
+comment on column public.whatsapp_numbers.account_id is 'Twilio account the number belongs to; null elsewhere.';
 comment on column public.whatsapp_numbers.default_agent_id is 'Answers when no keyword speaks for another agent.';
 comment on column public.whatsapp_numbers.rate_per_second is 'Most messages handed to the provider in any second.';
 
@@ -158,87 +160,3 @@ grant select (tenant_id, number_id, kind, expires_at, updated_at) on public.chan
 grant select, insert, update, delete on public.channel_secrets to service_role;
 create policy channel_secrets_select_admin on public.channel_secrets for select to authenticated
     using (tenant_id = (select private.my_tenant_id()) and (select private.my_role()) = 'admin');
-
-create table public.message_templates (
-    tenant_id uuid,
-    id uuid default private.uuid7(),
-    waba_id text not null,
-    provider_template_id text,
-    name text not null,
-    language text not null,
-    category text not null,
-    status text not null,
-    quality text,
-    reason text,
-    components jsonb not null default '[]',
-    created_at timestamptz not null default now(),
-    updated_at timestamptz not null default now(),
-    constraint message_templates_pkey primary key (tenant_id, id),
-    constraint message_templates_tenant_id_waba_id_name_language_key unique (tenant_id, waba_id, name, language),
-    constraint message_templates_tenant_id_fkey foreign key (tenant_id) references public.users (id),
-    constraint message_templates_category_check check (category in ('marketing', 'utility', 'authentication')),
-    constraint message_templates_status_check check (status = lower(status) and status <> '')
-);
-comment on table public.message_templates is 'Message templates as the provider last described them.';
-comment on column public.message_templates.status is
-    'The provider''s word in lower case: approved, rejected, paused, …';
-
-create trigger message_templates_touch_updated_at before update on public.message_templates
-    for each row execute function private.touch_updated_at();
-
-alter table public.message_templates enable row level security;
-grant select on public.message_templates to authenticated;
-grant select, insert, update, delete on public.message_templates to service_role;
-create policy message_templates_select_member on public.message_templates for select to authenticated
-    using (tenant_id = (select private.my_tenant_id()));
-
--- rate_cards: list prices for everybody, dated and sourced. The longest prefix of the customer's number wins.
-create table public.rate_cards (
-    phone_prefix text,
-    category text,
-    valid_from date,
-    market text not null,
-    amount numeric(12, 6) not null,
-    currency text not null,
-    source text not null,
-    is_verified boolean not null default false,
-    constraint rate_cards_pkey primary key (phone_prefix, category, valid_from),
-    constraint rate_cards_phone_prefix_check check (phone_prefix ~ '^\d{0,6}$'),
-    constraint rate_cards_category_check check (category in ('service', 'utility', 'marketing', 'authentication')),
-    constraint rate_cards_amount_check check (amount >= 0),
-    constraint rate_cards_currency_check check (currency ~ '^[A-Z]{3}$')
-);
-comment on table public.rate_cards is
-    'What a delivered message costs, by market and date; the ground of every estimate.';
-comment on column public.rate_cards.phone_prefix is 'First digits of the customer''s number; empty: any other market.';
-comment on column public.rate_cards.is_verified is
-    'False until somebody compared it with the provider''s own price list.';
-
-alter table public.rate_cards enable row level security;
-grant select on public.rate_cards to authenticated;
-grant select, insert, update, delete on public.rate_cards to service_role;
-create policy rate_cards_select_anyone on public.rate_cards for select to authenticated using (true);
-
-insert into public.rate_cards (phone_prefix, market, category, valid_from, amount, currency, source) values
-    ('', 'Rest of Latin America', 'marketing', '2025-07-01', 0.0740, 'USD', 'Meta price list, July 2025'),
-    ('', 'Rest of Latin America', 'utility', '2025-07-01', 0.0113, 'USD', 'Meta price list, July 2025'),
-    ('', 'Rest of Latin America', 'authentication', '2025-07-01', 0.0113, 'USD', 'Meta price list, July 2025'),
-    ('', 'Rest of Latin America', 'service', '2025-07-01', 0, 'USD', 'Meta pricing, July 2025: free in the window'),
-    ('', 'Rest of Latin America', 'service', '2026-10-01', 0.0113, 'USD', 'Meta pricing, October 2026: as utility');
-
--- The price of one message. No number known: the rate of any other market.
-create function private.price_of(p_phone text, p_category text, p_at timestamptz)
-returns table (amount numeric, currency text)
-language plpgsql stable rows 1 set search_path = '' as $$
-begin
-    return query
-    select r.amount, r.currency
-    from public.rate_cards r
-    where r.category = p_category
-        and r.phone_prefix = any (array(select left(coalesce(p_phone, ''), n) from generate_series(0, 6) as n))
-        and r.valid_from <= p_at::date
-    order by length(r.phone_prefix) desc, r.valid_from desc
-    limit 1;
-end
-$$;
-grant execute on function private.price_of(text, text, timestamptz) to authenticated, service_role;

@@ -123,6 +123,8 @@ create table public.messages (
     source text not null,
     author_id uuid,
     agent_id uuid,
+    template_id uuid,
+    forced_by uuid,
     type text not null,
     content text,
     data jsonb,
@@ -160,6 +162,9 @@ create table public.messages (
     constraint messages_number_id_fkey foreign key (tenant_id, number_id)
         references public.whatsapp_numbers (tenant_id, id),
     constraint messages_author_id_fkey foreign key (tenant_id, author_id) references public.users (tenant_id, id),
+    constraint messages_forced_by_fkey foreign key (tenant_id, forced_by) references public.users (tenant_id, id),
+    constraint messages_template_id_fkey foreign key (tenant_id, template_id)
+        references public.message_templates (tenant_id, id),
     constraint messages_direction_check check (direction in ('inbound', 'outbound')),
     constraint messages_role_check check (role in ('user', 'assistant', 'human', 'system')),
     constraint messages_source_check check (source in (
@@ -173,6 +178,7 @@ create table public.messages (
 comment on table public.messages is 'Every message of both sides, stored once per number and provider id.';
 comment on column public.messages.wa_message_id is 'pii: the provider''s id; Meta''s carries the phone, in base64';
 comment on column public.messages.content is 'pii: text, or the caption of a medium';
+comment on column public.messages.forced_by is 'The member of staff who sent it against the rules, knowing the cost.';
 comment on column public.messages.data is
     'pii: what the type carries besides text: place, card, button, order, template';
 comment on column public.messages.raw is 'pii: what the provider sent, where we do not model it';
@@ -193,6 +199,9 @@ create index messages_tenant_id_chat_id_provider_at_id_idx
 create index messages_tenant_id_conversation_id_idx on public.messages (tenant_id, conversation_id);
 create index messages_tenant_id_lead_id_idx on public.messages (tenant_id, lead_id);
 create index messages_tenant_id_author_id_idx on public.messages (tenant_id, author_id) where author_id is not null;
+create index messages_tenant_id_forced_by_idx on public.messages (tenant_id, forced_by) where forced_by is not null;
+create index messages_tenant_id_template_id_idx
+    on public.messages (tenant_id, template_id) where template_id is not null;
 create index messages_tenant_id_agent_id_idx on public.messages (tenant_id, agent_id) where agent_id is not null;
 
 -- The same message is delivered again for days: it is stored once. After the indexes, for the reason given at

@@ -348,10 +348,8 @@ begin
         if v_chat.is_news then
             update public.conversations set closed_notice_at = v_now
             where tenant_id = v_chat.tenant_id and id = v_chat.conversation_id;
-            perform private.outbox_enqueue(array[(
-                v_chat.tenant_id, v_chat.id, 'reply', 'agent', 'assistant', 'text', v_chat.notice, null, null, null,
-                null
-            )::private.outgoing]);
+            perform private.outbox_enqueue(array[private.outgoing(
+                v_chat.tenant_id, v_chat.id, 'reply', 'agent', 'assistant', v_chat.notice)]);
         end if;
     end loop;
 end
@@ -555,9 +553,8 @@ begin
     update public.conversations set current_agent_id = p_agent_id
     where tenant_id = p_tenant_id and chat_id = p_chat_id and status = 'open'
         and current_agent_id is distinct from p_agent_id;
-    v_message_id := (private.outbox_enqueue(array[(
-        p_tenant_id, p_chat_id, 'reply', 'agent', 'assistant', 'text', p_content, null, null, null, p_agent_id
-    )::private.outgoing]))[1];
+    v_message_id := (private.outbox_enqueue(array[private.outgoing(
+        p_tenant_id, p_chat_id, 'reply', 'agent', 'assistant', p_content, p_agent_id => p_agent_id)]))[1];
     if p_closes then
         perform private.conversations_finish(p_tenant_id, array(
             select id from public.conversations

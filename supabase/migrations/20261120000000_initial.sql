@@ -698,6 +698,7 @@ create table public.whatsapp_numbers (
     provider_number_id text not null,
     waba_id text,
     portfolio_id text,
+    account_id text,
     display_name text not null,
     is_active boolean not null default true,
     is_primary boolean not null default false,
@@ -728,6 +729,7 @@ comment on column public.whatsapp_numbers.provider_number_id is
 comment on column public.whatsapp_numbers.portfolio_id is
     'Meta business portfolio; business-scoped user ids hold within it.';
 comment on column public.whatsapp_numbers.business_hours is 'See private.is_hours; null: always open.';
+comment on column public.whatsapp_numbers.account_id is 'Twilio account the number belongs to; null elsewhere.';
 comment on column public.whatsapp_numbers.default_agent_id is 'Answers when no keyword speaks for another agent.';
 comment on column public.whatsapp_numbers.rate_per_second is 'Most messages handed to the provider in any second.';
 
@@ -780,6 +782,11 @@ grant select, insert, update, delete on public.channel_secrets to service_role;
 create policy channel_secrets_select_admin on public.channel_secrets for select to authenticated
     using (tenant_id = (select private.my_tenant_id()) and (select private.my_role()) = 'admin');
 
+
+-- sql/22_templates.sql
+
+-- Message templates: what may be sent when the window is closed.
+
 create table public.message_templates (
     tenant_id uuid,
     id uuid default private.uuid7(),
@@ -812,6 +819,11 @@ grant select on public.message_templates to authenticated;
 grant select, insert, update, delete on public.message_templates to service_role;
 create policy message_templates_select_member on public.message_templates for select to authenticated
     using (tenant_id = (select private.my_tenant_id()));
+
+
+-- sql/24_prices.sql
+
+-- Prices: what a message costs, before and after it was sent.
 
 -- rate_cards: list prices for everybody, dated and sourced. The longest prefix of the customer's number wins.
 create table public.rate_cards (
@@ -864,6 +876,21 @@ end
 $$;
 grant execute on function private.price_of(text, text, timestamptz) to authenticated, service_role;
 
+-- What the provider's pricing object means in money: nothing unless the type is regular, else the list price.
+create function private.message_cost(p_tenant_id uuid, p_message_id uuid, p_pricing jsonb)
+returns table (amount numeric, currency text)
+language plpgsql stable rows 1 set search_path = '' as $$
+begin
+    return query
+    select case when p_pricing ->> 'type' is distinct from 'regular' then 0 else r.amount end, r.currency
+    from public.messages m
+    join public.customer_leads l on l.tenant_id = m.tenant_id and l.id = m.lead_id
+    cross join lateral private.price_of(l.phone, p_pricing ->> 'category', m.provider_at) r
+    where m.tenant_id = p_tenant_id and m.id = p_message_id;
+end
+$$;
+grant execute on function private.message_cost(uuid, uuid, jsonb) to service_role;
+
 
 -- sql/25_channel_tokens.sql
 
@@ -884,6 +911,27 @@ begin
 end
 $$;
 grant execute on function public.channel_tokens(jsonb) to service_role;
+
+-- What a delivery to /<provider>/<our id of the number> is checked with: {"tenant_id", "provider",
+-- "provider_number_id", "account_id", "secrets": […]}; null when there is no such active number. Whapi: the secrets
+-- of its header; Twilio: the account's auth tokens. For memory only.
+create function public.channel_webhook_keys(p_number_id uuid) returns jsonb
+language plpgsql stable set search_path = '' as $$
+begin
+    return (
+        select jsonb_build_object(
+            'tenant_id', n.tenant_id, 'provider', n.provider, 'provider_number_id', n.provider_number_id,
+            'account_id', n.account_id, 'secrets', (
+                select coalesce(jsonb_agg(v.decrypted_secret), '[]')
+                from public.channel_secrets s
+                join vault.decrypted_secrets v on v.id = s.secret_id
+                where s.tenant_id = n.tenant_id and s.number_id = n.id
+                    and s.kind = case n.provider when 'twilio' then 'access_token' else 'webhook_secret' end))
+        from public.whatsapp_numbers n
+        where n.id = p_number_id and n.is_active);
+end
+$$;
+grant execute on function public.channel_webhook_keys(uuid) to service_role;
 
 
 -- sql/30_leads.sql
@@ -1219,6 +1267,8 @@ create table public.messages (
     source text not null,
     author_id uuid,
     agent_id uuid,
+    template_id uuid,
+    forced_by uuid,
     type text not null,
     content text,
     data jsonb,
@@ -1256,6 +1306,9 @@ create table public.messages (
     constraint messages_number_id_fkey foreign key (tenant_id, number_id)
         references public.whatsapp_numbers (tenant_id, id),
     constraint messages_author_id_fkey foreign key (tenant_id, author_id) references public.users (tenant_id, id),
+    constraint messages_forced_by_fkey foreign key (tenant_id, forced_by) references public.users (tenant_id, id),
+    constraint messages_template_id_fkey foreign key (tenant_id, template_id)
+        references public.message_templates (tenant_id, id),
     constraint messages_direction_check check (direction in ('inbound', 'outbound')),
     constraint messages_role_check check (role in ('user', 'assistant', 'human', 'system')),
     constraint messages_source_check check (source in (
@@ -1269,6 +1322,7 @@ create table public.messages (
 comment on table public.messages is 'Every message of both sides, stored once per number and provider id.';
 comment on column public.messages.wa_message_id is 'pii: the provider''s id; Meta''s carries the phone, in base64';
 comment on column public.messages.content is 'pii: text, or the caption of a medium';
+comment on column public.messages.forced_by is 'The member of staff who sent it against the rules, knowing the cost.';
 comment on column public.messages.data is
     'pii: what the type carries besides text: place, card, button, order, template';
 comment on column public.messages.raw is 'pii: what the provider sent, where we do not model it';
@@ -1289,6 +1343,9 @@ create index messages_tenant_id_chat_id_provider_at_id_idx
 create index messages_tenant_id_conversation_id_idx on public.messages (tenant_id, conversation_id);
 create index messages_tenant_id_lead_id_idx on public.messages (tenant_id, lead_id);
 create index messages_tenant_id_author_id_idx on public.messages (tenant_id, author_id) where author_id is not null;
+create index messages_tenant_id_forced_by_idx on public.messages (tenant_id, forced_by) where forced_by is not null;
+create index messages_tenant_id_template_id_idx
+    on public.messages (tenant_id, template_id) where template_id is not null;
 create index messages_tenant_id_agent_id_idx on public.messages (tenant_id, agent_id) where agent_id is not null;
 
 -- The same message is delivered again for days: it is stored once. After the indexes, for the reason given at
@@ -1753,31 +1810,6 @@ create type private.inbox_message as (
 -- Whom an event's addresses lead to, and whether that is already known of all of them.
 create type private.lead_found as (lead_id uuid, is_complete boolean);
 
--- A contact's addresses; a business-scoped user id comes first.
-create function private.contact_keys(p_contact jsonb, p_provider text, p_scope text) returns private.contact_key[]
-language plpgsql immutable set search_path = '' as $$
-declare
-    v_keys private.contact_key[] := array[]::private.contact_key[];
-begin
-    if p_contact ->> 'bsuid' <> '' then
-        v_keys := v_keys || ('bsuid', p_scope, p_contact ->> 'bsuid')::private.contact_key;
-    end if;
-    if p_contact ->> 'phone' <> '' then
-        v_keys := v_keys || ('phone', '', p_contact ->> 'phone')::private.contact_key;
-    end if;
-    if p_contact ->> 'chat_id' <> '' then
-        v_keys := v_keys || ('chat_id', p_provider, p_contact ->> 'chat_id')::private.contact_key;
-    end if;
-    if p_contact ->> 'parent_bsuid' <> '' then
-        v_keys := v_keys || ('parent_bsuid', '', p_contact ->> 'parent_bsuid')::private.contact_key;
-    end if;
-    if p_contact ->> 'username' <> '' then
-        v_keys := v_keys || ('username', '', lower(p_contact ->> 'username'))::private.contact_key;
-    end if;
-    return v_keys;
-end
-$$;
-
 create function private.as_uuid(p_text text) returns uuid
 language plpgsql immutable strict set search_path = '' as $$
 begin
@@ -1895,668 +1927,6 @@ begin
     ) as e
     where e.copy = 1 and e.is_news;
     return coalesce(v_events, '{}');
-end
-$$;
-
--- The lead of each event, null where no address is known.
-create function private.leads_find(p_events private.inbox_event[]) returns private.lead_found[]
-language plpgsql stable set search_path = '' as $$
-begin
-    return array(
-        select (
-            case when f.is_complete then f.lead_id else private.lead_decide(p_events[o.ordinality]) end, f.is_complete
-        )::private.lead_found
-        from unnest(p_events) with ordinality as o
-        cross join lateral (
-            select (array_agg(i.lead_id))[1] as lead_id, count(i.lead_id) = count(*) and count(distinct i.lead_id) = 1
-                as is_complete
-            from unnest(o.keys) as k
-            left join lateral (
-                select li.lead_id
-                from public.lead_identities li
-                where li.tenant_id = o.tenant_id and li.kind = k.kind and li.scope = k.scope and li.value = k.value
-                    and li.valid_to = 'infinity' and li.valid_from <= o.at
-                limit 1
-            ) as i on true
-        ) as f
-        order by o.ordinality);
-end
-$$;
-
--- The lead of an event whose addresses are not all known, or not of one lead: the surest kind decides. An address
--- leads to whom it belonged at the time.
-create function private.lead_decide(p_event private.inbox_event) returns uuid
-language plpgsql stable set search_path = '' as $$
-begin
-    return (
-        select i.lead_id
-        from unnest(p_event.keys) with ordinality as k (kind, scope, value, rank)
-        cross join lateral (
-            select li.lead_id
-            from public.lead_identities li
-            where li.tenant_id = p_event.tenant_id and li.kind = k.kind and li.scope = k.scope and li.value = k.value
-                and li.valid_to > p_event.at
-            order by li.valid_to
-            limit 1
-        ) as i
-        -- usernames change hands: one says who it is only where nothing else does
-        where (k.kind <> 'username' or cardinality(p_event.keys) = 1)
-            -- a phone that now comes with another user id was given to somebody else, for all we know
-            and not (k.kind = 'phone' and p_event.keys[1].kind = 'bsuid' and exists (
-                select from public.lead_identities other
-                where other.tenant_id = p_event.tenant_id and other.lead_id = i.lead_id
-                    and other.kind = 'bsuid' and other.scope = p_event.scope and other.valid_to = 'infinity'
-                    and other.value <> p_event.keys[1].value))
-        order by k.rank
-        limit 1);
-end
-$$;
-
--- New leads for events without one. Of those that share an address only the first makes a lead, and another
--- transaction may have been faster: who is left out finds the lead on the next look.
-create function private.leads_create(p_events private.inbox_event[], p_leads uuid[]) returns void
-language plpgsql set search_path = '' as $$
-begin
-    with wanted as (
-        select e.ordinality as n, e.tenant_id, e.at, e.body -> 'contact' as contact, k.kind, k.scope, k.value,
-            min(e.ordinality) over (partition by e.tenant_id, k.kind, k.scope, k.value) as first_n
-        from unnest(p_events) with ordinality as e
-        cross join lateral unnest(e.keys) as k
-        where p_leads[e.ordinality] is null
-    ),
-    born as materialized (
-        select n, tenant_id, at, contact, private.uuid7() as lead_id
-        from wanted
-        group by n, tenant_id, at, contact
-        having bool_and(first_n = n)
-    ),
-    identified as (
-        insert into public.lead_identities (tenant_id, kind, scope, value, valid_from, lead_id)
-        select b.tenant_id, w.kind, w.scope, w.value, b.at, b.lead_id
-        from born b
-        join wanted w using (n)
-        order by b.tenant_id, w.kind, w.scope, w.value
-        on conflict do nothing
-        returning lead_id
-    )
-    insert into public.customer_leads (tenant_id, id, phone, chat_id, name, user_name)
-    select tenant_id, lead_id, contact ->> 'phone', contact ->> 'chat_id', nullif(contact ->> 'profile_name', ''),
-        coalesce(nullif(contact ->> 'username', ''), nullif(contact ->> 'profile_name', ''))
-    from born
-    where lead_id in (select lead_id from identified)
-    order by tenant_id, lead_id;
-end
-$$;
-
--- Addresses a known lead had not shown before; those of another lead go to a person to decide.
-create function private.leads_learn(p_events private.inbox_event[], p_leads uuid[]) returns void
-language plpgsql set search_path = '' as $$
-begin
-    with seen as materialized (
-        select distinct on (e.tenant_id, k.kind, k.scope, k.value)
-            e.tenant_id, k.kind, k.scope, k.value, e.at, p_leads[e.ordinality] as lead_id, i.lead_id as holder
-        from unnest(p_events) with ordinality as e
-        cross join lateral unnest(e.keys) as k
-        left join lateral (
-            select li.lead_id from public.lead_identities li
-            where li.tenant_id = e.tenant_id and li.kind = k.kind and li.scope = k.scope and li.value = k.value
-                and li.valid_to = 'infinity'
-            limit 1
-        ) as i on true
-        where i.lead_id is distinct from p_leads[e.ordinality]
-        order by e.tenant_id, k.kind, k.scope, k.value, e.ordinality
-    ),
-    learned as (
-        insert into public.lead_identities (tenant_id, kind, scope, value, valid_from, lead_id)
-        select tenant_id, kind, scope, value, at, lead_id
-        from seen
-        where holder is null
-            -- an address given up is not taken back by a message that was sent before
-            and not exists (
-                select from public.lead_identities old
-                where old.tenant_id = seen.tenant_id and old.kind = seen.kind and old.scope = seen.scope
-                    and old.value = seen.value and old.valid_to > seen.at)
-        order by tenant_id, kind, scope, value
-        on conflict do nothing
-    )
-    insert into public.lead_merge_candidates (tenant_id, lead_id, other_lead_id, reason, evidence)
-    select distinct on (tenant_id, least(lead_id, holder), greatest(lead_id, holder))
-        tenant_id, least(lead_id, holder), greatest(lead_id, holder), 'shared_' || kind,
-        jsonb_build_object(kind, value)
-    from seen
-    where holder <> lead_id and kind <> 'username'
-    order by tenant_id, least(lead_id, holder), greatest(lead_id, holder), kind
-    on conflict do nothing;
-end
-$$;
-
--- name: once, from the profile; user_name: as last seen, never emptied; chat_id: once.
-create function private.leads_rename(p_events private.inbox_event[], p_leads uuid[]) returns void
-language plpgsql set search_path = '' as $$
-begin
-    update public.customer_leads l
-    set name = case when l.name is null or l.name = l.phone then coalesce(n.profile_name, l.name) else l.name end,
-        user_name = coalesce(n.user_name, l.user_name),
-        chat_id = coalesce(l.chat_id, n.chat_id)
-    from (
-        select held.tenant_id, held.id, s.profile_name, s.user_name, s.chat_id
-        from (
-            select distinct on (e.tenant_id, p_leads[e.ordinality])
-                e.tenant_id, p_leads[e.ordinality] as lead_id,
-                nullif(e.body #>> '{contact,profile_name}', '') as profile_name,
-                coalesce(nullif(e.body #>> '{contact,username}', ''), nullif(e.body #>> '{contact,profile_name}', ''))
-                    as user_name,
-                nullif(e.body #>> '{contact,chat_id}', '') as chat_id
-            from unnest(p_events) with ordinality as e
-            where e.kind = 'message'
-            order by e.tenant_id, p_leads[e.ordinality], e.ordinality desc
-        ) as s
-        join public.customer_leads held on held.tenant_id = s.tenant_id and held.id = s.lead_id
-        where s.user_name is distinct from held.user_name and s.user_name is not null
-            or (held.name is null or held.name = held.phone) and s.profile_name is distinct from held.name
-                and s.profile_name is not null
-            or held.chat_id is null and s.chat_id is not null
-        order by held.tenant_id, held.id
-        for no key update of held
-    ) as n
-    where l.tenant_id = n.tenant_id and l.id = n.id;
-end
-$$;
-
--- The lead of each event, made if need be.
-create function private.inbox_leads(p_events private.inbox_event[]) returns uuid[]
-language plpgsql set search_path = '' as $$
-declare
-    v_found private.lead_found[] := private.leads_find(p_events);
-    v_leads uuid[] := array(select f.lead_id from unnest(v_found) f);
-    v_rounds int := 0;
-begin
-    while array_position(v_leads, null) is not null loop
-        if v_rounds = 5 then
-            raise exception using errcode = 'PT400', message = 'An event names no customer.',
-                hint = 'Its contact needs a phone, bsuid, chat_id or username.';
-        end if;
-        perform private.leads_create(p_events, v_leads);
-        v_found := private.leads_find(p_events);
-        v_leads := array(select f.lead_id from unnest(v_found) f);
-        v_rounds := v_rounds + 1;
-    end loop;
-    if exists (select from unnest(v_found) f where not f.is_complete) then
-        perform private.leads_learn(p_events, v_leads);
-    end if;
-    perform private.leads_rename(p_events, v_leads);
-    return v_leads;
-end
-$$;
-
--- A customer moved to another number, or WhatsApp gave them another id: addresses close and open, the lead stays.
-create function private.inbox_identities(p_events private.inbox_event[]) returns void
-language plpgsql set search_path = '' as $$
-declare
-    v_event private.inbox_event;
-    v_old private.contact_key[];
-    v_new private.contact_key[];
-    v_lead_id uuid;
-begin
-    foreach v_event in array p_events loop
-        v_old := private.contact_keys(v_event.body -> 'from', v_event.provider, v_event.scope);
-        v_new := private.contact_keys(v_event.body -> 'to', v_event.provider, v_event.scope);
-        select i.lead_id into v_lead_id
-        from unnest(v_old || v_new) with ordinality as k (kind, scope, value, rank)
-        join public.lead_identities i
-            on i.tenant_id = v_event.tenant_id and i.kind = k.kind and i.scope = k.scope and i.value = k.value
-            and i.valid_to = 'infinity'
-        order by k.rank
-        limit 1;
-        continue when not found;
-        update public.lead_identities i set valid_to = v_event.at
-        from unnest(v_old) as k
-        where i.tenant_id = v_event.tenant_id and i.lead_id = v_lead_id and i.valid_to = 'infinity'
-            and i.valid_from < v_event.at
-            and (i.kind, i.scope, i.value) = (k.kind, k.scope, k.value) and not k = any (v_new);
-        v_event.keys := v_new;
-        perform private.leads_learn(array[v_event], array[v_lead_id]);
-    end loop;
-end
-$$;
-
--- What a whole message must be to be an opt-out, folded. What it refuses: null when it is none.
-create function private.opt_out_scope(p_text text) returns text
-language plpgsql immutable set search_path = '' as $$
-begin
-    return case when length(p_text) <= 40
-        and private.fold(p_text) in ('stop', 'baja', 'dar de baja', 'darme de baja', 'unsubscribe', 'no mas mensajes')
-        then 'marketing' end;
-end
-$$;
-
--- What customers say about hearing from us: keywords, and the switch inside WhatsApp.
-create function private.inbox_consent(p_events private.inbox_event[], p_leads uuid[]) returns void
-language plpgsql set search_path = '' as $$
-begin
-    with said as (
-        insert into public.consent_events (tenant_id, lead_id, kind, scope, source, evidence, happened_at)
-        select
-            e.tenant_id, p_leads[e.ordinality],
-            case e.body ->> 'value' when 'resume' then 'opt_in' else 'opt_out' end,
-            case e.kind when 'preference' then 'marketing' else private.opt_out_scope(e.body ->> 'text') end,
-            case e.kind when 'preference' then 'provider' else 'keyword' end,
-            e.body ->> 'text', e.at
-        from unnest(p_events) with ordinality as e
-        where e.kind = 'preference' and e.body ->> 'value' in ('stop', 'resume')
-            or e.kind = 'message' and private.opt_out_scope(e.body ->> 'text') is not null
-                and not coalesce((e.body ->> 'history')::boolean, false)
-                and e.at > (select private.clock()) - interval '24 hours'
-        order by e.tenant_id, p_leads[e.ordinality]
-        on conflict on constraint consent_events_said_once_key do nothing
-        returning tenant_id, lead_id, kind, scope, happened_at
-    ),
-    latest as (
-        select distinct on (tenant_id, lead_id) * from said order by tenant_id, lead_id, happened_at desc
-    )
-    update public.customer_leads l
-    set opted_out_at = case s.kind when 'opt_out' then coalesce(l.opted_out_at, s.happened_at) end,
-        -- what is refused altogether stays so
-        opt_out_scope = case s.kind when 'opt_out' then coalesce(l.opt_out_scope, s.scope) end
-    from latest s
-    where l.tenant_id = s.tenant_id and l.id = s.lead_id
-        and (s.kind = 'opt_out' or l.opt_out_scope = s.scope);
-end
-$$;
-
-create function private.chats_find(p_events private.inbox_event[], p_leads uuid[]) returns uuid[]
-language plpgsql stable set search_path = '' as $$
-begin
-    return array(
-        select c.id
-        from unnest(p_events) with ordinality as e
-        left join lateral (
-            select id from public.chats
-            where tenant_id = e.tenant_id and number_id = e.number_id and lead_id = p_leads[e.ordinality]
-            limit 1
-        ) c on true
-        order by e.ordinality);
-end
-$$;
-
-create function private.chats_create(p_events private.inbox_event[], p_leads uuid[], p_chats uuid[]) returns void
-language plpgsql set search_path = '' as $$
-begin
-    insert into public.chats (tenant_id, number_id, lead_id, last_interaction_at)
-    select e.tenant_id, e.number_id, p_leads[e.ordinality], min(e.at)
-    from unnest(p_events) with ordinality as e
-    where p_chats[e.ordinality] is null
-    group by e.tenant_id, e.number_id, p_leads[e.ordinality]
-    order by e.tenant_id, e.number_id, p_leads[e.ordinality]
-    on conflict on constraint chats_tenant_id_number_id_lead_id_key do nothing;
-end
-$$;
-
--- The chat of each event, made if need be; all of them locked.
-create function private.inbox_chats(p_events private.inbox_event[], p_leads uuid[]) returns uuid[]
-language plpgsql set search_path = '' as $$
-declare
-    v_chats uuid[] := private.chats_find(p_events, p_leads);
-begin
-    if array_position(v_chats, null) is not null then
-        perform private.chats_create(p_events, p_leads, v_chats);
-        v_chats := private.chats_find(p_events, p_leads);
-    end if;
-    perform from public.chats c
-    join (select distinct e.tenant_id, v_chats[e.ordinality] as id from unnest(p_events) with ordinality as e) as w
-        on c.tenant_id = w.tenant_id and c.id = w.id
-    order by c.tenant_id, c.id
-    for no key update of c;
-    return v_chats;
-end
-$$;
-
--- The open conversation of each event's chat, opened if need be; null for history and calls. After a silence the
--- next message begins a new one, whether or not the sweep has been by.
-create function private.inbox_conversations(p_events private.inbox_event[], p_chats uuid[]) returns uuid[]
-language plpgsql set search_path = '' as $$
-declare
-    v_silent record;
-begin
-    for v_silent in
-        select v.tenant_id, array_agg(v.id) as ids
-        from (
-            select e.tenant_id, p_chats[e.ordinality] as chat_id, min(e.at) as at
-            from unnest(p_events) with ordinality as e
-            where e.kind <> 'call' and not coalesce((e.body ->> 'history')::boolean, false)
-            group by e.tenant_id, p_chats[e.ordinality]
-        ) as first
-        join public.chats c on c.tenant_id = first.tenant_id and c.id = first.chat_id
-        cross join lateral (
-            select * from public.conversations
-            where tenant_id = c.tenant_id and chat_id = c.id and status = 'open'
-            limit 1
-        ) v
-        where first.at > greatest(c.last_interaction_at, v.reopened_at) + make_interval(hours => (
-            select conversation_idle_hours from public.tenant_settings where tenant_id = c.tenant_id))
-        group by v.tenant_id
-    loop
-        perform private.conversations_finish(v_silent.tenant_id, v_silent.ids);
-    end loop;
-
-    return private.conversations_open(p_events, p_chats);
-end
-$$;
-
-create function private.conversations_open(p_events private.inbox_event[], p_chats uuid[]) returns uuid[]
-language plpgsql set search_path = '' as $$
-declare
-    v_conversations uuid[];
-begin
-    with wanted as materialized (
-        select e.ordinality as n, e.tenant_id, p_chats[e.ordinality] as chat_id, e.at, v.id
-        from unnest(p_events) with ordinality as e
-        left join lateral (
-            select id from public.conversations
-            where tenant_id = e.tenant_id and chat_id = p_chats[e.ordinality] and status = 'open'
-            limit 1
-        ) v on true
-        where e.kind <> 'call' and not coalesce((e.body ->> 'history')::boolean, false)
-    ),
-    opened as (
-        insert into public.conversations (tenant_id, chat_id, opened_at)
-        select tenant_id, chat_id, min(at)
-        from wanted
-        where id is null
-        group by tenant_id, chat_id
-        returning tenant_id, chat_id, id
-    )
-    select array_agg(coalesce(w.id, o.id) order by n)
-    into v_conversations
-    from generate_subscripts(p_events, 1) as n
-    left join wanted w using (n)
-    left join opened o on o.tenant_id = w.tenant_id and o.chat_id = w.chat_id;
-    return v_conversations;
-end
-$$;
-
--- Store the messages among the events. Returns those that were stored, and the calls.
-create function private.inbox_store(
-    p_events private.inbox_event[], p_leads uuid[], p_chats uuid[], p_conversations uuid[]
-) returns private.inbox_message[]
-language plpgsql set search_path = '' as $$
-declare
-    v_live_after timestamptz := private.clock() - interval '24 hours';
-    -- in order, since messages of the same second are shown in the order of their ids
-    v_ids uuid[] := array(select private.uuid7() from unnest(p_events) order by 1);
-    v_stored private.inbox_message[];
-begin
-    with stored as (
-        insert into public.messages (
-            tenant_id, id, chat_id, conversation_id, lead_id, number_id, direction, role, source, type, content,
-            data, is_forwarded, wa_message_id, reply_to, referral, raw, status, sent_at, provider_at)
-        select
-            e.tenant_id, v_ids[e.ordinality], p_chats[e.ordinality], p_conversations[e.ordinality],
-            p_leads[e.ordinality], e.number_id, k.direction, k.role, k.source,
-            coalesce(e.body ->> 'type', 'unknown'), e.body ->> 'text',
-            nullif(e.body -> 'data', 'null'), coalesce((e.body #>> '{context,forwarded}')::boolean, false),
-            e.id, e.body #>> '{context,id}', nullif(e.body -> 'referral', 'null'), nullif(e.body -> 'raw', 'null'),
-            k.status, case when e.kind = 'echo' then e.at end, e.at
-        from unnest(p_events) with ordinality as e
-        join (values
-            ('message', 'inbound', 'user', 'customer', 'received'),
-            ('echo', 'outbound', 'human', 'manual', 'sent')
-        ) as k (kind, direction, role, source, status) on k.kind = e.kind
-        order by e.ordinality
-        on conflict on constraint messages_tenant_id_number_id_wa_message_id_key do nothing
-        returning id
-    )
-    select array_agg((
-            e.position, e.tenant_id, e.number_id, p_leads[e.ordinality], p_chats[e.ordinality],
-            p_conversations[e.ordinality], s.id, e.id, e.kind, e.body ->> 'type', e.at, h.is_history,
-            not h.is_history and e.at > v_live_after, e.body)::private.inbox_message
-        order by e.ordinality)
-    into v_stored
-    from unnest(p_events) with ordinality as e
-    cross join lateral (select coalesce((e.body ->> 'history')::boolean, false) as is_history) as h
-    left join stored s on s.id = v_ids[e.ordinality]
-    where s.id is not null or e.kind = 'call' and e.body ->> 'direction' = 'inbound';
-    return coalesce(v_stored, '{}');
-end
-$$;
-
-create function private.inbox_media(p_stored private.inbox_message[]) returns void
-language plpgsql set search_path = '' as $$
-begin
-    insert into public.media (
-        tenant_id, message_id, provider_media_id, mime, sha256, size, filename, url, is_voice, is_animated)
-    select s.tenant_id, s.message_id, f ->> 'id', f ->> 'mime', f ->> 'sha256', (f ->> 'size')::bigint,
-        f ->> 'filename', f ->> 'url', coalesce((f ->> 'voice')::boolean, false),
-        coalesce((f ->> 'animated')::boolean, false)
-    from unnest(p_stored) s
-    cross join lateral nullif(s.body -> 'media', 'null') as f
-    where jsonb_typeof(f) = 'object';
-end
-$$;
-
--- Chats and conversations after their new messages. The customer alone opens the window; a person who writes from
--- the phone silences the agent for a while.
-create function private.inbox_touch(p_stored private.inbox_message[]) returns void
-language plpgsql set search_path = '' as $$
-begin
-    update public.chats c
-    set last_inbound_at = greatest(c.last_inbound_at, t.inbound_at),
-        last_outbound_at = greatest(c.last_outbound_at, t.outbound_at),
-        last_interaction_at = greatest(c.last_interaction_at, t.inbound_at, t.outbound_at),
-        window_expires_at = greatest(c.window_expires_at, t.opened_at + interval '24 hours'),
-        unread_count = c.unread_count + t.unread,
-        agent_paused_until = greatest(c.agent_paused_until, t.taken_over_at + make_interval(mins => (
-            select human_takeover_minutes from public.tenant_settings where tenant_id = c.tenant_id))),
-        referral = case when t.referral_at > coalesce(c.referral_at, '-infinity') then t.referral else c.referral end,
-        referral_at = greatest(c.referral_at, t.referral_at)
-    from (
-        select
-            m.tenant_id, m.chat_id,
-            max(m.at) filter (where m.kind <> 'echo') as inbound_at,
-            max(m.at) filter (where m.kind = 'echo') as outbound_at,
-            max(m.at) filter (where m.kind <> 'echo' and not m.is_history) as opened_at,
-            max(m.at) filter (where m.kind = 'echo' and m.is_live) as taken_over_at,
-            count(*) filter (where m.kind = 'message' and not m.is_history) as unread,
-            max(m.at) filter (where jsonb_typeof(m.body -> 'referral') = 'object') as referral_at,
-            (array_agg(m.body -> 'referral' order by m.at desc)
-                filter (where jsonb_typeof(m.body -> 'referral') = 'object'))[1] as referral
-        from unnest(p_stored) m
-        group by m.tenant_id, m.chat_id
-    ) as t
-    where c.tenant_id = t.tenant_id and c.id = t.chat_id;
-
-    update public.conversations v
-    set message_count = v.message_count + t.messages
-    from (
-        select m.tenant_id, m.conversation_id, count(*) as messages
-        from unnest(p_stored) m
-        where m.message_id is not null and m.conversation_id is not null
-        group by m.tenant_id, m.conversation_id
-    ) as t
-    where v.tenant_id = t.tenant_id and v.id = t.conversation_id;
-end
-$$;
-
--- What had been said about messages before they came.
-create function private.early_events_take(p_stored private.inbox_message[]) returns private.inbox_event[]
-language plpgsql set search_path = '' as $$
-declare
-    v_events private.inbox_event[];
-begin
-    with taken as (
-        delete from public.early_events x
-        using unnest(p_stored) s
-        where x.tenant_id = s.tenant_id and x.number_id = s.number_id and x.target = s.wa_message_id
-        returning s.position, x.tenant_id, x.number_id, x.kind, x.body ->> 'id' as id, x.happened_at,
-            s.message_id, x.body
-    )
-    select coalesce(array_agg((
-        position, tenant_id, number_id, null, null, kind, id, happened_at, null, message_id, body
-    )::private.inbox_event), '{}')
-    into v_events
-    from taken;
-    return v_events;
-end
-$$;
-
--- Statuses only move forwards, each keeps the time it was reported for, and a failure counts only while nothing
--- says that the message arrived.
-create function private.inbox_statuses(p_events private.inbox_event[]) returns void
-language plpgsql set search_path = '' as $$
-declare
-    v_order text[] := array[
-        'skipped', 'canceled', 'unknown', 'queued', 'sending', 'sent', 'failed', 'delivered', 'read', 'played'];
-begin
-    delete from public.outbox o
-    using (
-        select d.tenant_id, d.message_id
-        from public.outbox d
-        join unnest(p_events) e on e.tenant_id = d.tenant_id and e.target_id = d.message_id
-        order by d.tenant_id, d.message_id
-        for update of d
-    ) as done
-    where o.tenant_id = done.tenant_id and o.message_id = done.message_id;
-
-    perform from public.messages m
-    join unnest(p_events) e on m.tenant_id = e.tenant_id and m.id = e.target_id
-    order by m.tenant_id, m.id
-    for no key update of m;
-
-    update public.messages m
-    set status = v_order[greatest(array_position(v_order, m.status), s.rank)],
-        wa_message_id = coalesce(m.wa_message_id, s.wa_message_id),
-        sent_at = least(m.sent_at, s.sent_at),
-        delivered_at = least(m.delivered_at, s.delivered_at),
-        read_at = least(m.read_at, s.read_at),
-        played_at = least(m.played_at, s.played_at),
-        failed_at = least(m.failed_at, s.failed_at),
-        error_code = coalesce(m.error_code, (s.error ->> 'code')::int),
-        error_message = coalesce(
-            m.error_message, nullif(concat_ws(': ', s.error ->> 'title', s.error ->> 'details'), '')),
-        pricing = coalesce(m.pricing, s.pricing),
-        price_class = coalesce(s.pricing ->> 'category', m.price_class),
-        actual_cost = coalesce(m.actual_cost, c.amount),
-        currency = case when m.actual_cost is null then coalesce(c.currency, m.currency) else m.currency end
-    from (
-        select
-            e.tenant_id, e.target_id, min(e.id) as wa_message_id,
-            max(array_position(v_order, e.body ->> 'status')) as rank,
-            min(e.at) filter (where e.body ->> 'status' = 'sent') as sent_at,
-            min(e.at) filter (where e.body ->> 'status' = 'delivered') as delivered_at,
-            min(e.at) filter (where e.body ->> 'status' = 'read') as read_at,
-            min(e.at) filter (where e.body ->> 'status' = 'played') as played_at,
-            min(e.at) filter (where e.body ->> 'status' = 'failed') as failed_at,
-            (array_agg(e.body -> 'error') filter (where jsonb_typeof(e.body -> 'error') = 'object'))[1] as error,
-            (array_agg(e.body -> 'pricing' order by e.at)
-                filter (where jsonb_typeof(e.body -> 'pricing') = 'object'))[1] as pricing
-        from unnest(p_events) e
-        group by e.tenant_id, e.target_id
-    ) as s
-    left join lateral private.message_cost(s.tenant_id, s.target_id, s.pricing) c on s.pricing is not null
-    where m.tenant_id = s.tenant_id and m.id = s.target_id and m.direction = 'outbound';
-
-    update public.chats c
-    set free_entry_until = greatest(c.free_entry_until, (e.body #>> '{conversation,expires_at}')::timestamptz)
-    from unnest(p_events) e
-    join public.messages m on m.tenant_id = e.tenant_id and m.id = e.target_id
-    where e.body #>> '{conversation,expires_at}' is not null
-        and e.body #>> '{conversation,origin}' = 'referral_conversion'
-        and c.tenant_id = m.tenant_id and c.id = m.chat_id;
-end
-$$;
-
--- What the provider's pricing object means in money: nothing unless the type is regular, else the list price.
-create function private.message_cost(p_tenant_id uuid, p_message_id uuid, p_pricing jsonb)
-returns table (amount numeric, currency text)
-language plpgsql stable rows 1 set search_path = '' as $$
-begin
-    return query
-    select case when p_pricing ->> 'type' is distinct from 'regular' then 0 else r.amount end, r.currency
-    from public.messages m
-    join public.customer_leads l on l.tenant_id = m.tenant_id and l.id = m.lead_id
-    cross join lateral private.price_of(l.phone, p_pricing ->> 'category', m.provider_at) r
-    where m.tenant_id = p_tenant_id and m.id = p_message_id;
-end
-$$;
-
--- Edits and revokes keep every earlier text, in the order of its time, in whatever order they arrive.
-create function private.inbox_rewrite(p_event private.inbox_event) returns void
-language plpgsql set search_path = '' as $$
-declare
-    v_message public.messages;
-    v_versions jsonb;
-    v_current jsonb;
-begin
-    select * into v_message
-    from public.messages m
-    where m.tenant_id = p_event.tenant_id and m.id = p_event.target_id
-    for no key update;
-    v_versions := coalesce(v_message.previous, '[]');
-    if v_message.revoked_at is null then
-        v_versions := v_versions || jsonb_build_object(
-            'at', coalesce(v_message.edited_at, v_message.provider_at), 'content', v_message.content);
-    end if;
-    if p_event.kind = 'edit' then
-        v_versions := v_versions || jsonb_build_object('at', p_event.at, 'content', p_event.body ->> 'text');
-    end if;
-    v_versions := (
-        select jsonb_agg(version order by (version ->> 'at')::timestamptz)
-        from jsonb_array_elements(v_versions) as version);
-    v_current := v_versions -> -1;
-    update public.messages m
-    set revoked_at = case p_event.kind when 'revoke' then p_event.at else m.revoked_at end,
-        edited_at = case p_event.kind when 'edit' then greatest(m.edited_at, p_event.at) else m.edited_at end,
-        content = case when p_event.kind = 'edit' and m.revoked_at is null then v_current ->> 'content' end,
-        previous = case when p_event.kind = 'edit' and m.revoked_at is null then v_versions - -1 else v_versions end
-    where m.tenant_id = p_event.tenant_id and m.id = p_event.target_id;
-end
-$$;
-
-create function private.inbox_react(p_event private.inbox_event) returns void
-language plpgsql set search_path = '' as $$
-begin
-    update public.messages m
-    set reactions = coalesce(m.reactions, '{}') || jsonb_build_object(
-        p_event.body ->> 'by', jsonb_build_object('emoji', p_event.body ->> 'emoji', 'at', p_event.at))
-    where m.tenant_id = p_event.tenant_id and m.id = p_event.target_id
-        and coalesce((m.reactions #>> array[p_event.body ->> 'by', 'at'])::timestamptz < p_event.at, true);
-end
-$$;
-
--- Apply what was said about messages; keep it where the message is not there.
-create function private.inbox_changes(p_events private.inbox_event[]) returns void
-language plpgsql set search_path = '' as $$
-declare
-    v_known private.inbox_event[];
-    v_event private.inbox_event;
-begin
-    select array_agg((
-            e.position, e.tenant_id, e.number_id, e.provider, e.scope, e.kind, e.id, e.at, e.keys,
-            coalesce(e.target_id, m.id), e.body)::private.inbox_event
-        order by e.tenant_id, coalesce(e.target_id, m.id), e.at)
-    into v_known
-    from unnest(p_events) e
-    left join public.messages m
-        on e.target_id is null and m.tenant_id = e.tenant_id and m.number_id = e.number_id
-        and m.wa_message_id = coalesce(e.body ->> 'target', e.id);
-
-    insert into public.early_events (tenant_id, number_id, target, kind, detail, happened_at, body)
-    select e.tenant_id, e.number_id, coalesce(e.body ->> 'target', e.id), e.kind,
-        coalesce(e.body ->> 'status', e.id, ''), e.at, e.body
-    from unnest(v_known) e
-    where e.target_id is null
-    order by 1, 2, 3, 4, 5
-    on conflict do nothing;
-
-    v_known := array(select e from unnest(v_known) e where e.target_id is not null);
-    perform private.inbox_statuses(array(select e from unnest(v_known) e where e.kind = 'status'));
-    foreach v_event in array v_known loop
-        if v_event.kind in ('edit', 'revoke') then
-            perform private.inbox_rewrite(v_event);
-        elsif v_event.kind = 'reaction' then
-            perform private.inbox_react(v_event);
-        end if;
-    end loop;
 end
 $$;
 
@@ -2824,6 +2194,676 @@ begin
 end
 $$;
 
+-- These run with the rights of service_role, the only one who may call webhook_receive() and its sisters.
+grant execute on function
+    private.as_uuid(text), private.inbox_route(jsonb),
+    private.changes_message(public.messages, text, timestamptz, jsonb),
+    private.inbox_fresh(private.inbox_payload[]), private.inbox_apply(private.inbox_event[]),
+    private.inbox_obstacle(jsonb, uuid), private.inbox_log(jsonb[], uuid[], text[]),
+    private.inbox_settle(jsonb, private.inbox_payload[], private.inbox_event[], private.inbox_message[]),
+    private.inbox_take(jsonb), private.inbox_take_alone(jsonb), private.forget_early_plans(),
+    public.webhook_receive(jsonb), public.webhook_replay(uuid), public.webhook_retry(int)
+    to service_role;
+
+
+-- sql/51_inbox_leads.sql
+
+-- Whose is an event: leads found by their addresses, made, and followed when their addresses change.
+
+-- A contact's addresses; a business-scoped user id comes first.
+create function private.contact_keys(p_contact jsonb, p_provider text, p_scope text) returns private.contact_key[]
+language plpgsql immutable set search_path = '' as $$
+declare
+    v_keys private.contact_key[] := array[]::private.contact_key[];
+begin
+    if p_contact ->> 'bsuid' <> '' then
+        v_keys := v_keys || ('bsuid', p_scope, p_contact ->> 'bsuid')::private.contact_key;
+    end if;
+    if p_contact ->> 'phone' <> '' then
+        v_keys := v_keys || ('phone', '', p_contact ->> 'phone')::private.contact_key;
+    end if;
+    if p_contact ->> 'chat_id' <> '' then
+        v_keys := v_keys || ('chat_id', p_provider, p_contact ->> 'chat_id')::private.contact_key;
+    end if;
+    if p_contact ->> 'parent_bsuid' <> '' then
+        v_keys := v_keys || ('parent_bsuid', '', p_contact ->> 'parent_bsuid')::private.contact_key;
+    end if;
+    if p_contact ->> 'username' <> '' then
+        v_keys := v_keys || ('username', '', lower(p_contact ->> 'username'))::private.contact_key;
+    end if;
+    return v_keys;
+end
+$$;
+
+-- The lead of each event, null where no address is known.
+create function private.leads_find(p_events private.inbox_event[]) returns private.lead_found[]
+language plpgsql stable set search_path = '' as $$
+begin
+    return array(
+        select (
+            case when f.is_complete then f.lead_id else private.lead_decide(p_events[o.ordinality]) end, f.is_complete
+        )::private.lead_found
+        from unnest(p_events) with ordinality as o
+        cross join lateral (
+            select (array_agg(i.lead_id))[1] as lead_id, count(i.lead_id) = count(*) and count(distinct i.lead_id) = 1
+                as is_complete
+            from unnest(o.keys) as k
+            left join lateral (
+                select li.lead_id
+                from public.lead_identities li
+                where li.tenant_id = o.tenant_id and li.kind = k.kind and li.scope = k.scope and li.value = k.value
+                    and li.valid_to = 'infinity' and li.valid_from <= o.at
+                limit 1
+            ) as i on true
+        ) as f
+        order by o.ordinality);
+end
+$$;
+
+-- The lead of an event whose addresses are not all known, or not of one lead: the surest kind decides. An address
+-- leads to whom it belonged at the time.
+create function private.lead_decide(p_event private.inbox_event) returns uuid
+language plpgsql stable set search_path = '' as $$
+begin
+    return (
+        select i.lead_id
+        from unnest(p_event.keys) with ordinality as k (kind, scope, value, rank)
+        cross join lateral (
+            select li.lead_id
+            from public.lead_identities li
+            where li.tenant_id = p_event.tenant_id and li.kind = k.kind and li.scope = k.scope and li.value = k.value
+                and li.valid_to > p_event.at
+            order by li.valid_to
+            limit 1
+        ) as i
+        -- usernames change hands: one says who it is only where nothing else does
+        where (k.kind <> 'username' or cardinality(p_event.keys) = 1)
+            -- a phone that now comes with another user id was given to somebody else, for all we know
+            and not (k.kind = 'phone' and p_event.keys[1].kind = 'bsuid' and exists (
+                select from public.lead_identities other
+                where other.tenant_id = p_event.tenant_id and other.lead_id = i.lead_id
+                    and other.kind = 'bsuid' and other.scope = p_event.scope and other.valid_to = 'infinity'
+                    and other.value <> p_event.keys[1].value))
+        order by k.rank
+        limit 1);
+end
+$$;
+
+-- New leads for events without one. Of those that share an address only the first makes a lead, and another
+-- transaction may have been faster: who is left out finds the lead on the next look.
+create function private.leads_create(p_events private.inbox_event[], p_leads uuid[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    with wanted as (
+        select e.ordinality as n, e.tenant_id, e.at, e.body -> 'contact' as contact, k.kind, k.scope, k.value,
+            min(e.ordinality) over (partition by e.tenant_id, k.kind, k.scope, k.value) as first_n
+        from unnest(p_events) with ordinality as e
+        cross join lateral unnest(e.keys) as k
+        where p_leads[e.ordinality] is null
+    ),
+    born as materialized (
+        select n, tenant_id, at, contact, private.uuid7() as lead_id
+        from wanted
+        group by n, tenant_id, at, contact
+        having bool_and(first_n = n)
+    ),
+    identified as (
+        insert into public.lead_identities (tenant_id, kind, scope, value, valid_from, lead_id)
+        select b.tenant_id, w.kind, w.scope, w.value, b.at, b.lead_id
+        from born b
+        join wanted w using (n)
+        order by b.tenant_id, w.kind, w.scope, w.value
+        on conflict do nothing
+        returning lead_id
+    )
+    insert into public.customer_leads (tenant_id, id, phone, chat_id, name, user_name)
+    select tenant_id, lead_id, contact ->> 'phone', contact ->> 'chat_id', nullif(contact ->> 'profile_name', ''),
+        coalesce(nullif(contact ->> 'username', ''), nullif(contact ->> 'profile_name', ''))
+    from born
+    where lead_id in (select lead_id from identified)
+    order by tenant_id, lead_id;
+end
+$$;
+
+-- Addresses a known lead had not shown before; those of another lead go to a person to decide.
+create function private.leads_learn(p_events private.inbox_event[], p_leads uuid[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    with seen as materialized (
+        select distinct on (e.tenant_id, k.kind, k.scope, k.value)
+            e.tenant_id, k.kind, k.scope, k.value, e.at, p_leads[e.ordinality] as lead_id, i.lead_id as holder
+        from unnest(p_events) with ordinality as e
+        cross join lateral unnest(e.keys) as k
+        left join lateral (
+            select li.lead_id from public.lead_identities li
+            where li.tenant_id = e.tenant_id and li.kind = k.kind and li.scope = k.scope and li.value = k.value
+                and li.valid_to = 'infinity'
+            limit 1
+        ) as i on true
+        where i.lead_id is distinct from p_leads[e.ordinality]
+        order by e.tenant_id, k.kind, k.scope, k.value, e.ordinality
+    ),
+    learned as (
+        insert into public.lead_identities (tenant_id, kind, scope, value, valid_from, lead_id)
+        select tenant_id, kind, scope, value, at, lead_id
+        from seen
+        where holder is null
+            -- an address given up is not taken back by a message that was sent before
+            and not exists (
+                select from public.lead_identities old
+                where old.tenant_id = seen.tenant_id and old.kind = seen.kind and old.scope = seen.scope
+                    and old.value = seen.value and old.valid_to > seen.at)
+        order by tenant_id, kind, scope, value
+        on conflict do nothing
+    )
+    insert into public.lead_merge_candidates (tenant_id, lead_id, other_lead_id, reason, evidence)
+    select distinct on (tenant_id, least(lead_id, holder), greatest(lead_id, holder))
+        tenant_id, least(lead_id, holder), greatest(lead_id, holder), 'shared_' || kind,
+        jsonb_build_object(kind, value)
+    from seen
+    where holder <> lead_id and kind <> 'username'
+    order by tenant_id, least(lead_id, holder), greatest(lead_id, holder), kind
+    on conflict do nothing;
+end
+$$;
+
+-- name: once, from the profile; user_name: as last seen, never emptied; chat_id: once.
+create function private.leads_rename(p_events private.inbox_event[], p_leads uuid[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    update public.customer_leads l
+    set name = case when l.name is null or l.name = l.phone then coalesce(n.profile_name, l.name) else l.name end,
+        user_name = coalesce(n.user_name, l.user_name),
+        chat_id = coalesce(l.chat_id, n.chat_id)
+    from (
+        select held.tenant_id, held.id, s.profile_name, s.user_name, s.chat_id
+        from (
+            select distinct on (e.tenant_id, p_leads[e.ordinality])
+                e.tenant_id, p_leads[e.ordinality] as lead_id,
+                nullif(e.body #>> '{contact,profile_name}', '') as profile_name,
+                coalesce(nullif(e.body #>> '{contact,username}', ''), nullif(e.body #>> '{contact,profile_name}', ''))
+                    as user_name,
+                nullif(e.body #>> '{contact,chat_id}', '') as chat_id
+            from unnest(p_events) with ordinality as e
+            where e.kind = 'message'
+            order by e.tenant_id, p_leads[e.ordinality], e.ordinality desc
+        ) as s
+        join public.customer_leads held on held.tenant_id = s.tenant_id and held.id = s.lead_id
+        where s.user_name is distinct from held.user_name and s.user_name is not null
+            or (held.name is null or held.name = held.phone) and s.profile_name is distinct from held.name
+                and s.profile_name is not null
+            or held.chat_id is null and s.chat_id is not null
+        order by held.tenant_id, held.id
+        for no key update of held
+    ) as n
+    where l.tenant_id = n.tenant_id and l.id = n.id;
+end
+$$;
+
+-- The lead of each event, made if need be.
+create function private.inbox_leads(p_events private.inbox_event[]) returns uuid[]
+language plpgsql set search_path = '' as $$
+declare
+    v_found private.lead_found[] := private.leads_find(p_events);
+    v_leads uuid[] := array(select f.lead_id from unnest(v_found) f);
+    v_rounds int := 0;
+begin
+    while array_position(v_leads, null) is not null loop
+        if v_rounds = 5 then
+            raise exception using errcode = 'PT400', message = 'An event names no customer.',
+                hint = 'Its contact needs a phone, bsuid, chat_id or username.';
+        end if;
+        perform private.leads_create(p_events, v_leads);
+        v_found := private.leads_find(p_events);
+        v_leads := array(select f.lead_id from unnest(v_found) f);
+        v_rounds := v_rounds + 1;
+    end loop;
+    if exists (select from unnest(v_found) f where not f.is_complete) then
+        perform private.leads_learn(p_events, v_leads);
+    end if;
+    perform private.leads_rename(p_events, v_leads);
+    return v_leads;
+end
+$$;
+
+-- A customer moved to another number, or WhatsApp gave them another id: addresses close and open, the lead stays.
+create function private.inbox_identities(p_events private.inbox_event[]) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_event private.inbox_event;
+    v_old private.contact_key[];
+    v_new private.contact_key[];
+    v_lead_id uuid;
+begin
+    foreach v_event in array p_events loop
+        v_old := private.contact_keys(v_event.body -> 'from', v_event.provider, v_event.scope);
+        v_new := private.contact_keys(v_event.body -> 'to', v_event.provider, v_event.scope);
+        select i.lead_id into v_lead_id
+        from unnest(v_old || v_new) with ordinality as k (kind, scope, value, rank)
+        join public.lead_identities i
+            on i.tenant_id = v_event.tenant_id and i.kind = k.kind and i.scope = k.scope and i.value = k.value
+            and i.valid_to = 'infinity'
+        order by k.rank
+        limit 1;
+        continue when not found;
+        update public.lead_identities i set valid_to = v_event.at
+        from unnest(v_old) as k
+        where i.tenant_id = v_event.tenant_id and i.lead_id = v_lead_id and i.valid_to = 'infinity'
+            and i.valid_from < v_event.at
+            and (i.kind, i.scope, i.value) = (k.kind, k.scope, k.value) and not k = any (v_new);
+        v_event.keys := v_new;
+        perform private.leads_learn(array[v_event], array[v_lead_id]);
+    end loop;
+end
+$$;
+
+grant execute on function
+    private.contact_keys(jsonb, text, text), private.lead_decide(private.inbox_event),
+    private.leads_find(private.inbox_event[]), private.leads_create(private.inbox_event[], uuid[]),
+    private.leads_learn(private.inbox_event[], uuid[]), private.leads_rename(private.inbox_event[], uuid[]),
+    private.inbox_leads(private.inbox_event[]), private.inbox_identities(private.inbox_event[])
+    to service_role;
+
+
+-- sql/52_inbox_messages.sql
+
+-- Messages that arrive: their chats and conversations, themselves and their files, and what they do to the window.
+
+create function private.chats_find(p_events private.inbox_event[], p_leads uuid[]) returns uuid[]
+language plpgsql stable set search_path = '' as $$
+begin
+    return array(
+        select c.id
+        from unnest(p_events) with ordinality as e
+        left join lateral (
+            select id from public.chats
+            where tenant_id = e.tenant_id and number_id = e.number_id and lead_id = p_leads[e.ordinality]
+            limit 1
+        ) c on true
+        order by e.ordinality);
+end
+$$;
+
+create function private.chats_create(p_events private.inbox_event[], p_leads uuid[], p_chats uuid[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    insert into public.chats (tenant_id, number_id, lead_id, last_interaction_at)
+    select e.tenant_id, e.number_id, p_leads[e.ordinality], min(e.at)
+    from unnest(p_events) with ordinality as e
+    where p_chats[e.ordinality] is null
+    group by e.tenant_id, e.number_id, p_leads[e.ordinality]
+    order by e.tenant_id, e.number_id, p_leads[e.ordinality]
+    on conflict on constraint chats_tenant_id_number_id_lead_id_key do nothing;
+end
+$$;
+
+-- The chat of each event, made if need be; all of them locked.
+create function private.inbox_chats(p_events private.inbox_event[], p_leads uuid[]) returns uuid[]
+language plpgsql set search_path = '' as $$
+declare
+    v_chats uuid[] := private.chats_find(p_events, p_leads);
+begin
+    if array_position(v_chats, null) is not null then
+        perform private.chats_create(p_events, p_leads, v_chats);
+        v_chats := private.chats_find(p_events, p_leads);
+    end if;
+    perform from public.chats c
+    join (select distinct e.tenant_id, v_chats[e.ordinality] as id from unnest(p_events) with ordinality as e) as w
+        on c.tenant_id = w.tenant_id and c.id = w.id
+    order by c.tenant_id, c.id
+    for no key update of c;
+    return v_chats;
+end
+$$;
+
+-- The open conversation of each event's chat, opened if need be; null for history and calls. After a silence the
+-- next message begins a new one, whether or not the sweep has been by.
+create function private.inbox_conversations(p_events private.inbox_event[], p_chats uuid[]) returns uuid[]
+language plpgsql set search_path = '' as $$
+declare
+    v_silent record;
+begin
+    for v_silent in
+        select v.tenant_id, array_agg(v.id) as ids
+        from (
+            select e.tenant_id, p_chats[e.ordinality] as chat_id, min(e.at) as at
+            from unnest(p_events) with ordinality as e
+            where e.kind <> 'call' and not coalesce((e.body ->> 'history')::boolean, false)
+            group by e.tenant_id, p_chats[e.ordinality]
+        ) as first
+        join public.chats c on c.tenant_id = first.tenant_id and c.id = first.chat_id
+        cross join lateral (
+            select * from public.conversations
+            where tenant_id = c.tenant_id and chat_id = c.id and status = 'open'
+            limit 1
+        ) v
+        where first.at > greatest(c.last_interaction_at, v.reopened_at) + make_interval(hours => (
+            select conversation_idle_hours from public.tenant_settings where tenant_id = c.tenant_id))
+        group by v.tenant_id
+    loop
+        perform private.conversations_finish(v_silent.tenant_id, v_silent.ids);
+    end loop;
+
+    return private.conversations_open(p_events, p_chats);
+end
+$$;
+
+create function private.conversations_open(p_events private.inbox_event[], p_chats uuid[]) returns uuid[]
+language plpgsql set search_path = '' as $$
+declare
+    v_conversations uuid[];
+begin
+    with wanted as materialized (
+        select e.ordinality as n, e.tenant_id, p_chats[e.ordinality] as chat_id, e.at, v.id
+        from unnest(p_events) with ordinality as e
+        left join lateral (
+            select id from public.conversations
+            where tenant_id = e.tenant_id and chat_id = p_chats[e.ordinality] and status = 'open'
+            limit 1
+        ) v on true
+        where e.kind <> 'call' and not coalesce((e.body ->> 'history')::boolean, false)
+    ),
+    opened as (
+        insert into public.conversations (tenant_id, chat_id, opened_at)
+        select tenant_id, chat_id, min(at)
+        from wanted
+        where id is null
+        group by tenant_id, chat_id
+        returning tenant_id, chat_id, id
+    )
+    select array_agg(coalesce(w.id, o.id) order by n)
+    into v_conversations
+    from generate_subscripts(p_events, 1) as n
+    left join wanted w using (n)
+    left join opened o on o.tenant_id = w.tenant_id and o.chat_id = w.chat_id;
+    return v_conversations;
+end
+$$;
+
+-- Store the messages among the events. Returns those that were stored, and the calls.
+create function private.inbox_store(
+    p_events private.inbox_event[], p_leads uuid[], p_chats uuid[], p_conversations uuid[]
+) returns private.inbox_message[]
+language plpgsql set search_path = '' as $$
+declare
+    v_live_after timestamptz := private.clock() - interval '24 hours';
+    -- in order, since messages of the same second are shown in the order of their ids
+    v_ids uuid[] := array(select private.uuid7() from unnest(p_events) order by 1);
+    v_stored private.inbox_message[];
+begin
+    with stored as (
+        insert into public.messages (
+            tenant_id, id, chat_id, conversation_id, lead_id, number_id, direction, role, source, type, content,
+            data, is_forwarded, wa_message_id, reply_to, referral, raw, status, sent_at, provider_at)
+        select
+            e.tenant_id, v_ids[e.ordinality], p_chats[e.ordinality], p_conversations[e.ordinality],
+            p_leads[e.ordinality], e.number_id, k.direction, k.role, k.source,
+            coalesce(e.body ->> 'type', 'unknown'), e.body ->> 'text',
+            nullif(e.body -> 'data', 'null'), coalesce((e.body #>> '{context,forwarded}')::boolean, false),
+            e.id, e.body #>> '{context,id}', nullif(e.body -> 'referral', 'null'), nullif(e.body -> 'raw', 'null'),
+            k.status, case when e.kind = 'echo' then e.at end, e.at
+        from unnest(p_events) with ordinality as e
+        join (values
+            ('message', 'inbound', 'user', 'customer', 'received'),
+            ('echo', 'outbound', 'human', 'manual', 'sent')
+        ) as k (kind, direction, role, source, status) on k.kind = e.kind
+        order by e.ordinality
+        on conflict on constraint messages_tenant_id_number_id_wa_message_id_key do nothing
+        returning id
+    )
+    select array_agg((
+            e.position, e.tenant_id, e.number_id, p_leads[e.ordinality], p_chats[e.ordinality],
+            p_conversations[e.ordinality], s.id, e.id, e.kind, e.body ->> 'type', e.at, h.is_history,
+            not h.is_history and e.at > v_live_after, e.body)::private.inbox_message
+        order by e.ordinality)
+    into v_stored
+    from unnest(p_events) with ordinality as e
+    cross join lateral (select coalesce((e.body ->> 'history')::boolean, false) as is_history) as h
+    left join stored s on s.id = v_ids[e.ordinality]
+    where s.id is not null or e.kind = 'call' and e.body ->> 'direction' = 'inbound';
+    return coalesce(v_stored, '{}');
+end
+$$;
+
+create function private.inbox_media(p_stored private.inbox_message[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    insert into public.media (
+        tenant_id, message_id, provider_media_id, mime, sha256, size, filename, url, is_voice, is_animated)
+    select s.tenant_id, s.message_id, f ->> 'id', f ->> 'mime', f ->> 'sha256', (f ->> 'size')::bigint,
+        f ->> 'filename', f ->> 'url', coalesce((f ->> 'voice')::boolean, false),
+        coalesce((f ->> 'animated')::boolean, false)
+    from unnest(p_stored) s
+    cross join lateral nullif(s.body -> 'media', 'null') as f
+    where jsonb_typeof(f) = 'object';
+end
+$$;
+
+-- Chats and conversations after their new messages. The customer alone opens the window; a person who writes from
+-- the phone silences the agent for a while.
+create function private.inbox_touch(p_stored private.inbox_message[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    update public.chats c
+    set last_inbound_at = greatest(c.last_inbound_at, t.inbound_at),
+        last_outbound_at = greatest(c.last_outbound_at, t.outbound_at),
+        last_interaction_at = greatest(c.last_interaction_at, t.inbound_at, t.outbound_at),
+        window_expires_at = greatest(c.window_expires_at, t.opened_at + interval '24 hours'),
+        unread_count = c.unread_count + t.unread,
+        agent_paused_until = greatest(c.agent_paused_until, t.taken_over_at + make_interval(mins => (
+            select human_takeover_minutes from public.tenant_settings where tenant_id = c.tenant_id))),
+        referral = case when t.referral_at > coalesce(c.referral_at, '-infinity') then t.referral else c.referral end,
+        referral_at = greatest(c.referral_at, t.referral_at)
+    from (
+        select
+            m.tenant_id, m.chat_id,
+            max(m.at) filter (where m.kind <> 'echo') as inbound_at,
+            max(m.at) filter (where m.kind = 'echo') as outbound_at,
+            max(m.at) filter (where m.kind <> 'echo' and not m.is_history) as opened_at,
+            max(m.at) filter (where m.kind = 'echo' and m.is_live) as taken_over_at,
+            count(*) filter (where m.kind = 'message' and not m.is_history) as unread,
+            max(m.at) filter (where jsonb_typeof(m.body -> 'referral') = 'object') as referral_at,
+            (array_agg(m.body -> 'referral' order by m.at desc)
+                filter (where jsonb_typeof(m.body -> 'referral') = 'object'))[1] as referral
+        from unnest(p_stored) m
+        group by m.tenant_id, m.chat_id
+    ) as t
+    where c.tenant_id = t.tenant_id and c.id = t.chat_id;
+
+    update public.conversations v
+    set message_count = v.message_count + t.messages
+    from (
+        select m.tenant_id, m.conversation_id, count(*) as messages
+        from unnest(p_stored) m
+        where m.message_id is not null and m.conversation_id is not null
+        group by m.tenant_id, m.conversation_id
+    ) as t
+    where v.tenant_id = t.tenant_id and v.id = t.conversation_id;
+end
+$$;
+
+grant execute on function
+    private.chats_find(private.inbox_event[], uuid[]), private.chats_create(private.inbox_event[], uuid[], uuid[]),
+    private.inbox_chats(private.inbox_event[], uuid[]), private.inbox_conversations(private.inbox_event[], uuid[]),
+    private.conversations_open(private.inbox_event[], uuid[]),
+    private.inbox_store(private.inbox_event[], uuid[], uuid[], uuid[]),
+    private.inbox_media(private.inbox_message[]), private.inbox_touch(private.inbox_message[])
+    to service_role;
+
+
+-- sql/53_inbox_changes.sql
+
+-- What is said about messages after they were sent or stored: statuses, edits, revokes, reactions; also too early.
+
+-- What had been said about messages before they came.
+create function private.early_events_take(p_stored private.inbox_message[]) returns private.inbox_event[]
+language plpgsql set search_path = '' as $$
+declare
+    v_events private.inbox_event[];
+begin
+    with taken as (
+        delete from public.early_events x
+        using unnest(p_stored) s
+        where x.tenant_id = s.tenant_id and x.number_id = s.number_id and x.target = s.wa_message_id
+        returning s.position, x.tenant_id, x.number_id, x.kind, x.body ->> 'id' as id, x.happened_at,
+            s.message_id, x.body
+    )
+    select coalesce(array_agg((
+        position, tenant_id, number_id, null, null, kind, id, happened_at, null, message_id, body
+    )::private.inbox_event), '{}')
+    into v_events
+    from taken;
+    return v_events;
+end
+$$;
+
+-- Statuses only move forwards, each keeps the time it was reported for, and a failure counts only while nothing
+-- says that the message arrived.
+create function private.inbox_statuses(p_events private.inbox_event[]) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_order text[] := array[
+        'skipped', 'canceled', 'unknown', 'queued', 'sending', 'sent', 'failed', 'delivered', 'read', 'played'];
+begin
+    delete from public.outbox o
+    using (
+        select d.tenant_id, d.message_id
+        from public.outbox d
+        join unnest(p_events) e on e.tenant_id = d.tenant_id and e.target_id = d.message_id
+        order by d.tenant_id, d.message_id
+        for update of d
+    ) as done
+    where o.tenant_id = done.tenant_id and o.message_id = done.message_id;
+
+    perform from public.messages m
+    join unnest(p_events) e on m.tenant_id = e.tenant_id and m.id = e.target_id
+    order by m.tenant_id, m.id
+    for no key update of m;
+
+    update public.messages m
+    set status = v_order[greatest(array_position(v_order, m.status), s.rank)],
+        wa_message_id = coalesce(m.wa_message_id, s.wa_message_id),
+        sent_at = least(m.sent_at, s.sent_at),
+        delivered_at = least(m.delivered_at, s.delivered_at),
+        read_at = least(m.read_at, s.read_at),
+        played_at = least(m.played_at, s.played_at),
+        failed_at = least(m.failed_at, s.failed_at),
+        error_code = coalesce(m.error_code, (s.error ->> 'code')::int),
+        error_message = coalesce(
+            m.error_message, nullif(concat_ws(': ', s.error ->> 'title', s.error ->> 'details'), '')),
+        pricing = coalesce(m.pricing, s.pricing),
+        price_class = coalesce(s.pricing ->> 'category', m.price_class),
+        actual_cost = coalesce(m.actual_cost, c.amount),
+        currency = case when m.actual_cost is null then coalesce(c.currency, m.currency) else m.currency end
+    from (
+        select
+            e.tenant_id, e.target_id, min(e.id) as wa_message_id,
+            max(array_position(v_order, e.body ->> 'status')) as rank,
+            min(e.at) filter (where e.body ->> 'status' = 'sent') as sent_at,
+            min(e.at) filter (where e.body ->> 'status' = 'delivered') as delivered_at,
+            min(e.at) filter (where e.body ->> 'status' = 'read') as read_at,
+            min(e.at) filter (where e.body ->> 'status' = 'played') as played_at,
+            min(e.at) filter (where e.body ->> 'status' = 'failed') as failed_at,
+            (array_agg(e.body -> 'error') filter (where jsonb_typeof(e.body -> 'error') = 'object'))[1] as error,
+            (array_agg(e.body -> 'pricing' order by e.at)
+                filter (where jsonb_typeof(e.body -> 'pricing') = 'object'))[1] as pricing
+        from unnest(p_events) e
+        group by e.tenant_id, e.target_id
+    ) as s
+    left join lateral private.message_cost(s.tenant_id, s.target_id, s.pricing) c on s.pricing is not null
+    where m.tenant_id = s.tenant_id and m.id = s.target_id and m.direction = 'outbound';
+
+    update public.chats c
+    set free_entry_until = greatest(c.free_entry_until, (e.body #>> '{conversation,expires_at}')::timestamptz)
+    from unnest(p_events) e
+    join public.messages m on m.tenant_id = e.tenant_id and m.id = e.target_id
+    where e.body #>> '{conversation,expires_at}' is not null
+        and e.body #>> '{conversation,origin}' = 'referral_conversion'
+        and c.tenant_id = m.tenant_id and c.id = m.chat_id;
+end
+$$;
+
+-- Edits and revokes keep every earlier text, in the order of its time, in whatever order they arrive.
+create function private.inbox_rewrite(p_event private.inbox_event) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_message public.messages;
+    v_versions jsonb;
+    v_current jsonb;
+begin
+    select * into v_message
+    from public.messages m
+    where m.tenant_id = p_event.tenant_id and m.id = p_event.target_id
+    for no key update;
+    v_versions := coalesce(v_message.previous, '[]');
+    if v_message.revoked_at is null then
+        v_versions := v_versions || jsonb_build_object(
+            'at', coalesce(v_message.edited_at, v_message.provider_at), 'content', v_message.content);
+    end if;
+    if p_event.kind = 'edit' then
+        v_versions := v_versions || jsonb_build_object('at', p_event.at, 'content', p_event.body ->> 'text');
+    end if;
+    v_versions := (
+        select jsonb_agg(version order by (version ->> 'at')::timestamptz)
+        from jsonb_array_elements(v_versions) as version);
+    v_current := v_versions -> -1;
+    update public.messages m
+    set revoked_at = case p_event.kind when 'revoke' then p_event.at else m.revoked_at end,
+        edited_at = case p_event.kind when 'edit' then greatest(m.edited_at, p_event.at) else m.edited_at end,
+        content = case when p_event.kind = 'edit' and m.revoked_at is null then v_current ->> 'content' end,
+        previous = case when p_event.kind = 'edit' and m.revoked_at is null then v_versions - -1 else v_versions end
+    where m.tenant_id = p_event.tenant_id and m.id = p_event.target_id;
+end
+$$;
+
+create function private.inbox_react(p_event private.inbox_event) returns void
+language plpgsql set search_path = '' as $$
+begin
+    update public.messages m
+    set reactions = coalesce(m.reactions, '{}') || jsonb_build_object(
+        p_event.body ->> 'by', jsonb_build_object('emoji', p_event.body ->> 'emoji', 'at', p_event.at))
+    where m.tenant_id = p_event.tenant_id and m.id = p_event.target_id
+        and coalesce((m.reactions #>> array[p_event.body ->> 'by', 'at'])::timestamptz < p_event.at, true);
+end
+$$;
+
+-- Apply what was said about messages; keep it where the message is not there.
+create function private.inbox_changes(p_events private.inbox_event[]) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_known private.inbox_event[];
+    v_event private.inbox_event;
+begin
+    select array_agg((
+            e.position, e.tenant_id, e.number_id, e.provider, e.scope, e.kind, e.id, e.at, e.keys,
+            coalesce(e.target_id, m.id), e.body)::private.inbox_event
+        order by e.tenant_id, coalesce(e.target_id, m.id), e.at)
+    into v_known
+    from unnest(p_events) e
+    left join public.messages m
+        on e.target_id is null and m.tenant_id = e.tenant_id and m.number_id = e.number_id
+        and m.wa_message_id = coalesce(e.body ->> 'target', e.id);
+
+    insert into public.early_events (tenant_id, number_id, target, kind, detail, happened_at, body)
+    select e.tenant_id, e.number_id, coalesce(e.body ->> 'target', e.id), e.kind,
+        coalesce(e.body ->> 'status', e.id, ''), e.at, e.body
+    from unnest(v_known) e
+    where e.target_id is null
+    order by 1, 2, 3, 4, 5
+    on conflict do nothing;
+
+    v_known := array(select e from unnest(v_known) e where e.target_id is not null);
+    perform private.inbox_statuses(array(select e from unnest(v_known) e where e.kind = 'status'));
+    foreach v_event in array v_known loop
+        if v_event.kind in ('edit', 'revoke') then
+            perform private.inbox_rewrite(v_event);
+        elsif v_event.kind = 'reaction' then
+            perform private.inbox_react(v_event);
+        end if;
+    end loop;
+end
+$$;
+
 -- Early events whose message has come since: its transaction and theirs did not see each other.
 create function private.early_events_late(p_limit int) returns private.inbox_event[]
 language plpgsql set search_path = '' as $$
@@ -2855,29 +2895,10 @@ begin
 end
 $$;
 
--- These run with the rights of service_role, the only one who may call webhook_receive() and its sisters.
 grant execute on function
-    private.contact_keys(jsonb, text, text), private.as_uuid(text), private.inbox_route(jsonb),
-    private.changes_message(public.messages, text, timestamptz, jsonb),
-    private.inbox_fresh(private.inbox_payload[]), private.lead_decide(private.inbox_event),
-    private.leads_find(private.inbox_event[]),
-    private.leads_create(private.inbox_event[], uuid[]), private.leads_learn(private.inbox_event[], uuid[]),
-    private.leads_rename(private.inbox_event[], uuid[]), private.inbox_leads(private.inbox_event[]),
-    private.inbox_identities(private.inbox_event[]), private.opt_out_scope(text),
-    private.inbox_consent(private.inbox_event[], uuid[]), private.chats_find(private.inbox_event[], uuid[]),
-    private.chats_create(private.inbox_event[], uuid[], uuid[]), private.inbox_chats(private.inbox_event[], uuid[]),
-    private.inbox_conversations(private.inbox_event[], uuid[]),
-    private.conversations_open(private.inbox_event[], uuid[]),
-    private.inbox_store(private.inbox_event[], uuid[], uuid[], uuid[]), private.inbox_media(private.inbox_message[]),
-    private.inbox_touch(private.inbox_message[]), private.early_events_take(private.inbox_message[]),
-    private.early_events_late(int), private.inbox_statuses(private.inbox_event[]),
-    private.message_cost(uuid, uuid, jsonb), private.inbox_rewrite(private.inbox_event),
-    private.inbox_react(private.inbox_event), private.inbox_changes(private.inbox_event[]),
-    private.inbox_apply(private.inbox_event[]), private.inbox_obstacle(jsonb, uuid),
-    private.inbox_log(jsonb[], uuid[], text[]),
-    private.inbox_settle(jsonb, private.inbox_payload[], private.inbox_event[], private.inbox_message[]),
-    private.inbox_take(jsonb), private.inbox_take_alone(jsonb), private.forget_early_plans(),
-    public.webhook_receive(jsonb), public.webhook_replay(uuid), public.webhook_retry(int)
+    private.early_events_take(private.inbox_message[]), private.early_events_late(int),
+    private.inbox_statuses(private.inbox_event[]), private.inbox_rewrite(private.inbox_event),
+    private.inbox_react(private.inbox_event), private.inbox_changes(private.inbox_event[])
     to service_role;
 
 
@@ -2970,6 +2991,59 @@ end
 $$;
 grant execute on function private.activity_note(private.inbox_message[]),
     private.activity_tokens(uuid, uuid, uuid, bigint), public.activity_flush(boolean, int) to service_role;
+
+
+-- sql/58_consent.sql
+
+-- What customers say about hearing from us.
+
+-- What a whole message must be to be an opt-out, folded. What it refuses: null when it is none.
+create function private.opt_out_scope(p_text text) returns text
+language plpgsql immutable set search_path = '' as $$
+begin
+    return case when length(p_text) <= 40
+        and private.fold(p_text) in ('stop', 'baja', 'dar de baja', 'darme de baja', 'unsubscribe', 'no mas mensajes')
+        then 'marketing' end;
+end
+$$;
+
+-- What customers say about hearing from us: keywords, and the switch inside WhatsApp.
+create function private.inbox_consent(p_events private.inbox_event[], p_leads uuid[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    with said as (
+        insert into public.consent_events (tenant_id, lead_id, kind, scope, source, evidence, happened_at)
+        select
+            e.tenant_id, p_leads[e.ordinality],
+            case e.body ->> 'value' when 'resume' then 'opt_in' else 'opt_out' end,
+            case e.kind when 'preference' then 'marketing' else private.opt_out_scope(e.body ->> 'text') end,
+            case e.kind when 'preference' then 'provider' else 'keyword' end,
+            e.body ->> 'text', e.at
+        from unnest(p_events) with ordinality as e
+        where e.kind = 'preference' and e.body ->> 'value' in ('stop', 'resume')
+            or e.kind = 'message' and private.opt_out_scope(e.body ->> 'text') is not null
+                and not coalesce((e.body ->> 'history')::boolean, false)
+                and e.at > (select private.clock()) - interval '24 hours'
+        order by e.tenant_id, p_leads[e.ordinality]
+        on conflict on constraint consent_events_said_once_key do nothing
+        returning tenant_id, lead_id, kind, scope, happened_at
+    ),
+    latest as (
+        select distinct on (tenant_id, lead_id) * from said order by tenant_id, lead_id, happened_at desc
+    )
+    update public.customer_leads l
+    set opted_out_at = case s.kind when 'opt_out' then coalesce(l.opted_out_at, s.happened_at) end,
+        -- what is refused altogether stays so
+        opt_out_scope = case s.kind when 'opt_out' then coalesce(l.opt_out_scope, s.scope) end
+    from latest s
+    where l.tenant_id = s.tenant_id and l.id = s.lead_id
+        and (s.kind = 'opt_out' or l.opt_out_scope = s.scope);
+end
+$$;
+
+grant execute on function
+    private.opt_out_scope(text), private.inbox_consent(private.inbox_event[], uuid[])
+    to service_role;
 
 
 -- sql/60_agents.sql
@@ -3324,10 +3398,8 @@ begin
         if v_chat.is_news then
             update public.conversations set closed_notice_at = v_now
             where tenant_id = v_chat.tenant_id and id = v_chat.conversation_id;
-            perform private.outbox_enqueue(array[(
-                v_chat.tenant_id, v_chat.id, 'reply', 'agent', 'assistant', 'text', v_chat.notice, null, null, null,
-                null
-            )::private.outgoing]);
+            perform private.outbox_enqueue(array[private.outgoing(
+                v_chat.tenant_id, v_chat.id, 'reply', 'agent', 'assistant', v_chat.notice)]);
         end if;
     end loop;
 end
@@ -3531,9 +3603,8 @@ begin
     update public.conversations set current_agent_id = p_agent_id
     where tenant_id = p_tenant_id and chat_id = p_chat_id and status = 'open'
         and current_agent_id is distinct from p_agent_id;
-    v_message_id := (private.outbox_enqueue(array[(
-        p_tenant_id, p_chat_id, 'reply', 'agent', 'assistant', 'text', p_content, null, null, null, p_agent_id
-    )::private.outgoing]))[1];
+    v_message_id := (private.outbox_enqueue(array[private.outgoing(
+        p_tenant_id, p_chat_id, 'reply', 'agent', 'assistant', p_content, p_agent_id => p_agent_id)]))[1];
     if p_closes then
         perform private.conversations_finish(p_tenant_id, array(
             select id from public.conversations
@@ -3587,6 +3658,74 @@ grant execute on function private.agent_choose(uuid, uuid, text, timestamptz),
     private.reply_hand_over(uuid, uuid, text, text), private.usage_record(uuid, uuid, uuid, jsonb),
     public.reply_claim(int, int), public.reply_settle(uuid, uuid, uuid, uuid, text, jsonb, text, boolean),
     public.reply_fail(uuid, uuid, uuid, text, boolean, int, uuid, jsonb) to service_role;
+
+
+-- sql/62_decisions.sql
+
+-- The send decision: may this be sent, now, to that customer, and what would it cost?
+
+-- Something that may be sent. ref is the asker's own id for it. template_id: the template it is made of, if that is
+-- known; is_forced: a member of staff has decided that it goes out against the rules.
+create type private.send_candidate as (
+    ref uuid, tenant_id uuid, chat_id uuid, purpose text, is_template boolean, category text, template_id uuid,
+    is_forced boolean
+);
+
+-- May these be sent now, and what would it cost? The one place that knows. Verdicts: send, wait (until not_before),
+-- template (only as a template), manual (a person must decide), never.
+create function private.send_decisions(p_candidates private.send_candidate[])
+returns table (
+    ref uuid, verdict text, reason text, not_before timestamptz, price_class text, estimated_cost numeric, currency text
+)
+language plpgsql stable set search_path = '' as $$
+declare
+    v_now timestamptz := private.clock();
+begin
+    return query
+    select
+        k.ref, d.verdict, d.reason,
+        case d.verdict when 'wait' then coalesce(p.paused_until, now() + interval '1 hour') end,
+        f.price_class, case when f.price_class in ('free_entry_point', 'none') then 0 else r.amount end, r.currency
+    from unnest(p_candidates) k
+    join public.chats c on c.tenant_id = k.tenant_id and c.id = k.chat_id
+    join public.customer_leads l on l.tenant_id = c.tenant_id and l.id = c.lead_id
+    join public.whatsapp_numbers n on n.tenant_id = c.tenant_id and n.id = c.number_id
+    left join public.number_pacing p on p.tenant_id = c.tenant_id and p.number_id = c.number_id
+    cross join lateral (
+        select
+            k.purpose not in ('reply', 'staff') as is_bulk,
+            n.provider = 'whapi' or coalesce(c.window_expires_at > v_now, false) as is_window_open
+    ) w
+    cross join lateral (
+        select v.verdict, v.reason
+        from (values
+            (1, not n.is_active, 'never', 'number_inactive'),
+            (2, l.opt_out_scope = 'all', 'never', 'opted_out'),
+            (3, w.is_bulk and l.opt_out_scope = 'marketing', 'never', 'opted_out_of_marketing'),
+            (4, w.is_bulk and c.block_state = 'confirmed', 'never', 'blocked'),
+            (5, k.purpose = 'reply' and c.agent_paused_until > v_now, 'never', 'human_takeover'),
+            (6, not w.is_window_open and k.is_template is not true,
+                case when k.purpose in ('reply', 'sequence') then 'manual' else 'template' end, 'window_closed'),
+            (7, w.is_bulk and c.block_state = 'probable', 'wait', 'probably_blocked'),
+            (8, p.paused_until > now(), 'wait', p.pause_reason),
+            (9, true, 'send', case when w.is_window_open then 'window_open' else 'template' end)
+        ) as v (rank, applies, verdict, reason)
+        where v.applies
+        order by v.rank
+        limit 1
+    ) d
+    cross join lateral (
+        select case
+            when n.provider = 'whapi' then 'none'
+            when c.free_entry_until > v_now then 'free_entry_point'
+            when k.is_template then coalesce(k.category, 'marketing')
+            else 'service'
+        end as price_class
+    ) f
+    left join lateral private.price_of(l.phone, f.price_class, v_now) r on true;
+end
+$$;
+grant execute on function private.send_decisions(private.send_candidate[]) to service_role;
 
 
 -- sql/65_outbox.sql
@@ -3657,70 +3796,23 @@ grant select, insert, update, delete on public.number_pacing to service_role;
 create policy number_pacing_select_member on public.number_pacing for select to authenticated
     using (tenant_id = (select private.my_tenant_id()));
 
--- Something that may be sent. ref is the asker's own id for it.
-create type private.send_candidate as (
-    ref uuid, tenant_id uuid, chat_id uuid, purpose text, is_template boolean, category text
-);
-
--- A message to be sent. data: what its type carries besides text.
+-- A message to be sent. data: what its type carries besides text. send_at: not before, by private.clock(); null: now.
+-- forced_by: the member of staff who decided that it goes out against the rules. message_id: null, or one of ours.
 create type private.outgoing as (
     tenant_id uuid, chat_id uuid, purpose text, source text, role text, type text, content text, data jsonb,
-    not_before timestamptz, author_id uuid, agent_id uuid
+    send_at timestamptz, author_id uuid, agent_id uuid, template_id uuid, reply_to text, forced_by uuid,
+    message_id uuid
 );
 
--- May these be sent now, and what would it cost? The one place that knows. Verdicts: send, wait (until not_before),
--- template (only as a template), manual (a person must decide), never.
-create function private.send_decisions(p_candidates private.send_candidate[])
-returns table (
-    ref uuid, verdict text, reason text, not_before timestamptz, price_class text, estimated_cost numeric, currency text
-)
-language plpgsql stable set search_path = '' as $$
-declare
-    v_now timestamptz := private.clock();
-begin
-    return query
-    select
-        k.ref, d.verdict, d.reason,
-        case d.verdict when 'wait' then coalesce(p.paused_until, now() + interval '1 hour') end,
-        f.price_class, case when f.price_class in ('free_entry_point', 'none') then 0 else r.amount end, r.currency
-    from unnest(p_candidates) k
-    join public.chats c on c.tenant_id = k.tenant_id and c.id = k.chat_id
-    join public.customer_leads l on l.tenant_id = c.tenant_id and l.id = c.lead_id
-    join public.whatsapp_numbers n on n.tenant_id = c.tenant_id and n.id = c.number_id
-    left join public.number_pacing p on p.tenant_id = c.tenant_id and p.number_id = c.number_id
-    cross join lateral (
-        select
-            k.purpose not in ('reply', 'staff') as is_bulk,
-            n.provider = 'whapi' or coalesce(c.window_expires_at > v_now, false) as is_window_open
-    ) w
-    cross join lateral (
-        select v.verdict, v.reason
-        from (values
-            (1, not n.is_active, 'never', 'number_inactive'),
-            (2, l.opt_out_scope = 'all', 'never', 'opted_out'),
-            (3, w.is_bulk and l.opt_out_scope = 'marketing', 'never', 'opted_out_of_marketing'),
-            (4, w.is_bulk and c.block_state = 'confirmed', 'never', 'blocked'),
-            (5, k.purpose = 'reply' and c.agent_paused_until > v_now, 'never', 'human_takeover'),
-            (6, not w.is_window_open and k.is_template is not true,
-                case when k.purpose in ('reply', 'sequence') then 'manual' else 'template' end, 'window_closed'),
-            (7, w.is_bulk and c.block_state = 'probable', 'wait', 'probably_blocked'),
-            (8, p.paused_until > now(), 'wait', p.pause_reason),
-            (9, true, 'send', case when w.is_window_open then 'window_open' else 'template' end)
-        ) as v (rank, applies, verdict, reason)
-        where v.applies
-        order by v.rank
-        limit 1
-    ) d
-    cross join lateral (
-        select case
-            when n.provider = 'whapi' then 'none'
-            when c.free_entry_until > v_now then 'free_entry_point'
-            when k.is_template then coalesce(k.category, 'marketing')
-            else 'service'
-        end as price_class
-    ) f
-    left join lateral private.price_of(l.phone, f.price_class, v_now) r on true;
-end
+create function private.outgoing(
+    p_tenant_id uuid, p_chat_id uuid, p_purpose text, p_source text, p_role text, p_content text,
+    p_type text default 'text', p_data jsonb default null, p_send_at timestamptz default null,
+    p_author_id uuid default null, p_agent_id uuid default null, p_template_id uuid default null,
+    p_reply_to text default null, p_forced_by uuid default null, p_message_id uuid default null
+) returns private.outgoing
+language sql immutable set search_path = '' as $$
+    select (p_tenant_id, p_chat_id, p_purpose, p_source, p_role, p_type, p_content, p_data, p_send_at, p_author_id,
+        p_agent_id, p_template_id, p_reply_to, p_forced_by, p_message_id)::private.outgoing
 $$;
 
 -- Put messages into their chats and into the outbox: everybody who sends does it here. Returns the messages' ids in
@@ -3728,7 +3820,13 @@ $$;
 create function private.outbox_enqueue(p_messages private.outgoing[]) returns uuid[]
 language plpgsql set search_path = '' as $$
 declare
-    v_ids uuid[] := array(select private.uuid7() from unnest(p_messages) order by 1);
+    v_ids uuid[] := array(
+        select coalesce(o.message_id, n.id)
+        from unnest(p_messages) with ordinality as o
+        -- in order, since messages of the same moment are shown in the order of their ids
+        join unnest(array(select private.uuid7() from unnest(p_messages) order by 1)) with ordinality as n (id, ordinality)
+            using (ordinality)
+        order by ordinality);
 begin
     perform from public.chats c
     join (select distinct o.tenant_id, o.chat_id from unnest(p_messages) o) as w
@@ -3737,16 +3835,17 @@ begin
     for no key update of c;
 
     insert into public.messages (tenant_id, id, chat_id, conversation_id, lead_id, number_id, direction, role, source,
-        author_id, agent_id, type, content, data, status, provider_at)
+        author_id, agent_id, type, content, data, reply_to, template_id, forced_by, status, provider_at)
     select o.tenant_id, v_ids[o.ordinality], c.id, v.id, c.lead_id, c.number_id, 'outbound', o.role, o.source,
-        o.author_id, o.agent_id, o.type, o.content, o.data, 'queued', (select private.clock())
+        o.author_id, o.agent_id, o.type, o.content, o.data, o.reply_to, o.template_id, o.forced_by, 'queued',
+        (select private.clock())
     from unnest(p_messages) with ordinality as o
     join public.chats c on c.tenant_id = o.tenant_id and c.id = o.chat_id
     left join public.conversations v on v.tenant_id = c.tenant_id and v.chat_id = c.id and v.status = 'open';
 
     insert into public.outbox (tenant_id, message_id, chat_id, number_id, purpose, priority, not_before)
     select o.tenant_id, v_ids[o.ordinality], c.id, c.number_id, o.purpose,
-        case o.purpose when 'staff' then 0 when 'reply' then 1 else 5 end, coalesce(o.not_before, now())
+        case o.purpose when 'staff' then 0 when 'reply' then 1 else 5 end, now() + greatest(o.send_at - (select private.clock()), interval '0')
     from unnest(p_messages) with ordinality as o
     join public.chats c on c.tenant_id = o.tenant_id and c.id = o.chat_id
     order by o.ordinality;
@@ -3797,6 +3896,14 @@ begin
     where state = 'unknown' and alerted_at is null and lease_until < now() - interval '15 minutes';
 end
 $$;
+grant execute on function
+    private.outgoing(uuid, uuid, text, text, text, text, text, jsonb, timestamptz, uuid, uuid, uuid, text, uuid, uuid),
+    private.outbox_enqueue(private.outgoing[]), public.outbox_sweep() to service_role;
+
+
+-- sql/66_delivery.sql
+
+-- Delivery: what workers claim, at the pace of each number, and how sends end.
 
 -- An errand in a worker's hands.
 create type private.errand as (tenant_id uuid, message_id uuid, chat_id uuid, number_id uuid, send_at timestamptz);
@@ -3905,8 +4012,8 @@ returns table (
 language plpgsql stable set search_path = '' as $$
 begin
     return query select d.* from private.send_decisions(array(
-        select (e.message_id, e.tenant_id, e.chat_id, o.purpose, m.type = 'template', m.data ->> 'category'
-            )::private.send_candidate
+        select (e.message_id, e.tenant_id, e.chat_id, o.purpose, m.type = 'template', m.data ->> 'category',
+            m.template_id, m.forced_by is not null)::private.send_candidate
         from unnest(p_errands) e
         join public.outbox o on o.tenant_id = e.tenant_id and o.message_id = e.message_id
         join public.messages m on m.tenant_id = e.tenant_id and m.id = e.message_id
@@ -4217,14 +4324,14 @@ begin
 end
 $$;
 
-grant execute on function private.send_decisions(private.send_candidate[]),
-    private.outbox_enqueue(private.outgoing[]), private.errands_due(int), private.errands_refuse(private.errand[]),
-    private.errand_decisions(private.errand[]), private.errands_take(private.errand[], uuid, int),
-    private.chat_address(uuid, uuid), private.sends_done(private.send_result[]),
-    private.sends_unknown(private.send_result[]),
+grant execute on function
+    private.errands_due(int), private.errands_refuse(private.errand[]), private.errand_decisions(private.errand[]),
+    private.errands_take(private.errand[], uuid, int), private.chat_address(uuid, uuid),
+    private.sends_done(private.send_result[]), private.sends_unknown(private.send_result[]),
     private.sends_again(private.send_result[]), private.sends_failed(private.send_result[]),
-    public.outbox_sweep(), public.outbox_claim(int, int), public.outbox_intent(uuid, jsonb, int),
-    public.outbox_release(uuid), public.outbox_settle(uuid, jsonb) to service_role;
+    public.outbox_claim(int, int), public.outbox_intent(uuid, jsonb, int), public.outbox_release(uuid),
+    public.outbox_settle(uuid, jsonb)
+    to service_role;
 
 
 -- sql/75_delivery_health.sql

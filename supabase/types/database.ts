@@ -410,14 +410,14 @@ isOneToOne: false
                   ]
                 },"messages": {
                   Row: {
-                    "actual_cost": number | null,"agent_id": string | null,"author_id": string | null,"chat_id": string,"content": string | null,"conversation_id": string | null,"created_at": string,"currency": string | null,"data": Json | null,"delivered_at": string | null,"direction": string,"edited_at": string | null,"error_code": number | null,"error_message": string | null,"estimated_cost": number | null,"failed_at": string | null,"id": string,"is_forwarded": boolean,"lead_id": string,"number_id": string,"played_at": string | null,"previous": Json | null,"price_class": string | null,"pricing": Json | null,"provider_at": string,"raw": Json | null,"reactions": Json | null,"read_at": string | null,"referral": Json | null,"reply_to": string | null,"revoked_at": string | null,"role": string,"send_reason": string | null,"send_verdict": string | null,"sent_at": string | null,"source": string,"status": string,"tenant_id": string,"type": string,"wa_message_id": string | null
+                    "actual_cost": number | null,"agent_id": string | null,"author_id": string | null,"chat_id": string,"content": string | null,"conversation_id": string | null,"created_at": string,"currency": string | null,"data": Json | null,"delivered_at": string | null,"direction": string,"edited_at": string | null,"error_code": number | null,"error_message": string | null,"estimated_cost": number | null,"failed_at": string | null,"forced_by": string | null,"id": string,"is_forwarded": boolean,"lead_id": string,"number_id": string,"played_at": string | null,"previous": Json | null,"price_class": string | null,"pricing": Json | null,"provider_at": string,"raw": Json | null,"reactions": Json | null,"read_at": string | null,"referral": Json | null,"reply_to": string | null,"revoked_at": string | null,"role": string,"send_reason": string | null,"send_verdict": string | null,"sent_at": string | null,"source": string,"status": string,"template_id": string | null,"tenant_id": string,"type": string,"wa_message_id": string | null
                   }
                   ComputedFields: never
                   Insert: {
-                    "actual_cost"?: number | null,"agent_id"?: string | null,"author_id"?: string | null,"chat_id": string,"content"?: string | null,"conversation_id"?: string | null,"created_at"?: string,"currency"?: string | null,"data"?: Json | null,"delivered_at"?: string | null,"direction": string,"edited_at"?: string | null,"error_code"?: number | null,"error_message"?: string | null,"estimated_cost"?: number | null,"failed_at"?: string | null,"id"?: string,"is_forwarded"?: boolean,"lead_id": string,"number_id": string,"played_at"?: string | null,"previous"?: Json | null,"price_class"?: string | null,"pricing"?: Json | null,"provider_at": string,"raw"?: Json | null,"reactions"?: Json | null,"read_at"?: string | null,"referral"?: Json | null,"reply_to"?: string | null,"revoked_at"?: string | null,"role": string,"send_reason"?: string | null,"send_verdict"?: string | null,"sent_at"?: string | null,"source": string,"status": string,"tenant_id": string,"type": string,"wa_message_id"?: string | null
+                    "actual_cost"?: number | null,"agent_id"?: string | null,"author_id"?: string | null,"chat_id": string,"content"?: string | null,"conversation_id"?: string | null,"created_at"?: string,"currency"?: string | null,"data"?: Json | null,"delivered_at"?: string | null,"direction": string,"edited_at"?: string | null,"error_code"?: number | null,"error_message"?: string | null,"estimated_cost"?: number | null,"failed_at"?: string | null,"forced_by"?: string | null,"id"?: string,"is_forwarded"?: boolean,"lead_id": string,"number_id": string,"played_at"?: string | null,"previous"?: Json | null,"price_class"?: string | null,"pricing"?: Json | null,"provider_at": string,"raw"?: Json | null,"reactions"?: Json | null,"read_at"?: string | null,"referral"?: Json | null,"reply_to"?: string | null,"revoked_at"?: string | null,"role": string,"send_reason"?: string | null,"send_verdict"?: string | null,"sent_at"?: string | null,"source": string,"status": string,"template_id"?: string | null,"tenant_id": string,"type": string,"wa_message_id"?: string | null
                   }
                   Update: {
-                    "actual_cost"?: number | null,"agent_id"?: string | null,"author_id"?: string | null,"chat_id"?: string,"content"?: string | null,"conversation_id"?: string | null,"created_at"?: string,"currency"?: string | null,"data"?: Json | null,"delivered_at"?: string | null,"direction"?: string,"edited_at"?: string | null,"error_code"?: number | null,"error_message"?: string | null,"estimated_cost"?: number | null,"failed_at"?: string | null,"id"?: string,"is_forwarded"?: boolean,"lead_id"?: string,"number_id"?: string,"played_at"?: string | null,"previous"?: Json | null,"price_class"?: string | null,"pricing"?: Json | null,"provider_at"?: string,"raw"?: Json | null,"reactions"?: Json | null,"read_at"?: string | null,"referral"?: Json | null,"reply_to"?: string | null,"revoked_at"?: string | null,"role"?: string,"send_reason"?: string | null,"send_verdict"?: string | null,"sent_at"?: string | null,"source"?: string,"status"?: string,"tenant_id"?: string,"type"?: string,"wa_message_id"?: string | null
+                    "actual_cost"?: number | null,"agent_id"?: string | null,"author_id"?: string | null,"chat_id"?: string,"content"?: string | null,"conversation_id"?: string | null,"created_at"?: string,"currency"?: string | null,"data"?: Json | null,"delivered_at"?: string | null,"direction"?: string,"edited_at"?: string | null,"error_code"?: number | null,"error_message"?: string | null,"estimated_cost"?: number | null,"failed_at"?: string | null,"forced_by"?: string | null,"id"?: string,"is_forwarded"?: boolean,"lead_id"?: string,"number_id"?: string,"played_at"?: string | null,"previous"?: Json | null,"price_class"?: string | null,"pricing"?: Json | null,"provider_at"?: string,"raw"?: Json | null,"reactions"?: Json | null,"read_at"?: string | null,"referral"?: Json | null,"reply_to"?: string | null,"revoked_at"?: string | null,"role"?: string,"send_reason"?: string | null,"send_verdict"?: string | null,"sent_at"?: string | null,"source"?: string,"status"?: string,"template_id"?: string | null,"tenant_id"?: string,"type"?: string,"wa_message_id"?: string | null
                   }
                   Relationships: [
                     {
@@ -445,6 +445,12 @@ isOneToOne: false
       referencedRelation: "conversations"
       referencedColumns: ["tenant_id","id"]
     },{
+      foreignKeyName: "messages_forced_by_fkey"
+      columns: ["tenant_id","forced_by"]
+isOneToOne: false
+      referencedRelation: "users"
+      referencedColumns: ["tenant_id","id"]
+    },{
       foreignKeyName: "messages_lead_id_fkey"
       columns: ["tenant_id","lead_id"]
 isOneToOne: false
@@ -455,6 +461,12 @@ isOneToOne: false
       columns: ["tenant_id","number_id"]
 isOneToOne: false
       referencedRelation: "whatsapp_numbers"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "messages_template_id_fkey"
+      columns: ["tenant_id","template_id"]
+isOneToOne: false
+      referencedRelation: "message_templates"
       referencedColumns: ["tenant_id","id"]
     }
                   ]
@@ -652,14 +664,14 @@ isOneToOne: false
                   ]
                 },"whatsapp_numbers": {
                   Row: {
-                    "auto_reply": boolean,"business_hours": Json | null,"created_at": string,"default_agent_id": string | null,"display_name": string,"id": string,"is_active": boolean,"is_primary": boolean,"phone_number": string,"portfolio_id": string | null,"provider": string,"provider_number_id": string,"quality_rating": string | null,"rate_per_second": number,"tenant_id": string,"timezone": string,"updated_at": string,"waba_id": string | null,"webhook_url": string | null
+                    "account_id": string | null,"auto_reply": boolean,"business_hours": Json | null,"created_at": string,"default_agent_id": string | null,"display_name": string,"id": string,"is_active": boolean,"is_primary": boolean,"phone_number": string,"portfolio_id": string | null,"provider": string,"provider_number_id": string,"quality_rating": string | null,"rate_per_second": number,"tenant_id": string,"timezone": string,"updated_at": string,"waba_id": string | null,"webhook_url": string | null
                   }
                   ComputedFields: never
                   Insert: {
-                    "auto_reply"?: boolean,"business_hours"?: Json | null,"created_at"?: string,"default_agent_id"?: string | null,"display_name": string,"id"?: string,"is_active"?: boolean,"is_primary"?: boolean,"phone_number": string,"portfolio_id"?: string | null,"provider": string,"provider_number_id": string,"quality_rating"?: string | null,"rate_per_second"?: number,"tenant_id": string,"timezone"?: string,"updated_at"?: string,"waba_id"?: string | null,"webhook_url"?: string | null
+                    "account_id"?: string | null,"auto_reply"?: boolean,"business_hours"?: Json | null,"created_at"?: string,"default_agent_id"?: string | null,"display_name": string,"id"?: string,"is_active"?: boolean,"is_primary"?: boolean,"phone_number": string,"portfolio_id"?: string | null,"provider": string,"provider_number_id": string,"quality_rating"?: string | null,"rate_per_second"?: number,"tenant_id": string,"timezone"?: string,"updated_at"?: string,"waba_id"?: string | null,"webhook_url"?: string | null
                   }
                   Update: {
-                    "auto_reply"?: boolean,"business_hours"?: Json | null,"created_at"?: string,"default_agent_id"?: string | null,"display_name"?: string,"id"?: string,"is_active"?: boolean,"is_primary"?: boolean,"phone_number"?: string,"portfolio_id"?: string | null,"provider"?: string,"provider_number_id"?: string,"quality_rating"?: string | null,"rate_per_second"?: number,"tenant_id"?: string,"timezone"?: string,"updated_at"?: string,"waba_id"?: string | null,"webhook_url"?: string | null
+                    "account_id"?: string | null,"auto_reply"?: boolean,"business_hours"?: Json | null,"created_at"?: string,"default_agent_id"?: string | null,"display_name"?: string,"id"?: string,"is_active"?: boolean,"is_primary"?: boolean,"phone_number"?: string,"portfolio_id"?: string | null,"provider"?: string,"provider_number_id"?: string,"quality_rating"?: string | null,"rate_per_second"?: number,"tenant_id"?: string,"timezone"?: string,"updated_at"?: string,"waba_id"?: string | null,"webhook_url"?: string | null
                   }
                   Relationships: [
                     {
@@ -704,6 +716,9 @@ isOneToOne: false
                            },
 "channel_tokens":
 { Args: { "p_numbers": Json }; Returns: Json
+                           },
+"channel_webhook_keys":
+{ Args: { "p_number_id": string }; Returns: Json
                            },
 "chat_mark_read":
 { Args: { "p_chat_id": string }; Returns: undefined

@@ -210,8 +210,8 @@ def test_a_failure_counts_only_while_nothing_says_it_arrived(
 def test_a_status_finds_our_message_before_the_provider_told_us_its_id(db: Any, inbox: Inbox) -> None:
     inbox.deliver(says("w1"))
     ours = db.value(
-        "select (private.outbox_enqueue(array[(tenant_id, id, 'reply', 'agent', 'assistant', 'text', 'Hola',"
-        " null, null, null, null)::private.outgoing]))[1] from public.chats"
+        "select (private.outbox_enqueue(array[private.outgoing(tenant_id, id, 'reply', 'agent',"
+        " 'assistant', 'Hola')]))[1] from public.chats"
     )
     pricing = {"billable": True, "pricing_model": "PMP", "type": "regular", "category": "service"}
     inbox.deliver(status("w2", "delivered", callback=str(ours), pricing=pricing))

@@ -13,8 +13,8 @@ from tests.sql.given import CARLOS, Business, Inbox, echo, says, status
 
 def enqueue(db: Any, text: str = "Hola", purpose: str = "reply", chat: Any = None) -> Any:
     return db.value(
-        "select (private.outbox_enqueue(array[(tenant_id, id, %s, 'agent', 'assistant', 'text', %s,"
-        " null, null, null, null)::private.outgoing]))[1] from public.chats where id = coalesce(%s, id)",
+        "select (private.outbox_enqueue(array[private.outgoing(tenant_id, id, %s, 'agent',"
+        " 'assistant', %s)]))[1] from public.chats where id = coalesce(%s, id)",
         purpose,
         text,
         chat,
@@ -198,7 +198,7 @@ def test_what_may_be_sent(db: Any, chat: Any, rule: str, purpose: str, verdict: 
 
     decision = db.row(
         "select verdict, reason from public.chats c, private.send_decisions(array[("
-        "c.id, c.tenant_id, c.id, %s, false, null)::private.send_candidate])", purpose,
+        "c.id, c.tenant_id, c.id, %s, false, null, null, false)::private.send_candidate])", purpose,
     )  # fmt: skip
     assert decision == {"verdict": verdict, "reason": reason}
 
@@ -216,7 +216,7 @@ def test_what_it_would_cost(db: Any, chat: Any, rule: str, price_class: str, cos
 
     price = db.row(
         "select price_class, estimated_cost::float8 from public.chats c, private.send_decisions(array[("
-        "c.id, c.tenant_id, c.id, 'reply', false, null)::private.send_candidate])"
+        "c.id, c.tenant_id, c.id, 'reply', false, null, null, false)::private.send_candidate])"
     )
     assert price == {"price_class": price_class, "estimated_cost": cost}
 
