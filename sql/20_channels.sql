@@ -87,6 +87,8 @@ create table public.whatsapp_numbers (
     default_agent_id uuid,
     rate_per_second int not null default 20,
     quality_rating text,
+    messaging_limit int,
+    is_coexistence boolean not null default false,
     webhook_url text,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
@@ -98,7 +100,8 @@ create table public.whatsapp_numbers (
     constraint whatsapp_numbers_display_name_check check (btrim(display_name) <> '' and length(display_name) <= 200),
     constraint whatsapp_numbers_business_hours_check check (private.is_hours(business_hours)),
     constraint whatsapp_numbers_timezone_check check (private.is_timezone(timezone)),
-    constraint whatsapp_numbers_rate_per_second_check check (rate_per_second between 1 and 1000)
+    constraint whatsapp_numbers_rate_per_second_check check (rate_per_second between 1 and 1000),
+    constraint whatsapp_numbers_messaging_limit_check check (messaging_limit > 0)
 );
 comment on table public.whatsapp_numbers is
     'The WhatsApp numbers of a business; where a message arrives decides whose it is.';
@@ -111,6 +114,11 @@ comment on column public.whatsapp_numbers.business_hours is 'See private.is_hour
 comment on column public.whatsapp_numbers.account_id is 'Twilio account the number belongs to; null elsewhere.';
 comment on column public.whatsapp_numbers.default_agent_id is 'Answers when no keyword speaks for another agent.';
 comment on column public.whatsapp_numbers.rate_per_second is 'Most messages handed to the provider in any second.';
+comment on column public.whatsapp_numbers.quality_rating is 'As Meta judges: GREEN, YELLOW, RED or UNKNOWN.';
+comment on column public.whatsapp_numbers.messaging_limit is
+    'Customers who may be written to outside their windows in 24 hours; null: unlimited or unknown.';
+comment on column public.whatsapp_numbers.is_coexistence is
+    'Also used in the WhatsApp Business app, where Meta holds it to 20 messages a second.';
 
 -- Routing keys: an active number belongs to one business, whoever else once had it.
 create unique index whatsapp_numbers_provider_provider_number_id_key
