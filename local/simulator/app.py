@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from local.events import log
@@ -20,6 +20,7 @@ from local.simulator.graph import Graph
 from local.simulator.http import Json
 from local.simulator.openai import OpenAI
 from local.simulator.outside import Outside
+from local.simulator.service import Service
 
 _PAGE = Path(__file__).parent / "page"
 _LOOK_AT_CLOCK_EVERY = 1.0
@@ -30,7 +31,9 @@ _POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancest
 def application(config: Config) -> Starlette:
     out = Outside.open(config)
     graph, openai = Graph(out), OpenAI(out)
-    control = Control(out, graph, openai)
+    # the first whose path fits answers: Graph itself refuses all it does not know, and is the last of its own
+    services: dict[str, list[Service]] = {"/graph": [graph]}
+    control = Control(out, graph, openai, services)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -50,9 +53,14 @@ def application(config: Config) -> Starlette:
         Mount("/page", StaticFiles(directory=_PAGE)),
         *control.routes(),
         *openai.routes(),
-        *graph.routes(),  # last: its paths begin with any version
+        *(Mount(prefix, routes=_routes(some)) for prefix, some in services.items()),
+        *_routes(services["/graph"]),  # also where it once was; last, as its paths begin with any version
     ]
     return Starlette(routes=routes, lifespan=lifespan, exception_handlers={Exception: _broken})
+
+
+def _routes(services: Sequence[Service]) -> list[BaseRoute]:
+    return [route for service in services for route in service.routes()]
 
 
 async def _follow_clock(out: Outside) -> None:

@@ -6,7 +6,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -15,13 +15,14 @@ from starlette.requests import Request
 from starlette.routing import Route
 
 from local.simulator import faults as faults_module
-from local.simulator import meta, script
+from local.simulator import meta, script, tokens
 from local.simulator.config import Tuning
 from local.simulator.graph import Graph
 from local.simulator.graph_errors import ERRORS
 from local.simulator.http import BadInputError, Fields, Json, json_body
 from local.simulator.openai import OpenAI
 from local.simulator.outside import Outside
+from local.simulator.service import Do, Service
 from local.simulator.webhooks import Receipt
 from local.simulator.world import BSUID, PHONE, Contact, Number, new_id
 
@@ -29,13 +30,17 @@ _STATUSES = ("sent", "delivered", "read", "played", "failed")
 
 
 class Control:
-    def __init__(self, outside: Outside, graph: Graph, openai: OpenAI) -> None:
+    def __init__(
+        self, outside: Outside, graph: Graph, openai: OpenAI, services: Mapping[str, Sequence[Service]]
+    ) -> None:
         self._out = outside
         self._graph = graph
         self._openai = openai
+        self._theirs = [service.controls() for some in services.values() for service in some]
 
     def routes(self) -> list[Route]:
-        post: Mapping[str, Callable[[dict[str, Any]], Awaitable[object]]] = {
+        post: Mapping[str, Do] = {
+            **{name: do for theirs in self._theirs for name, do in theirs.items()},
             "inbound": self.inbound,
             "webhook": self.webhook,
             "verify": self.verify,
@@ -45,6 +50,7 @@ class Control:
             "clock": self.clock,
             "settings": self.settings,
             "numbers": self.number,
+            "tokens": self.token,
             "reset": self.reset,
         }
         get: Mapping[str, Callable[[Mapping[str, str]], Awaitable[object]]] = {
@@ -216,6 +222,12 @@ class Control:
         self._out.world.learn(made)
         return asdict(made)
 
+    async def token(self, data: dict[str, Any]) -> dict[str, Any]:
+        token, subject, seconds = tokens.parse(Fields(data))
+        until = None if seconds is None else self._out.clock.now() + seconds
+        self._out.tokens.note(token, subject, until)
+        return {"subject": subject, "expires_at": until and self._out.clock.iso(until)}
+
     async def reset(self, data: dict[str, Any]) -> dict[str, Any]:
         """Forget everything but the time."""
         Fields(data).end()
@@ -310,7 +322,7 @@ class UnavailableError(Exception):
     """Something the simulator needs is away; the message says what."""
 
 
-def _posted(do: Callable[[dict[str, Any]], Awaitable[object]]) -> Callable[[Request], Awaitable[Json]]:
+def _posted(do: Do) -> Callable[[Request], Awaitable[Json]]:
     async def endpoint(request: Request) -> Json:
         return await _answered(do, await json_body(request) if await request.body() else {})
 

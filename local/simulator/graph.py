@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.requests import Request
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from local.simulator import graph_body, meta
 from local.simulator.faults import Fault, plain_answer
@@ -16,10 +17,10 @@ from local.simulator.graph_errors import GraphError, bad_token, no_such_object
 from local.simulator.http import Answer, Json, Truncated
 from local.simulator.limits import Limits
 from local.simulator.outside import Outside
+from local.simulator.service import Do
 from local.simulator.store import dump
 from local.simulator.world import Contact, Number
 
-TOKEN = "demo-token-"  # noqa: S105  # followed by the number it is good for
 _VERSION = re.compile(r"v\d{2}\.0")
 _MARKETING = re.compile("promo|oferta|marketing|campaign|campana")
 
@@ -29,14 +30,17 @@ class Graph:
         self._out = outside
         self._limits = Limits()
 
-    def routes(self) -> list[Route]:
+    def controls(self) -> Mapping[str, Do]:
+        return {}
+
+    def routes(self) -> list[BaseRoute]:
         return [
             Route("/{version}/{number}/messages", self.messages, methods=["POST"]),
             Route("/{version:str}/{path:path}", self.unknown, methods=["GET", "POST", "DELETE"]),
         ]
 
     async def unknown(self, request: Request) -> Answer:
-        path = request.url.path.split("/", 2)[-1]
+        path = request.path_params["path"]
         return Json(GraphError(100, f"Unknown path components: /{path}").body(), 400)
 
     async def messages(self, request: Request) -> Answer:
@@ -54,11 +58,13 @@ class Graph:
         asked = request.path_params["number"]
         if not _VERSION.fullmatch(request.path_params["version"]):
             raise GraphError(100, f"Unknown path components: {request.url.path}")
-        token = _token(request)
+        subject = self._out.tokens.subject(_token(request))
+        if subject is None:
+            raise bad_token("Invalid OAuth access token - Cannot parse access token")
         number = await self._number(asked)
         if number is None:
             raise no_such_object(asked)
-        if token != TOKEN + asked:
+        if subject != asked:
             raise bad_token("Error validating access token: The session is invalid for this phone number.")
         return number
 
@@ -205,8 +211,6 @@ def _token(request: Request) -> str:
     token = token.strip() if scheme.lower() == "bearer" else request.query_params.get("access_token", "")
     if not token:
         raise bad_token("An access token is required to request this resource.")
-    if not token.startswith(TOKEN):
-        raise bad_token("Invalid OAuth access token - Cannot parse access token")
     return token
 
 

@@ -10,6 +10,7 @@ from local.simulator.database import Database
 from local.simulator.faults import Faults
 from local.simulator.script import Script
 from local.simulator.store import Store
+from local.simulator.tokens import Tokens
 from local.simulator.webhooks import Webhooks
 from local.simulator.world import World
 
@@ -24,6 +25,7 @@ class Outside:
     webhooks: Webhooks
     faults: Faults
     script: Script
+    tokens: Tokens
 
     @classmethod
     def open(cls, config: Config) -> Outside:
@@ -33,5 +35,13 @@ class Outside:
         world = World(store, clock)
         webhooks = Webhooks(config, store, world)
         return cls(
-            config, store, clock, world, Database(config.database_url), webhooks, Faults(store), Script(store)
+            config=config,
+            store=store,
+            clock=clock,
+            world=world,
+            database=Database(config.database_url),
+            webhooks=webhooks,
+            faults=Faults(store),
+            script=Script(store),
+            tokens=Tokens(store, clock),
         )

@@ -104,7 +104,7 @@ class Outside:
 
     def send(self, body: dict[str, Any] | None = None, token: str = f"demo-token-{NUMBER}") -> httpx.Response:
         return self.http.post(
-            f"/v26.0/{NUMBER}/messages",
+            f"/graph/v26.0/{NUMBER}/messages",
             json={**text_message(), **(body or {})},
             headers=_bearer(token),
         )

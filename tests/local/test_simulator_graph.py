@@ -29,7 +29,7 @@ def bare(**changes: Any) -> dict[str, Any]:
     return {key: value for key, value in {**text_message(), **changes}.items() if value is not None}
 
 
-def post(outside: Outside, body: Any, path: str = f"/v26.0/{NUMBER}/messages") -> httpx.Response:
+def post(outside: Outside, body: Any, path: str = f"/graph/v26.0/{NUMBER}/messages") -> httpx.Response:
     return outside.http.post(path, json=body, headers={"authorization": f"Bearer demo-token-{NUMBER}"})
 
 
@@ -58,6 +58,14 @@ def test_a_wrong_token_is_an_oauth_error(outside: Outside, token: str) -> None:
     assert error_of(refused) == (401, 190)
     assert refused.json()["error"]["type"] == "OAuthException"
     assert refused.json()["error"]["fbtrace_id"]
+
+
+def test_a_token_that_has_ended_is_refused_and_one_that_was_issued_is_taken(outside: Outside) -> None:
+    outside.control("tokens", token=f"demo-token-{NUMBER}", expires_in=0)
+    outside.control("tokens", token="EAAG-new", subject=NUMBER, expires_in=60)
+
+    assert error_of(outside.send()) == (401, 190)
+    assert outside.send(token="EAAG-new").status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -108,9 +116,11 @@ def test_more_than_three_buttons_are_refused(outside: Outside) -> None:
     assert post(outside, body).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/v1.0/1/messages", "/latest/1/messages", f"/v26.0/{NUMBER}/faxes"])
+@pytest.mark.parametrize(
+    "path", ["/graph/v1.0/1/messages", "/graph/latest/1/messages", f"/graph/v26.0/{NUMBER}/faxes"]
+)
 def test_a_path_that_graph_does_not_have_is_refused(outside: Outside, path: str) -> None:
-    assert error_of(post(outside, text_message(), path)) == (400, 100)
+    assert error_of(post(outside, text_message(), f"/graph/{path}")) == (400, 100)
 
 
 def test_a_customer_who_wrote_gets_sent_delivered_and_read(outside: Outside) -> None:
