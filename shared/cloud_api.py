@@ -8,16 +8,17 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from hashlib import sha256
 from typing import Any, Literal
 
-from shared import jsontext, shapes
+from shared import cloud_accounts, jsontext, shapes
 from shared.errors import ForbiddenError, MissingSettingError, UnauthorizedError
 from shared.events import (
     Call,
     Contact,
+    ContactSync,
     Context,
     Echo,
     Edit,
@@ -29,6 +30,7 @@ from shared.events import (
     Other,
     Payload,
     Preference,
+    Problem,
     Reaction,
     Revoke,
     Status,
@@ -46,6 +48,7 @@ _WORDS = {
 _MODELLED = frozenset(
     {"context", "from", "from_user_id", "id", "text", "timestamp", "to", "to_user_id", "type"}
 )  # of a text: its raw form would add nothing
+_KEPT = timedelta(days=7)  # how long Meta keeps a file under the id of a webhook
 _STATUSES = frozenset({"sent", "delivered", "read", "played", "failed"})
 
 
@@ -130,7 +133,15 @@ def _changes(document: Any) -> Iterator[_Change]:
 def _events(field: str | None, value: _Value) -> list[Event]:
     """An event for each item; a value without any that we know is one event as a whole."""
     found = [_event(item, read, about) for item, read, about in _items(field, value)]
-    return found or [Other(id=None, at=value.now, raw=value.raw)]
+    return found or [_whole(field or "", value)]
+
+
+def _whole(field: str, value: _Value) -> Event:
+    try:
+        about_account = cloud_accounts.read(field, value.raw, value.now)
+    except OddShapeError as exc:
+        return Other(id=None, at=value.now, raw=value.raw, error=str(exc))
+    return about_account or Other(id=None, at=value.now, raw=value.raw)
 
 
 def _items(field: str | None, value: _Value) -> Iterator[tuple[Any, Reader, _Value]]:
@@ -159,7 +170,7 @@ def _event(item: Any, read: Reader, value: _Value) -> Event:
     at = shapes.unix_time(shapes.mapping(item).get("timestamp")) or value.now
     if not isinstance(item, dict):
         return Other(id=None, at=at, raw=item, error="It is not an object.")
-    known = _Item(item, shapes.identifier(item.get("id")), at)
+    known = _Item(item, shapes.identifier(item.get("id")), at, value.now)
     try:
         return read(known, value)
     except OddShapeError as exc:
@@ -173,6 +184,7 @@ class _Item:
     raw: JsonObject
     given_id: str | None
     at: datetime
+    told_at: datetime
 
     @property
     def id(self) -> str:
@@ -301,7 +313,7 @@ def _change_of_message(item: _Item, contact: Contact, by: Literal["customer", "b
         return Reaction(id=item.id, at=item.at, contact=contact, target=target, by=by, emoji=emoji)
     if item.type == "edit":
         edit = item.part("edit")
-        new = _Item(shapes.mapping(edit.get("message")), item.id, item.at)
+        new = _Item(shapes.mapping(edit.get("message")), item.id, item.at, item.told_at)
         target, text, media = _target(edit.get("original_message_id")), _body(new), _media(new)
         return Edit(
             id=item.id, at=item.at, contact=contact, target=target, text=text, media=media, raw=item.raw
@@ -354,6 +366,7 @@ def _media(item: _Item) -> Media | None:
         url=shapes.text(part.get("url")),
         voice=shapes.flag(part.get("voice")),
         animated=shapes.flag(part.get("animated")),
+        expires_at=item.told_at + _KEPT,
     )
 
 
@@ -412,13 +425,14 @@ def _recipient(item: _Item, value: _Value) -> Contact | None:
 
 def _error(item: _Item) -> JsonObject | None:
     errors = shapes.listing(item.raw.get("errors"))
-    if not errors:
-        return None
-    first = shapes.mapping(errors[0])
-    details = shapes.mapping(first.get("error_data")).get("details") or first.get("message")
+    return _read_error(shapes.mapping(errors[0])) if errors else None
+
+
+def _read_error(error: JsonObject) -> JsonObject:
+    details = shapes.mapping(error.get("error_data")).get("details") or error.get("message")
     return {
-        "code": shapes.count(first.get("code"), digits=9),
-        "title": shapes.text(first.get("title")),
+        "code": shapes.count(error.get("code"), digits=9),
+        "title": shapes.text(error.get("title")),
         "details": shapes.text(details),
     }
 
@@ -464,6 +478,30 @@ def _preference(item: _Item, value: _Value) -> Event:
     return Preference(id=id_, at=item.at, contact=contact, category="marketing", value=wish)
 
 
+def _contact_sync(item: _Item, value: _Value) -> Event:
+    entry, action = item.part("contact"), item.raw.get("action")
+    if item.type != "contact" or action not in ("add", "remove"):
+        return _kept(item, value)
+    contact = _contact(
+        shapes.text(entry.get("phone_number")),
+        entry.get("user_id"),
+        entry.get("parent_user_id"),
+        username=shapes.identifier(entry.get("username")),
+    )
+    if not contact.is_known:
+        raise OddShapeError("It does not say who the contact is.")
+    at = shapes.unix_time(item.part("metadata").get("timestamp")) or item.at
+    name = shapes.text(entry.get("full_name")) or shapes.text(entry.get("first_name"))
+    return ContactSync(id=None, at=at, contact=contact, name=name, action=action)
+
+
+def _problem(item: _Item, value: _Value) -> Event:
+    error = _read_error(item.raw)
+    said = [error["title"], error["details"]]
+    message = ": ".join(dict.fromkeys(filter(None, said))) or "The provider reports an error."
+    return Problem(id=None, at=item.at, code=error["code"], message=message)
+
+
 def _kept(item: _Item, value: _Value) -> Event:
     """Not modelled."""
     return Other(id=item.given_id, at=item.at, raw=item.raw)
@@ -471,9 +509,10 @@ def _kept(item: _Item, value: _Value) -> Event:
 
 # What each field of a change lists, and who reads it; history has levels of its own besides.
 _READERS: Mapping[str, Mapping[str, Reader]] = {
-    "messages": {"messages": _message, "statuses": _status, "errors": _kept},
-    "smb_message_echoes": {"message_echoes": _echo},
-    "history": {"messages": _old_message, "errors": _kept},
+    "messages": {"messages": _message, "statuses": _status, "errors": _problem},
+    "smb_message_echoes": {"message_echoes": _echo, "errors": _problem},
+    "smb_app_state_sync": {"state_sync": _contact_sync, "errors": _problem},
+    "history": {"messages": _old_message, "errors": _problem},
     "user_preferences": {"user_preferences": _preference},
-    "calls": {"calls": _call, "statuses": _status, "errors": _kept},
+    "calls": {"calls": _call, "statuses": _status, "errors": _problem},
 }

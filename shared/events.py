@@ -44,6 +44,7 @@ class Media:
     url: str | None = None
     voice: bool | None = None
     animated: bool | None = None
+    expires_at: datetime | None = None  # until then the provider keeps it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +144,51 @@ class Call(Event):
     kind = "call"
     direction: Literal["inbound", "outbound"]
     status: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContactSync(Event):
+    """An entry of the business's own address book: "add" also when it was edited."""
+
+    kind = "contact_sync"
+    name: str | None
+    action: Literal["add", "remove"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account(Event):
+    """Something happened to what the business has at the provider; the last one, by `at`, holds.
+
+    A payload of these has no `number`: its `account` routes it, or the `phone` in `data`. By subject:
+    template_status      {template_id, name, language, category, status, reason}
+    template_quality     {template_id, name, language, quality: GREEN | YELLOW | RED | UNKNOWN}
+    template_category    {template_id, name, language, category, previous, correct}; without a category it is
+                         the announcement that it will become `correct`
+    template_components  {template_id, name, language, components: as Graph lists them}
+    number_quality       {phone, event, limit}
+    number_name          {phone, name, decision, reason}
+    number_username      {phone, username, status}
+    capability           {limit, max_numbers}
+    account              {event, phone, reason, details: the whole value}
+    alert                {severity, status, type, message}
+    review               {decision}
+    security             {event, phone, requester}
+    `limit`: customers a day outside windows; null when there is none, absent when it was not told. Events,
+    categories, decisions and statuses are in lower case.
+    """
+
+    kind = "account"
+    subject: str
+    data: JsonObject
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem(Event):
+    """The provider reports that something is wrong with the number, and with no message of it."""
+
+    kind = "problem"
+    code: int | None
+    message: str
 
 
 @dataclass(frozen=True, kw_only=True)

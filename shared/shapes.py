@@ -44,6 +44,16 @@ def phone(value: Any) -> str | None:
     return digits if is_number and digits[0] != "0" else None
 
 
+def digits(value: Any) -> str | None:
+    """A phone number without the signs people write between its digits: +1 202-555-0100."""
+    return phone("".join(sign for sign in text(value) or "" if sign not in "+-() ."))
+
+
+def lower(value: Any) -> str | None:
+    found = identifier(value)
+    return found and found.lower()
+
+
 def count(value: Any, digits: int = 18) -> int | None:
     """18 digits fit a bigint, 9 an int."""
     number = text(value) or ""
