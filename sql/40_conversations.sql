@@ -25,6 +25,8 @@ create table public.chats (
     constraint chats_pkey primary key (tenant_id, id),
     -- in this order, so that no index leads from a number to its chats alone: a number may have very many
     constraint chats_tenant_id_number_id_lead_id_key unique (tenant_id, number_id, lead_id),
+    -- what messages refer to
+    constraint chats_tenant_id_lead_id_id_number_id_key unique (tenant_id, lead_id, id, number_id),
     constraint chats_lead_id_fkey foreign key (tenant_id, lead_id) references public.customer_leads (tenant_id, id),
     constraint chats_number_id_fkey foreign key (tenant_id, number_id)
         references public.whatsapp_numbers (tenant_id, id),
@@ -41,7 +43,6 @@ comment on column public.chats.agent_paused_until is 'A person has taken over; t
 comment on column public.chats.unread_count is 'Customer''s messages since somebody last opened the chat.';
 
 create index chats_tenant_id_inbox_hour_idx on public.chats (tenant_id, inbox_hour desc);
-create index chats_tenant_id_lead_id_idx on public.chats (tenant_id, lead_id);
 create index chats_tenant_id_thread_id_idx on public.chats (tenant_id, thread_id) where thread_id is not null;
 
 alter table public.chats enable row level security;
@@ -155,12 +156,11 @@ create table public.messages (
     provider_at timestamptz not null,
     created_at timestamptz not null default now(),
     constraint messages_pkey primary key (tenant_id, id),
-    constraint messages_chat_id_fkey foreign key (tenant_id, chat_id) references public.chats (tenant_id, id),
+    -- lead and number are the chat's: one check in place of three, and none that locks the number's row
+    constraint messages_chat_id_fkey foreign key (tenant_id, lead_id, chat_id, number_id)
+        references public.chats (tenant_id, lead_id, id, number_id) on update cascade,
     constraint messages_conversation_id_fkey foreign key (tenant_id, conversation_id)
         references public.conversations (tenant_id, id),
-    constraint messages_lead_id_fkey foreign key (tenant_id, lead_id) references public.customer_leads (tenant_id, id),
-    constraint messages_number_id_fkey foreign key (tenant_id, number_id)
-        references public.whatsapp_numbers (tenant_id, id),
     constraint messages_author_id_fkey foreign key (tenant_id, author_id) references public.users (tenant_id, id),
     constraint messages_forced_by_fkey foreign key (tenant_id, forced_by) references public.users (tenant_id, id),
     constraint messages_template_id_fkey foreign key (tenant_id, template_id)
@@ -197,7 +197,8 @@ comment on column public.messages.actual_cost is 'From pricing: nothing where it
 create index messages_tenant_id_chat_id_provider_at_id_idx
     on public.messages (tenant_id, chat_id, provider_at desc, id desc);
 create index messages_tenant_id_conversation_id_idx on public.messages (tenant_id, conversation_id);
-create index messages_tenant_id_lead_id_idx on public.messages (tenant_id, lead_id);
+create index messages_tenant_id_lead_id_chat_id_number_id_idx
+    on public.messages (tenant_id, lead_id, chat_id, number_id);
 create index messages_tenant_id_author_id_idx on public.messages (tenant_id, author_id) where author_id is not null;
 create index messages_tenant_id_forced_by_idx on public.messages (tenant_id, forced_by) where forced_by is not null;
 create index messages_tenant_id_template_id_idx

@@ -117,9 +117,16 @@ begin
         select position, body, row_number() over (partition by body ->> 'delivery_id' order by position) as copy
         from jsonb_array_elements(p_batch) with ordinality as batch (body, position)
     ) as b
-    left join public.whatsapp_numbers n
-        on n.provider = b.body ->> 'provider' and n.provider_number_id = b.body ->> 'number' and n.is_active
-    left join public.webhook_logs l on l.delivery_id = b.body ->> 'delivery_id';
+    -- by key, one payload after the other: a join would read all numbers
+    left join lateral (
+        select w.tenant_id, w.id, w.portfolio_id, w.waba_id
+        from public.whatsapp_numbers w
+        where w.provider = b.body ->> 'provider' and w.provider_number_id = b.body ->> 'number' and w.is_active
+        limit 1
+    ) as n on true
+    left join lateral (
+        select k.id from public.webhook_logs k where k.delivery_id = b.body ->> 'delivery_id' limit 1
+    ) as l on true;
     return v_payloads;
 end
 $$;
