@@ -90,6 +90,8 @@ create table public.whatsapp_numbers (
     messaging_limit int,
     is_coexistence boolean not null default false,
     webhook_url text,
+    connected_at timestamptz,
+    app_synced_at timestamptz,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
     constraint whatsapp_numbers_pkey primary key (tenant_id, id),
@@ -114,6 +116,11 @@ comment on column public.whatsapp_numbers.business_hours is 'See private.is_hour
 comment on column public.whatsapp_numbers.account_id is 'Twilio account the number belongs to; null elsewhere.';
 comment on column public.whatsapp_numbers.default_agent_id is 'Answers when no keyword speaks for another agent.';
 comment on column public.whatsapp_numbers.rate_per_second is 'Most messages handed to the provider in any second.';
+comment on column public.whatsapp_numbers.webhook_url is
+    'Where its provider delivers to; null: the provider was not told yet.';
+comment on column public.whatsapp_numbers.connected_at is 'When its owner last proved that the number is theirs.';
+comment on column public.whatsapp_numbers.app_synced_at is
+    'When the Business app was asked for its contacts and history; Meta allows that once.';
 comment on column public.whatsapp_numbers.quality_rating is 'As Meta judges: GREEN, YELLOW, RED or UNKNOWN.';
 comment on column public.whatsapp_numbers.messaging_limit is
     'Customers who may be written to outside their windows in 24 hours; null: unlimited or unknown.';
@@ -130,8 +137,29 @@ create index whatsapp_numbers_tenant_id_default_agent_id_idx
 
 create trigger whatsapp_numbers_touch_updated_at before update on public.whatsapp_numbers
     for each row execute function private.touch_updated_at();
-create trigger whatsapp_numbers_plan_limit after insert or update of is_active, tenant_id on public.whatsapp_numbers
+create trigger whatsapp_numbers_plan_limit after insert on public.whatsapp_numbers
     for each row when (new.is_active) execute function private.enforce_plan_limit('WhatsApp number');
+-- one that is active already may be connected anew, whatever the plan says by now
+create trigger whatsapp_numbers_plan_limit_again after update of is_active, tenant_id on public.whatsapp_numbers
+    for each row when (new.is_active and (not old.is_active or new.tenant_id <> old.tenant_id))
+    execute function private.enforce_plan_limit('WhatsApp number');
+
+-- Whoever gave a number up has no claim to it: it comes back by proving again whose it is (channel_connect).
+create function private.enforce_connected() returns trigger
+language plpgsql set search_path = '' as $$
+begin
+    if current_user = 'authenticated' and not exists (
+        select from public.channel_secrets s
+        where s.tenant_id = new.tenant_id and s.number_id = new.id and s.kind = 'access_token')
+    then
+        raise exception using errcode = 'PT409', message = 'This number is disconnected.',
+            hint = 'Connect it again with its token: connect-number.';
+    end if;
+    return new;
+end
+$$;
+create trigger whatsapp_numbers_connected before update of is_active on public.whatsapp_numbers
+    for each row when (new.is_active and not old.is_active) execute function private.enforce_connected();
 
 alter table public.whatsapp_numbers enable row level security;
 grant select, update (display_name, is_active, is_primary, auto_reply, business_hours, timezone, default_agent_id,
@@ -143,28 +171,54 @@ create policy whatsapp_numbers_update_admin on public.whatsapp_numbers for updat
     using (tenant_id = (select private.my_tenant_id()) and (select private.my_role()) = 'admin')
     with check (tenant_id = (select private.my_tenant_id()) and (select private.my_role()) = 'admin');
 
--- channel_secrets: where in Vault a number's token or secret is; never the secret itself.
+-- channel_secrets: where in Vault a number's tokens are; never a token itself. While a token is being replaced there
+-- are three: next_token was issued and is not proven yet, old_token is no longer used and waits to be revoked.
 create table public.channel_secrets (
     tenant_id uuid,
     number_id uuid,
     kind text,
     secret_id uuid not null,
+    issued_at timestamptz,
     expires_at timestamptz,
+    replaced_at timestamptz,
+    checked_at timestamptz,
+    claim uuid,
+    lease_until timestamptz,
     updated_at timestamptz not null default now(),
     constraint channel_secrets_pkey primary key (tenant_id, number_id, kind),
     constraint channel_secrets_number_id_fkey foreign key (tenant_id, number_id)
         references public.whatsapp_numbers (tenant_id, id) on delete cascade,
-    constraint channel_secrets_kind_check check (kind in ('access_token', 'refresh_token', 'webhook_secret'))
+    constraint channel_secrets_kind_check check (kind in ('access_token', 'next_token', 'old_token', 'webhook_secret'))
 );
 comment on table public.channel_secrets is
     'Which Vault secret belongs to which number; the secrets are in Vault alone.';
 comment on column public.channel_secrets.secret_id is 'vault.secrets.id';
+comment on column public.channel_secrets.expires_at is 'null: never, or nobody said.';
+comment on column public.channel_secrets.replaced_at is 'Of an old_token: since when it is not used.';
+comment on column public.channel_secrets.checked_at is 'When refresh_tokens last took this token in hand.';
 
 create trigger channel_secrets_touch_updated_at before update on public.channel_secrets
     for each row execute function private.touch_updated_at();
 
+-- A secret that no row names any more is gone from Vault too.
+create function private.vault_forget() returns trigger
+language plpgsql set search_path = '' as $$
+begin
+    delete from vault.secrets v
+    where v.id = old.secret_id and not exists (select from public.channel_secrets s where s.secret_id = v.id);
+    return null;
+end
+$$;
+create trigger channel_secrets_forget after delete on public.channel_secrets
+    for each row execute function private.vault_forget();
+create trigger channel_secrets_forget_replaced after update of secret_id on public.channel_secrets
+    for each row when (new.secret_id <> old.secret_id) execute function private.vault_forget();
+-- what the two above ask
+create index channel_secrets_secret_id_idx on public.channel_secrets (secret_id);
+
 alter table public.channel_secrets enable row level security;
-grant select (tenant_id, number_id, kind, expires_at, updated_at) on public.channel_secrets to authenticated;
+grant select (tenant_id, number_id, kind, issued_at, expires_at, replaced_at, checked_at, updated_at)
+    on public.channel_secrets to authenticated;
 grant select, insert, update, delete on public.channel_secrets to service_role;
 create policy channel_secrets_select_admin on public.channel_secrets for select to authenticated
     using (tenant_id = (select private.my_tenant_id()) and (select private.my_role()) = 'admin');

@@ -1,5 +1,42 @@
 -- Delivery health: what somebody should look at.
 
+-- alert_kinds: every kind of alert, what it is about, and how it is told to staff who do not read English.
+create table public.alert_kinds (
+    kind text,
+    meaning text not null,
+    subject text not null,
+    texts jsonb not null,
+    constraint alert_kinds_pkey primary key (kind),
+    constraint alert_kinds_subject_check check (subject in ('number', 'chat', 'message', 'template', 'account', 'job')),
+    constraint alert_kinds_texts_check check (texts ? 'es')
+);
+comment on table public.alert_kinds is 'What alerts there are: their meaning, and their words by language.';
+comment on column public.alert_kinds.subject is 'What alerts.subject names: by our id, where it has one.';
+comment on column public.alert_kinds.texts is '{"es": "…"} by language; English is what the raiser says.';
+
+alter table public.alert_kinds enable row level security;
+grant select on public.alert_kinds to authenticated;
+grant select, insert, update, delete on public.alert_kinds to service_role;
+create policy alert_kinds_select_anyone on public.alert_kinds for select to authenticated using (true);
+
+insert into public.alert_kinds (kind, subject, meaning, texts) values
+    ('channel_stopped', 'number', 'The provider refuses the whole number; nothing of it is sent until it is mended.',
+        '{"es": "El proveedor ya no acepta este número y no se envía nada. Vuelve a conectarlo."}'),
+    ('channel_setup', 'number', 'The number is connected, but its provider was not told where to deliver.',
+        '{"es": "El número está conectado, pero todavía no recibe mensajes. Vuelve a conectarlo."}'),
+    ('token_refresh_failed', 'number', 'The access token could not be checked or replaced; it still works.',
+        '{"es": "No se pudo renovar el acceso de este número. Si no se resuelve solo, vuelve a conectarlo."}'),
+    ('send_failed', 'chat', 'A reply or a message of staff could not be sent.',
+        '{"es": "Un mensaje no se pudo enviar."}'),
+    ('send_unknown', 'chat', 'Nobody knows whether a message was sent; it is not sent again.',
+        '{"es": "No se sabe si un mensaje llegó a salir. Revisa el chat antes de repetirlo."}'),
+    ('not_sent', 'chat', 'The rules of WhatsApp or of the business keep a message back; a person decides.',
+        '{"es": "Un mensaje no se envió y espera la decisión de una persona."}'),
+    ('no_agent', 'chat', 'A customer waits and there is no agent who could answer.',
+        '{"es": "Un cliente espera y no hay agente que le responda."}'),
+    ('reply_failed', 'chat', 'The agent could not answer.',
+        '{"es": "El agente no pudo responder a un cliente."}');
+
 create table public.alerts (
     tenant_id uuid,
     id uuid default private.uuid7(),
@@ -41,16 +78,63 @@ grant select, insert, update, delete on public.alerts to service_role;
 create policy alerts_select_member on public.alerts for select to authenticated
     using (tenant_id = (select private.my_tenant_id()));
 
+-- How bad, in order.
+create function private.severity_rank(p_severity text) returns int
+language sql immutable set search_path = '' as $$
+    select array_position(array['info', 'warning', 'critical'], p_severity)
+$$;
+
+-- What staff read about an incident, in the language of the business's owner; p_message is what it is in English.
+create function private.alert_text(p_tenant_id uuid, p_kind text, p_message text) returns text
+language plpgsql stable set search_path = '' as $$
+begin
+    return coalesce(
+        (select coalesce(k.texts ->> u.locale, k.texts ->> split_part(u.locale, '-', 1))
+        from public.users u
+        join public.alert_kinds k on k.kind = p_kind
+        where u.id = p_tenant_id),
+        p_message);
+end
+$$;
+
+-- Somebody should look at this. While it is open, the same again is counted in the same row, which keeps the worst
+-- severity and the latest words. p_message: English, and the provider's own words; it stays in details as `reason`.
 create function private.alert_raise(
     p_tenant_id uuid, p_kind text, p_subject text, p_message text, p_number_id uuid default null,
-    p_chat_id uuid default null, p_severity text default 'warning'
+    p_chat_id uuid default null, p_severity text default 'warning', p_details jsonb default '{}'
 ) returns void
 language plpgsql set search_path = '' as $$
 begin
-    insert into public.alerts as a (tenant_id, kind, subject, message, number_id, chat_id, severity)
-    values (p_tenant_id, p_kind, p_subject, p_message, p_number_id, p_chat_id, p_severity)
+    insert into public.alerts as a (
+        tenant_id, kind, subject, message, details, number_id, chat_id, severity, created_at, last_at)
+    values (
+        p_tenant_id, p_kind, p_subject, private.alert_text(p_tenant_id, p_kind, p_message),
+        p_details || jsonb_build_object('reason', p_message), p_number_id, p_chat_id, p_severity,
+        private.clock(), private.clock())
     on conflict (tenant_id, kind, subject) where resolved_at is null do update
-    set occurrences = a.occurrences + 1, last_at = now(), message = excluded.message;
+    set occurrences = a.occurrences + 1, last_at = excluded.last_at, message = excluded.message,
+        details = a.details || excluded.details,
+        severity = case when private.severity_rank(excluded.severity) > private.severity_rank(a.severity)
+            then excluded.severity else a.severity end;
+end
+$$;
+
+-- The trouble is over by itself: nobody resolved it, so resolved_by stays empty.
+create function private.alert_end(p_tenant_id uuid, p_kind text, p_subject text) returns void
+language plpgsql set search_path = '' as $$
+begin
+    update public.alerts set resolved_at = private.clock()
+    where tenant_id = p_tenant_id and kind = p_kind and subject = p_subject and resolved_at is null;
+end
+$$;
+
+-- The same for many: p_tenants and p_subjects go in pairs.
+create function private.alerts_end(p_kind text, p_tenants uuid[], p_subjects text[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    update public.alerts a set resolved_at = private.clock()
+    from unnest(p_tenants, p_subjects) as e (tenant_id, subject)
+    where a.tenant_id = e.tenant_id and a.kind = p_kind and a.subject = e.subject and a.resolved_at is null;
 end
 $$;
 
@@ -63,8 +147,9 @@ begin
     perform private.alert_raise(p_tenant_id, p_kind, p_chat_id::text, p_message, p_chat_id => p_chat_id);
 end
 $$;
-grant execute on function private.alert_raise(uuid, text, text, text, uuid, uuid, text),
-    private.flag_for_person(uuid, uuid, text, text) to service_role;
+grant execute on function private.severity_rank(text), private.alert_text(uuid, text, text),
+    private.alert_raise(uuid, text, text, text, uuid, uuid, text, jsonb), private.alert_end(uuid, text, text),
+    private.alerts_end(text, uuid[], text[]), private.flag_for_person(uuid, uuid, text, text) to service_role;
 
 -- Definer: staff may not write alerts, only say that one is dealt with.
 create function private.alert_resolve(p_alert_id uuid) returns void
@@ -72,7 +157,9 @@ language plpgsql security definer set search_path = '' as $$
 declare
     v_tenant_id uuid := private.require_staff();
 begin
-    update public.alerts set resolved_at = coalesce(resolved_at, now()), resolved_by = private.my_user_id()
+    update public.alerts
+    set resolved_by = case when resolved_at is null then private.my_user_id() else resolved_by end,
+        resolved_at = coalesce(resolved_at, private.clock())
     where tenant_id = v_tenant_id and id = p_alert_id;
     if not found then
         raise exception using errcode = 'PT404', message = 'There is no such alert.', hint = 'Read its id from alerts.';

@@ -86,7 +86,7 @@ grant execute on function public.plan_set(uuid, text) to authenticated;
 revoke execute on function public.plan_set(uuid, text) from service_role;
 
 -- a helper opened to people -> access_execute: private.alert_raise
-grant execute on function private.alert_raise(uuid, text, text, text, uuid, uuid, text) to authenticated;
+grant execute on function private.alert_raise(uuid, text, text, text, uuid, uuid, text, jsonb) to authenticated;
 
 -- a function nobody declared -> access_objects: public.faulty
 create function public.faulty() returns int
