@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from typing import overload
+from urllib.parse import urlsplit
 
 from shared.errors import MissingSettingError
 from shared.settings import Setting, Settings
+
+_THIS_MACHINE = ("127.0.0.1", "::1", "localhost")
 
 
 class Option(Setting):
@@ -17,6 +20,31 @@ class Option(Setting):
 
     def read(self, settings: Settings) -> str:
         return settings.environ.get(self.name, "").strip() or self.default
+
+
+class Url(Option):
+    """Where a service is that gets our secrets: https, or http on this machine. Ends without a slash."""
+
+    def read(self, settings: Settings) -> str:
+        given = super().read(settings).rstrip("/")
+        if not is_safe_url(given):
+            raise MissingSettingError(
+                f"{self.name} ({self.purpose}) is no address a secret may be sent to.",
+                hint="Set it to an https address without user, query or fragment (plain http only on this "
+                "machine), or leave it out.",
+            )
+        return given
+
+
+def is_safe_url(url: str) -> bool:
+    """What is sent there can be read by nobody on the way."""
+    try:
+        parts = urlsplit(url)
+        name = parts.hostname
+    except ValueError:
+        return False
+    is_private = parts.scheme == "https" or (parts.scheme == "http" and name in _THIS_MACHINE)
+    return is_private and bool(name) and "@" not in parts.netloc and not parts.query and not parts.fragment
 
 
 class Number:

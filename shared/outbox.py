@@ -19,7 +19,7 @@ from typing import Protocol
 from shared.drain import Claim, insist, seconds
 from shared.errors import DatabaseUnavailableError
 from shared.events import JsonObject
-from shared.graph import Message, Result
+from shared.senders.base import Credentials, Message, Result, Sender
 
 GROUP_SECONDS = 0.1  # moments this close share an intent
 GROUP_MESSAGES = 25
@@ -46,12 +46,6 @@ class Database(Protocol):
     async def channel_tokens(self, *, numbers: Sequence[JsonObject]) -> list[JsonObject]: ...
 
 
-class Sender(Protocol):
-    """A provider: it takes a message and says how that ended. It raises only for mistakes of ours."""
-
-    async def send(self, message: Message, token: str) -> Result: ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class Errand:
     """A claimed message, its number, and the moment it may go (seconds since 1970)."""
@@ -68,11 +62,17 @@ class Errand:
         message = Message(
             id=given["message_id"],
             sender=given["provider_number_id"],
+            number_id=given["number_id"],
+            account_id=given.get("account_id"),
+            phone_number=given.get("phone_number"),
             phone=address.get("phone"),
             bsuid=address.get("bsuid"),
+            chat_id=address.get("chat_id"),
             type=given["type"],
             content=given["content"],
+            data=given.get("data") or {},
             reply_to=given["reply_to"],
+            attempts=given.get("attempts", 1),
         )
         return cls(
             tenant_id=given["tenant_id"],
@@ -166,7 +166,7 @@ class Outbox:
             why = "The number has no access token: connect it again."
             return Result(outcome="stop_channel", error_message=why)
         try:
-            return await sender.send(errand.message, token)
+            return await sender.send(errand.message, Credentials(token))
         except Exception:  # it may have been sent: nobody must send it again
             log.exception("send broken", extra={"action": "deliver", **errand.key})
             return Result(outcome="unknown", error_message="Something of ours is broken; see the log.")

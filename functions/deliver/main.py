@@ -6,14 +6,14 @@ from functools import cached_property
 
 from shared.db import Database
 from shared.drain import Drain, DrainSettings
-from shared.graph import Graph, GraphSettings
 from shared.health import POSTGREST
 from shared.options import Number
 from shared.outbox import Outbox
 from shared.runtime import Deps, Request, Response, Route, serve
+from shared.senders.settings import SenderSettings
 
 
-class DeliverSettings(GraphSettings, DrainSettings):
+class DeliverSettings(SenderSettings, DrainSettings):
     deliver_concurrency = Number("how many messages are in hand at once", 200)
 
 
@@ -22,9 +22,11 @@ class DeliverDeps(Deps):
 
     @cached_property
     def drain(self) -> Drain:
-        database, senders = Database(self.settings), {"cloud_api": Graph(self.settings)}
-        at_once = int(self.settings.deliver_concurrency)
-        return Drain(Outbox(database, senders, at_once=at_once), database, self.settings)
+        from shared.senders.registry import senders
+
+        database, at_once = Database(self.settings), int(self.settings.deliver_concurrency)
+        outbox = Outbox(database, senders(self.settings), at_once=at_once)
+        return Drain(outbox, database, self.settings)
 
 
 async def run(request: Request, deps: DeliverDeps) -> Response:

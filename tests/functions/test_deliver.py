@@ -15,8 +15,8 @@ import respx
 
 from shared import drain, outbox, signature
 from shared.errors import DatabaseUnavailableError
-from shared.graph import Message, Outcome, Result
 from shared.outbox import Errand, Outbox, groups
+from shared.senders.base import Capability, Credentials, Message, Outcome, Result
 from tests.functions.conftest import SECRET, client, load
 
 NOW = datetime.now(UTC).isoformat()
@@ -79,15 +79,17 @@ class Database:
 
 
 class Provider:
+    capabilities: frozenset[Capability] = frozenset()
+
     def __init__(self, database: Database, outcome: Outcome | Exception = "sent", *, slow: str = "") -> None:
         self.database = database
         self.outcome = outcome
         self.slow = slow
         self.tokens: list[str] = []
 
-    async def send(self, message: Message, token: str) -> Result:
+    async def send(self, message: Message, credentials: Credentials) -> Result:
         self.database.heard.append(("send", message.id))
-        self.tokens.append(token)
+        self.tokens.append(credentials.token)
         if message.id == self.slow:
             await asyncio.sleep(0.3)
         if isinstance(self.outcome, Exception):
@@ -208,7 +210,11 @@ def test_a_moment_is_waited_for_but_never_long() -> None:
 
 def test_a_wake_up_sends_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     environ = {"SUPABASE_URL": "http://db.example", "SUPABASE_SERVICE_ROLE_KEY": "sb_secret_x"}
-    settings = {"FUNCTIONS_SECRET": SECRET, "GRAPH_URL": "http://graph.example", "DRAIN_IDLE_SECONDS": "0.01"}
+    settings = {
+        "FUNCTIONS_SECRET": SECRET,
+        "GRAPH_URL": "https://graph.example",
+        "DRAIN_IDLE_SECONDS": "0.01",
+    }
     for name, value in (environ | settings).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(drain, "POLL_SECONDS", 0.01)
@@ -227,7 +233,9 @@ def test_a_wake_up_sends_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
         router.post(rpc + "outbox_intent").respond(json=["one"])
         settled = router.post(rpc + "outbox_settle").respond(json=1)
         router.post(url__regex=rpc + "(worker_|job_run).*").respond(204)
-        router.post("http://graph.example/v26.0/100/messages").respond(json={"messages": [{"id": "wamid.1"}]})
+        router.post("https://graph.example/v26.0/100/messages").respond(
+            json={"messages": [{"id": "wamid.1"}]}
+        )
 
         headers = signature.sign(SECRET, b"{}", at=int(time.time()))
         answer = function.post("/", content=b"{}", headers=headers)

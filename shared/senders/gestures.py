@@ -1,0 +1,29 @@
+"""What some providers can show a customer while they wait. Nothing raises, and nothing is tried twice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from shared.senders.base import Credentials
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inbound:
+    """A customer's message, as far as it takes to show them that we saw it."""
+
+    id: str  # the provider's
+    sender: str
+    account_id: str | None = None
+    phone: str | None = None
+    chat_id: str | None = None
+
+
+class MarksRead(Protocol):
+    async def mark_read(self, inbound: Inbound, credentials: Credentials) -> bool:
+        """The customer sees that their message was read. Did the provider take it?"""
+
+
+class ShowsTyping(Protocol):
+    async def typing(self, inbound: Inbound, credentials: Credentials) -> bool:
+        """The customer sees that it was read, and that somebody writes. Did the provider take it?"""
