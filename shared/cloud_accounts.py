@@ -38,11 +38,16 @@ def _template(value: JsonObject) -> JsonObject:
 def _template_status(value: JsonObject) -> JsonObject:
     rejection = shapes.mapping(value.get("rejection_info"))
     other = shapes.mapping(value.get("other_info"))
-    reason = shapes.text(rejection.get("reason")) or shapes.text(value.get("reason"))
+    told = shapes.text(rejection.get("reason")) or shapes.text(value.get("reason"))
+    reasons = (
+        None if told == "NONE" else told,
+        shapes.text(other.get("title")),
+        shapes.text(other.get("description")),
+    )
     return _template(value) | {
         "category": shapes.lower(value.get("message_template_category")),
         "status": _required(value, "event").lower(),
-        "reason": None if reason == "NONE" else reason or shapes.text(other.get("description")),
+        "reason": ": ".join(filter(None, reasons)) or None,
     }
 
 

@@ -147,12 +147,16 @@ create table public.messages (
     pricing jsonb,
     price_class text,
     estimated_cost numeric(12, 6),
+    consented_cost numeric(12, 6),
     actual_cost numeric(12, 6),
     currency text,
     edited_at timestamptz,
     revoked_at timestamptz,
     previous jsonb,
     reactions jsonb,
+    scheduled_at timestamptz,
+    idempotency_key text,
+    request_hash text,
     provider_at timestamptz not null,
     created_at timestamptz not null default now(),
     constraint messages_pkey primary key (tenant_id, id),
@@ -173,12 +177,18 @@ create table public.messages (
         'received', 'queued', 'sending', 'sent', 'delivered', 'read', 'played', 'failed', 'skipped', 'canceled',
         'unknown')),
     constraint messages_direction_status_check check ((direction = 'inbound') = (status = 'received')),
-    constraint messages_send_verdict_check check (send_verdict in ('send', 'wait', 'template', 'manual', 'never'))
+    constraint messages_send_verdict_check check (send_verdict in ('send', 'wait', 'template', 'manual', 'never')),
+    constraint messages_idempotency_key_check check (
+        length(idempotency_key) between 1 and 200 and (idempotency_key is null) = (request_hash is null))
 ) with (fillfactor = 90);
 comment on table public.messages is 'Every message of both sides, stored once per number and provider id.';
 comment on column public.messages.wa_message_id is 'pii: the provider''s id; Meta''s carries the phone, in base64';
 comment on column public.messages.content is 'pii: text, or the caption of a medium';
 comment on column public.messages.forced_by is 'The member of staff who sent it against the rules, knowing the cost.';
+comment on column public.messages.consented_cost is 'The estimate that forced_by was shown, and agreed to.';
+comment on column public.messages.scheduled_at is 'When it was meant to go out; null: at once.';
+comment on column public.messages.idempotency_key is
+    'The front end''s own name for what it asked, so that asking twice sends once; request_hash tells what it asked.';
 comment on column public.messages.data is
     'pii: what the type carries besides text: place, card, button, order, template';
 comment on column public.messages.raw is 'pii: what the provider sent, where we do not model it';
@@ -203,6 +213,8 @@ create index messages_tenant_id_author_id_idx on public.messages (tenant_id, aut
 create index messages_tenant_id_forced_by_idx on public.messages (tenant_id, forced_by) where forced_by is not null;
 create index messages_tenant_id_template_id_idx
     on public.messages (tenant_id, template_id) where template_id is not null;
+create unique index messages_tenant_id_idempotency_key
+    on public.messages (tenant_id, idempotency_key) where idempotency_key is not null;
 create index messages_tenant_id_agent_id_idx on public.messages (tenant_id, agent_id) where agent_id is not null;
 
 -- The same message is delivered again for days: it is stored once. After the indexes, for the reason given at
