@@ -236,6 +236,24 @@ def test_news_without_an_id_find_the_template_by_its_name(db: Any, clinic: Busin
     assert only(db)["quality"] == "YELLOW"
 
 
+def test_a_listing_is_asked_for_when_it_is_needed(db: Any, clinic: Business) -> None:
+    db.value("select vault.create_secret('http://functions.example/{function}', 'functions_url')")
+    db.value("select vault.create_secret('a secret', 'functions_secret')")
+
+    with db.signed_in(clinic.owner):
+        db.run("update public.whatsapp_numbers set display_name = 'Other'")
+        db.run("update public.whatsapp_numbers set is_active = false")
+        db.run("update public.whatsapp_numbers set is_active = true")
+    hear(db, clinic, "template_quality", quality="RED")
+
+    asked = db.rows("select url, convert_from(body, 'utf8')::jsonb as body from net.http_request_queue")
+    assert (
+        asked
+        == [{"url": "http://functions.example/sync-templates", "body": {"tenant_id": str(clinic.tenant_id)}}]
+        * 2
+    )
+
+
 # what is filled in
 
 
