@@ -177,8 +177,8 @@ end
 $$;
 create trigger whatsapp_numbers_list_templates
     after insert or update of is_active, waba_id, account_id on public.whatsapp_numbers
-    for each row when (
-        new.is_active and case new.provider when 'cloud_api' then new.waba_id when 'twilio' then new.account_id end is not null)
+    for each row when (new.is_active
+        and case new.provider when 'cloud_api' then new.waba_id when 'twilio' then new.account_id end is not null)
     execute function private.number_connected();
 
 -- What the provider said about a template, by webhook: p_subject is template_status, template_quality,

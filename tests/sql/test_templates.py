@@ -240,10 +240,8 @@ def test_a_listing_is_asked_for_when_it_is_needed(db: Any, clinic: Business) -> 
     db.value("select vault.create_secret('http://functions.example/{function}', 'functions_url')")
     db.value("select vault.create_secret('a secret', 'functions_secret')")
 
-    with db.signed_in(clinic.owner):
-        db.run("update public.whatsapp_numbers set display_name = 'Other'")
-        db.run("update public.whatsapp_numbers set is_active = false")
-        db.run("update public.whatsapp_numbers set is_active = true")
+    db.run("update public.whatsapp_numbers set display_name = 'Other'")
+    db.run("update public.whatsapp_numbers set waba_id = '201'")
     hear(db, clinic, "template_quality", quality="RED")
 
     asked = db.rows("select url, convert_from(body, 'utf8')::jsonb as body from net.http_request_queue")
