@@ -6,14 +6,15 @@ Whatever is signed is kept. A part of unexpected shape becomes `Other` with the 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from hashlib import sha256
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from shared import cloud_accounts, jsontext, shapes
+from shared import cloud_accounts, jsontext, parts, shapes
+from shared.channel_keys import Keys
 from shared.errors import ForbiddenError, MissingSettingError, UnauthorizedError
 from shared.events import (
     Call,
@@ -37,7 +38,11 @@ from shared.events import (
 )
 from shared.shapes import OddShapeError
 
+if TYPE_CHECKING:
+    from shared.runtime import Request
+
 SIGNATURE = "x-hub-signature-256"
+ANSWER = None
 
 _MEDIA = frozenset({"audio", "document", "image", "sticker", "video"})
 _WORDS = {
@@ -61,33 +66,43 @@ def answer_handshake(query: Mapping[str, str], verify_token: str) -> str:
     return challenge
 
 
-def check_signature(headers: Mapping[str, str], body: bytes, app_secrets: str) -> None:
-    """Refuse a body that none of the comma-separated app secrets signed."""
+def verify(request: Request, keys: Keys) -> None:
+    """The secrets are the app's."""
+    check_signature(request.headers, request.body, keys.secrets)
+
+
+def check_signature(headers: Mapping[str, str], body: bytes, secrets: Iterable[str]) -> None:
+    """Refuse a body that none of the app's secrets signed."""
     given = [value for name, value in headers.items() if name == SIGNATURE]
-    expected = [f"sha256={hmac.digest(secret, body, 'sha256').hex()}" for secret in _secrets(app_secrets)]
+    expected = [f"sha256={hmac.digest(secret.encode(), body, 'sha256').hex()}" for secret in secrets]
     if len(given) != 1 or not any(hmac.compare_digest(given[0].encode(), one.encode()) for one in expected):
         raise UnauthorizedError(hint="Check that META_APP_SECRET is the secret of the app that posts here.")
 
 
-def _secrets(app_secrets: str) -> list[bytes]:
-    """An empty secret would let everybody in, so it is none at all."""
-    found = [secret.strip().encode() for secret in app_secrets.split(",") if secret.strip()]
+def app_keys(app_secrets: str) -> Keys:
+    """The comma-separated secrets of the app. An empty one would let everybody in, so it is none at all."""
+    found = tuple(secret.strip() for secret in app_secrets.split(",") if secret.strip())
     if not found:
         raise MissingSettingError(
             "META_APP_SECRET holds no secret.", hint="Set one, or two separated by a comma."
         )
-    return found
+    return Keys(provider="cloud_api", secrets=found)
 
 
-def parse(body: bytes, *, received_at: datetime) -> list[Payload]:
-    """One payload for each change of the delivery; a delivery without one is a payload with an error."""
+def parse(body: bytes, *, received_at: datetime, **_of_a_number: Any) -> Iterator[Payload]:
+    """A payload for each change of the delivery, or for each part of a large one.
+
+    A delivery without a change is a payload with an error.
+    """
     digest = sha256(body).hexdigest()
     try:
         changes = list(_changes(jsontext.decode(body)))
     except ValueError as exc:
         changes = [_Change(raw=body, error=f"The body cannot be read: {exc}.")]
-    changes = changes or [_Change(raw=body, error="There is no change in the body.")]
-    return [change.to_payload(f"{digest}:{index}", received_at) for index, change in enumerate(changes)]
+    for index, change in enumerate(changes or [_Change(raw=body, error="There is no change in the body.")]):
+        for part, piece in enumerate(change.parts()):
+            delivery_id = f"{digest}:{index}:{part}" if piece.is_part else f"{digest}:{index}"
+            yield piece.to_payload(delivery_id, received_at)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,11 +112,29 @@ class _Change:
     change: JsonObject | None = None
     raw: bytes | None = None
     error: str | None = None
+    is_part: bool = False
+
+    def parts(self) -> Iterator[_Change]:
+        """Of a large change several, each with the contacts it speaks of."""
+        change = self.change or {}
+        value, field = shapes.mapping(change.get("value")), shapes.text(change.get("field")) or ""
+        lists = tuple(_READERS.get(field, ()))
+        if not lists:
+            yield self
+            return
+        contacts = _by_address(value)
+        for part in parts.split(value, lists, "history" if field == "history" else ""):
+            if part is value:
+                yield self
+            else:
+                mentioned = part | {"contacts": _mentioned(part, lists, contacts)} if contacts else part
+                yield replace(self, change=change | {"value": mentioned}, is_part=True)
 
     def to_payload(self, delivery_id: str, received_at: datetime) -> Payload:
         change = self.change or {}
         field = shapes.text(change.get("field"))
-        value = _Value(shapes.mapping(change.get("value")), shapes.unix_time(self.time) or received_at)
+        now = shapes.unix_time(self.time) or received_at
+        value = _Value(shapes.mapping(change.get("value")), now, is_part=self.is_part)
         return Payload(
             provider="cloud_api",
             delivery_id=delivery_id,
@@ -207,6 +240,7 @@ class _Value:
     raw: JsonObject
     now: datetime  # stands in for a time that is missing
     customer: Any = None  # of the thread being read
+    is_part: bool = False
 
     @property
     def metadata(self) -> JsonObject:
@@ -241,20 +275,38 @@ class _Value:
             if known and known in self._contacts:
                 return self._contacts[known]
         contacts = self.items("contacts")
-        is_only = len(contacts) == 1 and sum(len(self.items(name)) for name in _LISTS) == 1
+        items = sum(len(self.items(name)) for name in _LISTS)
+        is_only = len(contacts) == items == 1 and not self.is_part
         only = shapes.mapping(contacts[0]) if is_only else {}
         return {} if bsuid and only.get("user_id") else only
 
     @cached_property
     def _contacts(self) -> dict[str | None, JsonObject]:
-        """Everybody listed, by number and by id."""
-        listed = [contact for contact in self.items("contacts") if isinstance(contact, dict)]
-        return {shapes.text(contact.get(key)): contact for contact in listed for key in ("wa_id", "user_id")}
+        return _by_address(self.raw)
 
 
 Reader = Callable[[_Item, _Value], Event]
 
+
+def _by_address(value: JsonObject) -> dict[str | None, JsonObject]:
+    """Everybody a value lists, by number and by id."""
+    listed = [contact for contact in shapes.listing(value.get("contacts")) if isinstance(contact, dict)]
+    return {shapes.text(contact.get(key)): contact for contact in listed for key in ("wa_id", "user_id")}
+
+
+def _mentioned(
+    value: JsonObject, lists: Iterable[str], contacts: Mapping[str | None, JsonObject]
+) -> list[JsonObject]:
+    """Those of the contacts whom the items of these lists name."""
+    items = [shapes.mapping(item) for name in lists for item in shapes.listing(value.get(name))]
+    named = [
+        contacts.get(shapes.text(item.get(key))) for item in items for key in _ADDRESS_KEYS if key in item
+    ]
+    return list({id(contact): contact for contact in named if contact}.values())
+
+
 _LISTS = ("messages", "message_echoes", "statuses", "calls")
+_ADDRESS_KEYS = ("from", "from_user_id", "to", "to_user_id", "recipient_id", "recipient_user_id")
 _PHONE_KEYS = {"from": "from", "to": "to", "recipient": "recipient_id"}
 
 

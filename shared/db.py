@@ -54,6 +54,11 @@ class Database:
             for one in answer
         ]
 
+    async def channel_webhook_keys(self, *, number_id: str) -> JsonObject | None:
+        """What a delivery to this number is checked with, for memory only; None: no active number is it."""
+        answer = await self._rpc("channel_webhook_keys", p_number_id=number_id)
+        return answer if isinstance(answer, dict) else None
+
     async def reply_claim(self, *, limit: int, lease_seconds: int) -> JsonObject:
         """{"jobs", "next_in_ms"}: chats whose burst is over, each with all that answering it needs."""
         return await self._object("reply_claim", p_limit=limit, p_lease_seconds=lease_seconds)

@@ -9,6 +9,7 @@ RecadoError
 ├── NotFoundError
 ├── MethodNotAllowedError
 ├── ConflictError
+├── TooManyRequestsError
 ├── UnavailableError              the same request may succeed later
 │   ├── MissingSettingError
 │   ├── DatabaseUnavailableError
@@ -103,6 +104,12 @@ class ConflictError(RecadoError):
     """It is already so, or somebody else changed it first."""
 
 
+class TooManyRequestsError(RecadoError):
+    """Too many requests that nobody we trust has signed came from there; slow down."""
+
+    retry_after = 30
+
+
 class UnavailableError(RecadoError):
     """Something this function needs is away; try again later."""
 
@@ -151,6 +158,7 @@ STATUS: Mapping[type[RecadoError], int] = {
     NotFoundError: 404,
     MethodNotAllowedError: 405,
     ConflictError: 409,
+    TooManyRequestsError: 429,
     UnavailableError: 503,
     MissingSettingError: 503,
     DatabaseUnavailableError: 503,

@@ -2,6 +2,9 @@
 
 A request that finds a call free goes at once. While all are out the others gather, and leave together as the
 next batch: the busier, the larger. Each request still gets an answer of its own.
+
+A large delivery (the history of a number that was just connected) goes on its own, payload by payload, and
+only one does so at a time: no other message stands behind it.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from shared.events import Payload, Receipt
 CALLS = 3  # at once
 BATCH_PAYLOADS = 200
 BATCH_BYTES = 1_000_000  # a single larger one goes alone
+LARGE_BYTES = 128_000  # of one request
 WAITING_BYTES = 32_000_000  # beyond it the provider is asked to come back
 PAUSES = (0.05, 0.2, 0.5)  # seconds before the second and later tries
 PATIENCE = 5.0  # seconds after which there is no other try: providers do not wait much longer
@@ -43,17 +47,27 @@ class Inbox:
         self._waiting: deque[_Delivery] = deque()
         self._waiting_bytes = 0
         self._calls: set[asyncio.Task[None]] = set()
+        self._large = asyncio.Lock()
 
-    async def receive(self, payloads: Sequence[Payload]) -> list[Receipt]:
+    async def receive(self, parcels: Sequence[Parcel]) -> list[Receipt]:
         """A receipt for each payload, after the commit. UnavailableError: worth repeating."""
-        delivery = _Delivery([_Parcel(payload) for payload in payloads])
-        if self._waiting and self._waiting_bytes + delivery.size > WAITING_BYTES:
+        delivery = _Delivery(parcels)
+        if self._waiting_bytes and self._waiting_bytes + delivery.size > WAITING_BYTES:
             raise UnavailableError("Too much is waiting to be stored; try again.", retry_after=1)
-        self._waiting.append(delivery)
         self._waiting_bytes += delivery.size
+        if delivery.size > LARGE_BYTES:
+            return await self._receive_large(delivery)
+        self._waiting.append(delivery)
         if len(self._calls) < CALLS:
             self._start_call()
         return await delivery.receipts
+
+    async def _receive_large(self, delivery: _Delivery) -> list[Receipt]:
+        try:
+            async with self._large:
+                return [receipt for parcel in delivery.parcels for receipt in await self._sort([parcel])]
+        finally:
+            self._waiting_bytes -= delivery.size
 
     def _start_call(self) -> None:
         # an empty context: the log lines of a call belong to no single request
@@ -88,7 +102,7 @@ class Inbox:
             for delivery in batch:
                 delivery.settle([next(rest) for _ in delivery.parcels])
 
-    async def _sort(self, parcels: list[_Parcel]) -> list[Receipt]:
+    async def _sort(self, parcels: Sequence[Parcel]) -> list[Receipt]:
         """Store them together; what the database refuses is cut in halves until the culprit is alone."""
         try:
             return await self._try([parcel.data for parcel in parcels])
@@ -102,7 +116,7 @@ class Inbox:
         middle = len(parcels) // 2
         return [*await self._sort(parcels[:middle]), *await self._sort(parcels[middle:])]
 
-    async def _set_aside(self, parcel: _Parcel, reason: RecadoError) -> Receipt:
+    async def _set_aside(self, parcel: Parcel, reason: RecadoError) -> Receipt:
         """Keep what the database will not read as jsonb, as bytes."""
         log.error("payload refused", extra={"action": "receive", "delivery_id": parcel.payload.delivery_id})
         kept = replace(
@@ -129,7 +143,9 @@ class Inbox:
 
 
 @dataclass(frozen=True)
-class _Parcel:
+class Parcel:
+    """A payload, ready to go."""
+
     payload: Payload
     data: bytes = field(init=False)
 
@@ -141,7 +157,7 @@ class _Parcel:
 class _Delivery:
     """The parcels of one request, and its answer."""
 
-    parcels: list[_Parcel]
+    parcels: Sequence[Parcel]
     receipts: asyncio.Future[list[Receipt]] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )

@@ -28,9 +28,14 @@ _ESCAPES = re.compile(
 _TO_NEXT_BRACKET = re.compile(r'(?:[^][{}"]++|"(?:[^"\\]++|\\.)*+")*+([][{}]|"|\Z)', re.DOTALL)
 
 
+def clean(text: str) -> str:
+    """Text that was no JSON, and is decoded already."""
+    return text.replace("\0", "\ufffd")
+
+
 def decode(body: bytes) -> Any:
     """The document, with U+FFFD for characters Postgres has no place for. Raises ValueError if it is none."""
-    text = body.decode(errors="replace").replace("\0", "\ufffd")
+    text = clean(body.decode(errors="replace"))
     if "\\u0000" in text or "\\ud" in text or "\\uD" in text:
         text = _ESCAPES.sub(lambda found: found["good"] or "\\ufffd", text)
     if text.count("[") + text.count("{") > DEEPEST:

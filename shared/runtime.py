@@ -2,7 +2,9 @@
 
 async def greet(request: Request, deps: Deps) -> Response: ...
 
-main = serve({("GET", "/"): greet, ("POST", "/run"): Route(run, internal=True)})
+main = serve({("GET", "/"): greet, ("POST", "/run"): Route(run, internal=True), ("GET", "/{lead_id}"): look})
+
+A parameter of a path is one of our ids: anything else in its place is an unknown path.
 """
 
 from __future__ import annotations
@@ -10,9 +12,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -36,6 +39,7 @@ from shared.health import Dependency, Health
 from shared.settings import Setting, Settings
 
 MAX_BODY = 1_000_000
+_ID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 RELEASE = Path(__file__).parent.parent / "release.json"  # written by `recado build`
 
 log = logging.getLogger(__name__)
@@ -43,7 +47,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Header names are in lower case."""
+    """Header names are in lower case. `client` is the address it came from, as far as that is known."""
 
     method: str
     path: str
@@ -51,6 +55,9 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     id: str = ""
+    params: Mapping[str, str] = field(default_factory=dict)
+    query_string: str = ""
+    client: str = ""
 
     def json(self) -> Any:
         if not self.body:
@@ -86,12 +93,16 @@ D = TypeVar("D", bound=Deps)
 Handler = Callable[[Request, D], Awaitable[Response]]
 
 
+Gate = Callable[[Request, D], Awaitable[None]]
+
+
 @dataclass(frozen=True)
 class Route(Generic[D]):
-    """`internal`: answers only what our own callers signed."""
+    """`internal`: answers only what our own callers signed. `gate`: refuses what can be refused unread."""
 
     handler: Handler[D]
     internal: bool = False
+    gate: Gate[D] | None = None
 
 
 def serve(
@@ -126,6 +137,7 @@ class _Function(Generic[D]):
     ) -> None:
         self._health_route: Route[D] = Route(self._health)
         self._routes = {("GET", "/health"): self._health_route, **routes}
+        self._templates = {path: _pattern(path) for _, path in routes if "{" in path}
         self._needs = needs
         self._reports = [*needs, *(Settings.functions_secret for route in routes.values() if route.internal)]
         self._dependencies = Health(dependencies)
@@ -143,8 +155,8 @@ class _Function(Generic[D]):
         route: Route[D] | None = None
         code = ""
         try:
-            route = self._find(http.method, http.scope["path"])
-            response = await self._respond(route, http, trace.request_id)
+            route, params = self._find(http.method, http.scope["path"])
+            response = await self._respond(route, http, trace.request_id, params)
         except RecadoError as exc:
             response, code = _refusal(exc), exc.code
             if exc.status >= 500:  # a refusal below is the caller's business and needs no stack
@@ -157,21 +169,42 @@ class _Function(Generic[D]):
         headers = {**response.headers, "x-request-id": trace.request_id}
         return HttpResponse(response.body, response.status, headers)
 
-    def _find(self, method: str, path: str) -> Route[D]:
-        if route := self._routes.get(("GET" if method == "HEAD" else method, path)):
-            return route
-        allowed = sorted(known for known, place in self._routes if place == path)
+    def _find(self, method: str, path: str) -> tuple[Route[D], dict[str, str]]:
+        place, params = self._place(path)
+        if route := self._routes.get(("GET" if method == "HEAD" else method, place)):
+            return route, params
+        allowed = sorted(known for known, known_place in self._routes if known_place == place)
         if allowed:
             raise MethodNotAllowedError(", ".join(allowed))
         raise NotFoundError(hint="Check the path; GET /health answers on every function.")
 
-    async def _respond(self, route: Route[D], http: HttpRequest, request_id: str) -> Response:
+    def _place(self, path: str) -> tuple[str, dict[str, str]]:
+        """The path as the routes have it, with what stands for its parameters."""
+        for template, pattern in self._templates.items():
+            if found := pattern.fullmatch(path):
+                return template, found.groupdict()
+        return path, {}
+
+    async def _respond(
+        self, route: Route[D], http: HttpRequest, request_id: str, params: Mapping[str, str]
+    ) -> Response:
         if route is not self._health_route and (missing := self._missing(self._needs)):
             raise MissingSettingError(hint=f"Set {', '.join(missing)}.")
-        body = await _read(http, self._max_body)
+        request = Request(
+            http.method,
+            http.scope["path"],
+            http.query_params,
+            http.headers,
+            id=request_id,
+            params=params,
+            query_string=http.scope["query_string"].decode("latin-1"),
+            client=_client(http),
+        )
+        if route.gate:
+            await route.gate(request, self._deps())
+        request = replace(request, body=await _read(http, self._max_body))
         if route.internal:
-            signature.check(self._deps().settings.functions_secret, http.headers, body)
-        request = Request(http.method, http.scope["path"], http.query_params, http.headers, body, request_id)
+            signature.check(self._deps().settings.functions_secret, http.headers, request.body)
         return await route.handler(request, self._deps())
 
     async def _health(self, _request: Request, deps: D) -> Response:
@@ -205,6 +238,16 @@ class _Function(Generic[D]):
             "ms": round((time.perf_counter() - started) * 1000, 1),
         }
         log.log(level, "request", extra=fields)
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"\{(\w+)\}", rf"(?P<\1>{_ID})", template))
+
+
+def _client(http: HttpRequest) -> str:
+    """The last address a proxy wrote down: those before it are whatever the caller claimed."""
+    said = http.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
+    return said or (http.client.host if http.client else "")
 
 
 async def _read(http: HttpRequest, limit: int) -> bytes:

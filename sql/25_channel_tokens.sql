@@ -18,7 +18,7 @@ grant execute on function public.channel_tokens(jsonb) to service_role;
 
 -- What a delivery to /<provider>/<our id of the number> is checked with: {"tenant_id", "provider",
 -- "provider_number_id", "account_id", "secrets": […]}; null when there is no such active number. Whapi: the secrets
--- of its header; Twilio: the account's auth tokens. For memory only.
+-- of its header; Twilio: the account's auth tokens, and its key for the newer signature. For memory only.
 create function public.channel_webhook_keys(p_number_id uuid) returns jsonb
 language plpgsql stable set search_path = '' as $$
 begin
@@ -30,7 +30,7 @@ begin
                 from public.channel_secrets s
                 join vault.decrypted_secrets v on v.id = s.secret_id
                 where s.tenant_id = n.tenant_id and s.number_id = n.id
-                    and s.kind = case n.provider when 'twilio' then 'access_token' else 'webhook_secret' end))
+                    and (s.kind = 'webhook_secret' or n.provider = 'twilio' and s.kind = 'access_token')))
         from public.whatsapp_numbers n
         where n.id = p_number_id and n.is_active);
 end

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
-from shared import cloud_api
+from shared import cloud_api, parts
 from shared.errors import ForbiddenError, MissingSettingError, UnauthorizedError
 
 CASES = sorted((Path(__file__).parents[1] / "data" / "whatsapp").glob("*.json"))
@@ -75,6 +75,10 @@ def signed(body: bytes, secret: str = SECRET) -> str:
     return "sha256=" + hmac.new(secret.encode(), body, "sha256").hexdigest()
 
 
+def check(headers: Any, body: bytes, app_secrets: str) -> None:
+    cloud_api.check_signature(headers, body, cloud_api.app_keys(app_secrets).secrets)
+
+
 # The handshake
 
 
@@ -106,12 +110,12 @@ def test_any_other_handshake_is_refused(change: dict[str, str]) -> None:
 def test_a_signed_body_passes_byte_for_byte() -> None:
     body = '{"text": "ñ \\u00f1"}'.encode()
 
-    cloud_api.check_signature({cloud_api.SIGNATURE: signed(body)}, body, SECRET)
+    check({cloud_api.SIGNATURE: signed(body)}, body, SECRET)
 
 
 def test_both_secrets_count_during_a_rotation() -> None:
     for secret in ("old", "new"):
-        cloud_api.check_signature({cloud_api.SIGNATURE: signed(b"{}", secret)}, b"{}", "old, new")
+        check({cloud_api.SIGNATURE: signed(b"{}", secret)}, b"{}", "old, new")
 
 
 @pytest.mark.parametrize(
@@ -128,7 +132,7 @@ def test_both_secrets_count_during_a_rotation() -> None:
 )
 def test_a_wrong_signature_is_refused(header: str) -> None:
     with pytest.raises(UnauthorizedError):
-        cloud_api.check_signature({cloud_api.SIGNATURE: header}, b"{}", SECRET)
+        check({cloud_api.SIGNATURE: header}, b"{}", SECRET)
 
 
 @pytest.mark.parametrize("copies", [0, 2])
@@ -136,13 +140,13 @@ def test_a_signature_must_be_there_exactly_once(copies: int) -> None:
     headers = Headers(raw=[(cloud_api.SIGNATURE.encode(), signed(b"{}").encode())] * copies)
 
     with pytest.raises(UnauthorizedError):
-        cloud_api.check_signature(headers, b"{}", SECRET)
+        check(headers, b"{}", SECRET)
 
 
 @pytest.mark.parametrize("secrets", ["", " ", ",", " , "])
 def test_an_empty_secret_lets_nobody_in(secrets: str) -> None:
     with pytest.raises(MissingSettingError):
-        cloud_api.check_signature({cloud_api.SIGNATURE: signed(b"{}", "")}, b"{}", secrets)
+        check({cloud_api.SIGNATURE: signed(b"{}", "")}, b"{}", secrets)
 
 
 # What updates become
@@ -185,6 +189,102 @@ def test_a_message_is_never_given_somebody_elses_name() -> None:
     (event,) = events_of(delivery(stranger, contacts=[ana]))
 
     assert event["contact"] == {"phone": "12025550199", "bsuid": "US.2"}
+
+
+# Large deliveries
+
+
+def test_a_batch_of_a_thousand_comes_in_parts_that_lose_nothing() -> None:
+    sent = [text(f"wamid.{n}", **{"from": f"5730000{n:05d}"}) for n in range(1000)]
+    contacts = [{"wa_id": one["from"], "profile": {"name": one["from"]}} for one in sent]
+
+    found = parse(delivery(*sent, contacts=contacts))
+
+    events = [event for payload in found for event in payload["events"]]
+    assert [event["id"] for event in events] == [one["id"] for one in sent]
+    assert all(event["contact"]["profile_name"] == event["contact"]["phone"] for event in events)
+    values = [payload["payload"]["value"] for payload in found]
+    assert [one for value in values for one in value["messages"]] == sent
+    assert [one for value in values for one in value["contacts"]] == contacts
+    assert [payload["delivery_id"].partition(":")[2] for payload in found] == [f"0:{n}" for n in range(10)]
+
+
+def test_the_last_of_many_is_not_taken_for_the_only_one() -> None:
+    """A lone message may be its contact's however the number is written; the last of 101 not."""
+    sent = [text(f"wamid.{n}", **{"from": "12025550199"}) for n in range(parts.PART + 1)]
+
+    found = parse(delivery(*sent, contacts=[{"wa_id": "12025550143", "profile": {"name": "Ana"}}]))
+
+    assert not [
+        event for payload in found for event in payload["events"] if "profile_name" in event["contact"]
+    ]
+
+
+def test_a_long_history_comes_in_parts_that_lose_nothing() -> None:
+    threads = [
+        {"id": f"5730000{n:05d}", "messages": [text(f"wamid.{n}.{m}") for m in range(30)]} for n in range(10)
+    ]
+    chunks = [
+        {"metadata": {"phase": 0}, "threads": threads[:7]},
+        {"errors": [{"code": 1}]},
+        {"threads": threads[7:]},
+    ]
+    value = {
+        "metadata": {"phone_number_id": "8001"},
+        "history": chunks,
+        "errors": [{"code": 2, "title": "x"}],
+    }
+
+    found = parse({"entry": [{"id": "9001", "changes": [{"field": "history", "value": value}]}]})
+
+    kept = [chunk for payload in found for chunk in payload["payload"]["value"].get("history", ())]
+    listed = [thread for chunk in kept for thread in chunk.get("threads", ())]
+    assert [m for thread in listed for m in thread["messages"]] == [m for t in threads for m in t["messages"]]
+    assert {thread["id"] for thread in listed} == {thread["id"] for thread in threads}
+    assert [chunk for chunk in kept if "errors" in chunk] == [chunks[1]]
+    events = [event for payload in found for event in payload["events"]]
+    assert len(events) == 302
+    assert max(len(payload["events"]) for payload in found) == parts.PART
+
+
+# Accounts
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("message_template_status_update", {"event": "APPROVED"}, "which template"),
+        ("message_template_status_update", {"message_template_id": 1}, "no event"),
+        ("phone_number_quality_update", {"event": "ONBOARDING"}, "which number"),
+        ("account_update", {"event": []}, "no event"),
+        ("account_alerts", {"alert_info": "x"}, "no alert_type"),
+    ],
+)
+def test_an_account_update_that_lacks_its_subject_is_kept(field: str, value: Any, reason: str) -> None:
+    (event,) = events_of({"entry": [{"id": "9001", "changes": [{"field": field, "value": value}]}]})
+
+    assert (event["kind"], event["raw"]) == ("other", value)
+    assert reason in event["error"]
+
+
+@pytest.mark.parametrize(
+    ("told", "limit"),
+    [
+        ({"max_daily_conversations_per_business": "TIER_250"}, {"limit": 250}),
+        ({"max_daily_conversations_per_business": "TIER_100K"}, {"limit": 100_000}),
+        ({"max_daily_conversation_per_phone": 2000}, {"limit": 2000}),
+        ({"max_daily_conversations_per_business": "TIER_UNLIMITED"}, {"limit": None}),
+        ({"max_daily_conversation_per_phone": -1}, {"limit": None}),
+        ({"max_daily_conversations_per_business": "TIER_NOT_SET"}, {}),
+        ({}, {}),
+    ],
+)
+def test_a_limit_is_a_number_of_customers_or_none_or_not_told(told: Any, limit: Any) -> None:
+    value = {"max_phone_numbers_per_business": 2, **told}
+
+    (event,) = events_of({"entry": [{"changes": [{"field": "business_capability_update", "value": value}]}]})
+
+    assert event["data"] == {"max_numbers": 2, **limit}
 
 
 # Odd shapes

@@ -19,7 +19,7 @@ from shared.errors import (
     UnavailableError,
 )
 from shared.events import Payload, Receipt
-from shared.inbox import Inbox
+from shared.inbox import Inbox, Parcel
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
@@ -50,9 +50,9 @@ class Database:
         return Receipt(status=status, stored=1, repeated=0, error=payload["delivery_id"])  # type: ignore[arg-type]
 
 
-def payloads(*names: str, size: int = 0) -> list[Payload]:
+def payloads(*names: str, size: int = 0) -> list[Parcel]:
     return [
-        Payload(provider="cloud_api", delivery_id=name, received_at=NOW, payload={"fill": "x" * size})
+        Parcel(Payload(provider="cloud_api", delivery_id=name, received_at=NOW, payload={"fill": "x" * size}))
         for name in names
     ]
 
@@ -230,3 +230,30 @@ def test_an_unexpected_failure_reaches_every_request_and_the_next_one_works(data
         return [*map(type, first), names(await box.receive(payloads("after")))]
 
     assert run(scenario, database) == [RuntimeError] * 3 + [["after"]]
+
+
+def test_a_large_delivery_goes_payload_by_payload_and_keeps_nobody_waiting(database: Database) -> None:
+    large = payloads(*[f"large {n}" for n in range(20)], size=inbox.LARGE_BYTES // 10)
+
+    async def scenario(box: Inbox) -> list[int]:
+        storing = asyncio.create_task(box.receive(large))
+        await asyncio.sleep(0)
+        waited = []
+        for name in ("a", "b"):
+            assert names(await box.receive(payloads(name))) == [name]
+            waited.append(len(database.batches))
+        assert names(await storing) == [one.payload.delivery_id for one in large]
+        return waited
+
+    waited = run(scenario, database)
+
+    assert max(waited) < 10
+    assert [batch for batch in database.batches if len(batch) > 1] == []
+
+
+def test_of_large_deliveries_one_is_stored_after_the_other(database: Database) -> None:
+    several = [payloads(f"{n}", size=inbox.LARGE_BYTES) for n in range(4)]
+
+    run(lambda box: asyncio.gather(*map(box.receive, several)), database)
+
+    assert (database.most_busy, len(database.stored)) == (1, 4)

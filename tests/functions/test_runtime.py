@@ -438,3 +438,49 @@ def test_hello_echoes_what_our_own_callers_sign(monkeypatch: pytest.MonkeyPatch)
     answered = client(load("hello").main).post("/echo", content=b'{"n": 1}', headers=signed)
 
     assert answered.json() == {"echo": {"n": 1}}
+
+
+# Paths with parameters, and gates
+
+
+ID = "0198a000-0000-7000-8000-000000000001"
+
+
+def test_a_parameter_of_the_path_is_one_of_our_ids() -> None:
+    async def tell(request: Request, deps: Deps) -> Response:
+        return Response.json(200, dict(request.params))
+
+    serving = client(serve({("GET", "/of/{lead_id}"): tell}, deps=lambda: Deps(Settings({}))))
+
+    assert serving.get(f"/of/{ID}").json() == {"lead_id": ID}
+    assert [serving.get(f"/of/{other}").status_code for other in ("7", f"{ID}/x", "", ID.upper())] == [
+        404
+    ] * 4
+    assert serving.post(f"/of/{ID}").status_code == 405
+
+
+def test_a_gate_refuses_before_the_body_is_read() -> None:
+    async def refuse(request: Request, deps: Deps) -> None:
+        assert request.body == b""
+        raise UnauthorizedError
+
+    routes = {("POST", "/"): Route(answer, gate=refuse)}
+
+    refused = client(serve(routes, max_body=1, deps=lambda: Deps(Settings({})))).post(
+        "/", content=b"too long"
+    )
+
+    assert refused.status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "address"),
+    [(None, "testclient"), ("203.0.113.1", "203.0.113.1"), ("any, 203.0.113.2", "203.0.113.2")],
+)
+def test_a_request_comes_from_where_the_last_proxy_says(forwarded: str | None, address: str) -> None:
+    async def tell(request: Request, deps: Deps) -> Response:
+        return Response(200, request.client)
+
+    headers = {"x-forwarded-for": forwarded} if forwarded else {}
+
+    assert serving(tell).get("/", headers=headers).text == address
