@@ -20,6 +20,7 @@ from shared.drain import Claim, insist, seconds
 from shared.errors import DatabaseUnavailableError
 from shared.events import JsonObject
 from shared.senders.base import Credentials, Message, Result, Sender
+from shared.tokens import Number, Tokens
 
 GROUP_SECONDS = 0.1  # moments this close share an intent
 GROUP_MESSAGES = 25
@@ -27,13 +28,8 @@ CLAIM_MESSAGES = 100
 CLAIM_SECONDS = 30  # until what was not begun is queued again
 SEND_SECONDS = 60  # until what was begun and not settled is unknown; more than a send may take
 SETTLE_SECONDS = 0.2  # the fast do not wait for the slow longer than this
-TOKEN_SECONDS = 300  # a token is believed this long
-
-_NEVER = ("", 0.0)
 
 log = logging.getLogger(__name__)
-
-Number = tuple[str, str]  # tenant and number
 
 
 class Database(Protocol):
@@ -120,7 +116,7 @@ class Outbox:
         counts: Counter[str] = Counter()
         begun: Sequence[Errand] = []
         try:
-            tokens = await self._tokens.of(group)
+            tokens = await self._tokens.of(errand.number for errand in group)
             await _moment(group[0].send_at)
             begun = await self._begin(claim, group)
         finally:
@@ -152,7 +148,7 @@ class Outbox:
         finally:
             self._busy -= 1
         if result.outcome == "stop_channel":
-            self._tokens.forget(errand)
+            self._tokens.forget(errand.number)
         if result.outcome != "sent":
             ids = {"action": "deliver", **errand.key, "number_id": errand.number_id}
             log.warning("not sent", extra={**ids, "outcome": result.outcome, "error_code": result.error_code})
@@ -174,34 +170,6 @@ class Outbox:
     async def _settle(self, claim: str, results: Sequence[JsonObject]) -> None:
         if results:
             await insist(lambda: self._database.outbox_settle(claim=claim, results=results))
-
-
-class Tokens:
-    """Access tokens of numbers, in memory only and not for long: one may be replaced any day."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._known: dict[Number, tuple[str, float]] = {}
-
-    async def of(self, errands: Iterable[Errand]) -> Mapping[Number, str]:
-        """Those of the errands' numbers; a number without one is left out."""
-        numbers = {errand.number for errand in errands}
-        oldest = time.monotonic() - TOKEN_SECONDS
-        missing = [number for number in sorted(numbers) if self._known.get(number, _NEVER)[1] < oldest]
-        if missing:
-            await self._fetch(missing)
-        return {number: self._known[number][0] for number in numbers if number in self._known}
-
-    async def _fetch(self, numbers: Sequence[Number]) -> None:
-        for number in numbers:
-            self._known.pop(number, None)
-        keys = [{"tenant_id": tenant_id, "number_id": number_id} for tenant_id, number_id in numbers]
-        for found in await insist(lambda: self._database.channel_tokens(numbers=keys)):
-            self._known[found["tenant_id"], found["number_id"]] = (found["token"], time.monotonic())
-
-    def forget(self, errand: Errand) -> None:
-        """It was refused; somebody may mend it sooner than it grows old here."""
-        self._known.pop(errand.number, None)
 
 
 def groups(errands: Iterable[Errand]) -> list[list[Errand]]:

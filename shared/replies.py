@@ -10,13 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from zoneinfo import ZoneInfo
 
 from shared.drain import Claim, insist, seconds
 from shared.errors import RecadoError
 from shared.events import JsonObject
 from shared.llm import Answer, Llm, NoAnswer, Question, Turn, Usage, alias
+
+if TYPE_CHECKING:
+    from shared.attention import Attention
 
 LONGEST_MESSAGE = 4096  # characters WhatsApp takes
 LEASE_MARGIN = 20  # seconds to settle in, beyond what the model may take
@@ -98,9 +101,18 @@ class Job:
 class Replies:
     name = "reply"
 
-    def __init__(self, database: Database, llm: Llm, *, at_once: int, patience: float) -> None:
+    def __init__(
+        self,
+        database: Database,
+        llm: Llm,
+        *,
+        at_once: int,
+        patience: float,
+        attention: Attention | None = None,
+    ) -> None:
         self._database = database
         self._llm = llm
+        self._attention = attention
         self._at_once = at_once
         self._busy = 0
         self._lease_seconds = round(patience) + LEASE_MARGIN
@@ -118,6 +130,8 @@ class Replies:
         return Claim([partial(self._run, job) for job in claimed["jobs"]], seconds(claimed["next_in_ms"]))
 
     async def _run(self, given: JsonObject) -> Mapping[str, int]:
+        if self._attention and given.get("seen"):
+            self._attention.show(given["seen"])
         try:
             return {await self._answer(Job.read(given)): 1}
         except Exception as exc:  # whatever it is, the customer must not wait for nobody

@@ -145,6 +145,7 @@ create table public.tenant_settings (
     opt_out_confirmation text
         default 'Listo, no recibirás más promociones nuestras. Puedes escribirnos cuando quieras.',
     closed_hours_message text,
+    shows_typing boolean not null default true,
     ai_daily_token_budget bigint,
     ai_daily_cost_budget numeric(12, 4),
     webhook_log_retention_days int,
@@ -186,6 +187,8 @@ comment on column public.tenant_settings.quiet_hours is
 comment on column public.tenant_settings.opt_out_confirmation is 'Sent once to who opts out; null: nothing is sent.';
 comment on column public.tenant_settings.closed_hours_message is
     'Answer outside business hours; null: the agent answers.';
+comment on column public.tenant_settings.shows_typing is
+    'Customers see that their message was read, and that an answer is being written.';
 comment on column public.tenant_settings.webhook_log_retention_days is 'null: kept for ever.';
 
 create trigger tenant_settings_touch_updated_at before update on public.tenant_settings
@@ -197,7 +200,7 @@ grant update (
     business_name, currency, conversation_idle_hours, activity_delay_seconds, human_takeover_minutes,
     thread_max_age_days, thread_max_input_tokens, block_after_hours, enrichment_interval_hours, crm_statuses,
     crm_analysis_idle_minutes, daily_actions_at, quiet_hours, opt_out_confirmation, closed_hours_message,
-    ai_daily_token_budget, ai_daily_cost_budget, webhook_log_retention_days
+    shows_typing, ai_daily_token_budget, ai_daily_cost_budget, webhook_log_retention_days
 ) on public.tenant_settings to authenticated;
 grant select, insert, update, delete on public.tenant_settings to service_role;
 

@@ -404,7 +404,11 @@ begin
                 'email', l.email, 'company', l.company, 'customer_type', l.customer_type, 'tags', l.tags,
                 'labels', array_remove(array[l.label1, l.label2, l.label3], null), 'status', l.profile_status,
                 'next_action', l.next_action, 'next_action_at', l.next_action_at, 'metadata', l.metadata),
-            'messages', recent.messages)
+            'messages', recent.messages,
+            'seen', case when s.shows_typing and seen.wa_message_id is not null then jsonb_build_object('message_id', seen.wa_message_id,
+                'tenant_id', c.tenant_id, 'number_id', n.id, 'provider', n.provider,
+                'provider_number_id', n.provider_number_id, 'account_id', n.account_id,
+                'to', private.chat_address(c.tenant_id, c.id)) end)
         from public.pending_replies r
         join public.chats c on c.tenant_id = r.tenant_id and c.id = r.chat_id
         join public.whatsapp_numbers n on n.tenant_id = c.tenant_id and n.id = c.number_id
@@ -431,6 +435,14 @@ begin
                 limit greatest(10, r.fragments)
             ) as m
         ) as recent
+        left join lateral (
+            select m.wa_message_id
+            from public.messages m
+            where m.tenant_id = c.tenant_id and m.chat_id = c.id and m.direction = 'inbound'
+                and m.wa_message_id is not null
+            order by m.provider_at desc, m.id desc
+            limit 1
+        ) as seen on true
         left join public.ai_agents a on a.tenant_id = c.tenant_id
             and a.id = private.agent_choose(c.tenant_id, n.id, burst.text, private.clock())
         left join public.agent_prompts p on p.tenant_id = a.tenant_id and p.agent_id = a.id and p.is_active

@@ -263,8 +263,8 @@ create type private.send_result as (
 );
 
 -- Tell how sends ended: [{"tenant_id", "message_id", "outcome", "wa_message_id", "error_code", "error_message",
--- "retry_after_seconds"}]. outcome: sent | retry | slow_number | slow_pair | needs_template | opted_out | invalid |
--- stop_channel. Only errands of this claim are touched; answers how many that were.
+-- "retry_after_seconds"}]. outcome: see shared/senders/base.py. Only errands of this claim are touched; answers how
+-- many that were.
 create function public.outbox_settle(p_claim uuid, p_results jsonb) returns int
 language plpgsql set search_path = '' as $$
 declare
@@ -296,7 +296,8 @@ begin
         where r.outcome in ('slow_number', 'slow_pair', 'stop_channel') or r.outcome = 'retry' and r.attempts < 6));
     perform private.sends_failed(array(
         select r from unnest(v_results) r
-        where r.outcome in ('needs_template', 'opted_out', 'invalid') or r.outcome = 'retry' and r.attempts >= 6));
+        where r.outcome in ('needs_template', 'opted_out', 'unreachable', 'invalid', 'pause_bulk')
+            or r.outcome = 'retry' and r.attempts >= 6));
     perform private.sends_unknown(array(select r from unnest(v_results) r where r.outcome = 'unknown'));
     return cardinality(v_results);
 end

@@ -11,9 +11,10 @@ from shared.llm import Llm, LlmSettings
 from shared.options import Number
 from shared.replies import Replies
 from shared.runtime import Deps, Request, Response, Route, serve
+from shared.senders.settings import SenderSettings
 
 
-class ReplySettings(LlmSettings, DrainSettings):
+class ReplySettings(LlmSettings, SenderSettings, DrainSettings):
     reply_concurrency = Number("how many chats are answered at once", 20)
 
 
@@ -22,9 +23,18 @@ class ReplyDeps(Deps):
 
     @cached_property
     def drain(self) -> Drain:
-        database, llm = Database(self.settings), Llm(self.settings)
-        at_once, patience = int(self.settings.reply_concurrency), self.settings.llm_seconds
-        return Drain(Replies(database, llm, at_once=at_once, patience=patience), database, self.settings)
+        from shared.attention import Attention
+        from shared.senders.registry import senders
+
+        database = Database(self.settings)
+        replies = Replies(
+            database,
+            Llm(self.settings),
+            at_once=int(self.settings.reply_concurrency),
+            patience=self.settings.llm_seconds,
+            attention=Attention(database, lambda: senders(self.settings)),
+        )
+        return Drain(replies, database, self.settings)
 
 
 async def run(request: Request, deps: ReplyDeps) -> Response:

@@ -39,7 +39,7 @@ class Message:
     """To a chat, a phone or a business-scoped id, whichever the provider prefers.
 
     `data` by type: {"media": {"id"} or {"link"}, "filename"?, "mime"?}, whose caption is `content`;
-    {"template": {"name", "language", "components", "provider_template_id", "parameters"}};
+    {"template": {"name", "language", "components", "provider_template_id", "variables"}};
     {"interactive": Graph's object}; {"target", "emoji"} for a reaction, without emoji to take it back.
     """
 

@@ -51,6 +51,7 @@ class Template:
     language: str
     components: list[Any]  # Graph's, filled in
     provider_template_id: str | None
+    variables: dict[str, str]  # Twilio's: {"1": "Ana"}
 
 
 def words(message: Message, most: int = TEXT_CHARACTERS) -> str:
@@ -94,17 +95,8 @@ def template(message: Message) -> Template:
         language=language,
         components=listing(given.get("components")),
         provider_template_id=text(given.get("provider_template_id")),
+        variables={name: text(value) or "" for name, value in mapping(given.get("variables")).items()},
     )
-
-
-def variables(message: Message) -> dict[str, str]:
-    """What fills a template, by the names of its places: {"1": "Ana"}, which is also what ["Ana"] means."""
-    given = mapping(message.data.get("template")).get("parameters")
-    named = dict(enumerate(given, 1)) if isinstance(given, list) else mapping(given)
-    found = {str(name): text(value) for name, value in named.items()}
-    if None in found.values():
-        raise UnsendableError("A parameter of the template is neither text nor a number.")
-    return {name: value for name, value in found.items() if value is not None}
 
 
 def reaction(message: Message) -> tuple[str, str]:

@@ -118,10 +118,9 @@ def _template(message: Message) -> Mapping[str, str]:
         raise UnsendableError(
             f"Twilio does not know the template {template.name}: it has no content id there."
         )
-    variables = content.variables(message)
     return {
         "ContentSid": template.provider_template_id,
-        **({"ContentVariables": json.dumps(variables)} if variables else {}),
+        **({"ContentVariables": json.dumps(template.variables)} if template.variables else {}),
     }
 
 

@@ -124,6 +124,17 @@ def test_fragments_get_one_answer_whose_statuses_come_back(business: Business) -
     assert [row[0] for row in business.rows("t.purpose", "ai_usage")] == ["reply"]
 
 
+def test_the_customer_sees_that_they_were_read(business: Business) -> None:
+    business.write("573111111111", "quiero una cita")
+
+    def ticks() -> str:
+        query = {"number": business.number, "from": "573111111111"}
+        (first, *_) = business.outside.get("/control/view", params=query).json()["messages"]
+        return str(first["status"])
+
+    assert eventually(lambda: ticks() == "read", 90)
+
+
 def test_each_burst_gets_its_own_answer(business: Business) -> None:
     business.write("573111111111", "Hola")
     assert eventually(lambda: len(business.sent()) == 1, 90)

@@ -13,7 +13,7 @@ import httpx
 import pytest
 import respx
 
-from shared import drain, outbox, signature
+from shared import drain, outbox, signature, tokens
 from shared.errors import DatabaseUnavailableError
 from shared.outbox import Errand, Outbox, groups
 from shared.senders.base import Capability, Credentials, Message, Outcome, Result
@@ -179,7 +179,7 @@ def test_a_token_is_asked_for_once_and_again_when_it_was_refused() -> None:
 
 
 def test_an_old_token_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outbox, "TOKEN_SECONDS", -1)
+    monkeypatch.setattr(tokens, "TOKEN_SECONDS", -1)
     database = Database(errand("one"))
 
     deliver(database, Provider(database), times=2)

@@ -13,6 +13,7 @@ import respx
 from starlette.testclient import TestClient
 
 from shared import drain, signature
+from shared.attention import Attention
 from shared.errors import DatabaseError, DatabaseUnavailableError
 from shared.llm import Answer, Llm, LlmSettings, NoAnswer, Question, Usage
 from shared.replies import Job, Replies, fit, instructions, turns
@@ -100,9 +101,9 @@ def said(text: str) -> Answer:
     return Answer(text, USAGE, "resp_1", 150)
 
 
-def run(database: Database, model: Model) -> Sequence[Mapping[str, int]]:
+def run(database: Database, model: Model, attention: Attention | None = None) -> Sequence[Mapping[str, int]]:
     async def within() -> Sequence[Mapping[str, int]]:
-        replies = Replies(database, model, at_once=2, patience=25)
+        replies = Replies(database, model, at_once=2, patience=25, attention=attention)
         claim = await replies.claim()
         assert (replies.room, claim.next_in) == (1, 1.5)
         counts = [await task() for task in claim.tasks]
@@ -126,6 +127,28 @@ def test_an_answer_goes_to_the_outbox_with_what_it_took() -> None:
     assert answer["summary"] is None
     (usage,) = answer["usage"]
     assert (usage["purpose"], usage["model"], usage["input_tokens"]) == ("reply", "gpt-6-luna", 100)
+
+
+class Watched(Attention):
+    """Keeps what was to be shown."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def show(self, seen: dict[str, Any]) -> None:
+        self.seen.append(seen)
+
+
+@pytest.mark.parametrize(
+    ("seen", "shown"), [({"message_id": "wamid.9"}, [{"message_id": "wamid.9"}]), (None, [])]
+)
+def test_the_customer_is_shown_that_their_chat_was_taken_if_the_business_wants_it(
+    seen: Any, shown: Any
+) -> None:
+    attention = Watched()
+
+    assert run(Database({**JOB, "seen": seen}), Model(said("¡Hola!")), attention) == [{"answered": 1}]
+    assert attention.seen == shown
 
 
 def test_a_model_that_does_not_answer_gives_the_chat_back() -> None:

@@ -103,16 +103,16 @@ def test_a_file_goes_by_its_link(kind: str, words: str | None, body: dict[str, s
     assert posted(replace(MESSAGE, type=kind, content=words, data=data)) == {**ADDRESSES, **body}
 
 
-@pytest.mark.parametrize("given", [{"1": "Ana", "2": 10}, ["Ana", "10"]])
-def test_a_template_goes_by_its_content_id(given: Any) -> None:
-    template = {"name": "cita", "language": "es", "provider_template_id": "HX1", "parameters": given}
+def test_a_template_goes_by_its_content_id() -> None:
+    given = {"1": "Ana", "2": "10"}
+    template = {"name": "cita", "language": "es", "provider_template_id": "HX1", "variables": given}
 
     body = posted(replace(MESSAGE, type="template", content="Hola Ana", data={"template": template}))
 
     assert body == {**ADDRESSES, "ContentSid": "HX1", "ContentVariables": '{"1": "Ana", "2": "10"}'}
 
 
-def test_a_template_without_parameters_has_none() -> None:
+def test_a_template_without_variables_has_none() -> None:
     template = {"name": "cita", "language": "es", "provider_template_id": "HX1"}
 
     assert "ContentVariables" not in posted(replace(MESSAGE, type="template", data={"template": template}))
@@ -130,12 +130,6 @@ def test_an_answer_goes_out_without_its_quote() -> None:
         {"type": "document", "content": "Quote", "data": {"media": {"link": LINK}}},
         {"type": "video", "content": "Look", "data": {"media": {"link": LINK}}},
         {"type": "template", "data": {"template": {"name": "cita", "language": "es"}}},
-        {
-            "type": "template",
-            "data": {
-                "template": {"name": "c", "language": "es", "provider_template_id": "HX1", "parameters": [{}]}
-            },
-        },
         {"type": "interactive", "data": {"interactive": {"type": "button", "action": {"buttons": []}}}},
         {"type": "reaction", "data": {"target": "SM0", "emoji": "👍"}},
     ],
@@ -230,7 +224,7 @@ def test_a_days_limit_waits_for_the_next() -> None:
 
 
 def test_variables_are_json() -> None:
-    template = {"name": "c", "language": "es", "provider_template_id": "HX1", "parameters": {"1": 'é "x"'}}
+    template = {"name": "c", "language": "es", "provider_template_id": "HX1", "variables": {"1": 'é "x"'}}
 
     body = posted(replace(MESSAGE, type="template", data={"template": template}))
 

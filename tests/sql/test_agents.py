@@ -108,6 +108,31 @@ def test_a_burst_is_one_job_with_all_that_is_needed(db: Any, inbox: Inbox, clini
     assert claim(db) == []
 
 
+def test_a_job_says_what_to_show_the_customer_as_read(db: Any, inbox: Inbox, clinic: Business) -> None:
+    inbox.deliver(says("1", "Hola"), says("2", "una cita"))
+    over(db)
+
+    (job,) = claim(db)
+
+    seen, last = job["seen"], db.value("select wa_message_id from public.messages where content = 'una cita'")
+    assert (seen["message_id"], seen["provider"], seen["provider_number_id"]) == (
+        last,
+        "cloud_api",
+        clinic.number,
+    )
+    assert seen["to"]["phone"] == job["lead"]["phone"]
+
+
+def test_a_business_may_keep_to_itself_when_it_reads(db: Any, inbox: Inbox) -> None:
+    db.run("update public.tenant_settings set shows_typing = false")
+    inbox.deliver(says("1"))
+    over(db)
+
+    (job,) = claim(db)
+
+    assert job["seen"] is None
+
+
 def test_a_burst_waits_for_its_last_fragment_but_not_for_ever(db: Any, inbox: Inbox) -> None:
     inbox.deliver(says("1"))
     waits = "select extract(epoch from due_at - now())::float8 from public.pending_replies"
