@@ -115,6 +115,50 @@ class Database:
         )
         return str(answer)
 
+    async def analysis_claim(self, *, limit: int, lease_seconds: int) -> JsonObject:
+        """{"jobs", "next_in_ms"}: idle chats with news, each with all that reading it needs."""
+        return await self._object("analysis_claim", p_limit=limit, p_lease_seconds=lease_seconds)
+
+    async def analysis_settle(
+        self, *, tenant_id: str, chat_id: str, claim: str, result: JsonObject, usage: Sequence[JsonObject]
+    ) -> str:
+        """Hand an analysis in: applied, unchanged or lost."""
+        answer = await self._rpc(
+            "analysis_settle",
+            p_tenant_id=tenant_id,
+            p_chat_id=chat_id,
+            p_claim=claim,
+            p_result=result,
+            p_usage=usage,
+        )
+        return str(answer)
+
+    async def analysis_fail(
+        self,
+        *,
+        tenant_id: str,
+        chat_id: str,
+        claim: str,
+        error: str,
+        retry_after_seconds: int | None,
+        usage: Sequence[JsonObject],
+    ) -> str:
+        """Give a chat back without one: retry, failed or lost."""
+        answer = await self._rpc(
+            "analysis_fail",
+            p_tenant_id=tenant_id,
+            p_chat_id=chat_id,
+            p_claim=claim,
+            p_error=error,
+            p_retry_after_seconds=retry_after_seconds,
+            p_usage=usage,
+        )
+        return str(answer)
+
+    async def analysis_release(self, *, claim: str) -> int:
+        """Give back what was claimed, as if it had not been."""
+        return int(await self._rpc("analysis_release", p_claim=claim))
+
     async def outbox_claim(self, *, limit: int, lease_seconds: int) -> JsonObject:
         """{"claim", "messages", "next_in_ms"}: what may be sent within the next second."""
         return await self._object("outbox_claim", p_limit=limit, p_lease_seconds=lease_seconds)

@@ -57,6 +57,15 @@ class Question:
     temperature: float | None = None
     prompt_key: str  # the same for questions that begin alike
     asker: str  # for whom: an id of ours, never a phone
+    form: Form | None = None  # None: the answer is prose
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The shape an answer must have; `schema` keeps to the subset that strict outputs accept."""
+
+    name: str
+    schema: JsonObject
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +88,16 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class NoAnswer:
-    """`is_final`: asking again would not help. What it took is known even then."""
+    """`is_final`: asking again would not help. What it took is known even then.
+
+    `is_unpaid`: the provider wants money first, and would say the same to every other question.
+    """
 
     reason: str
     is_final: bool = False
     retry_after: int | None = None
     usage: Usage | None = None
+    is_unpaid: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +146,7 @@ class Llm:
             return _failure(exc)
         except ValueError:
             return NoAnswer("The model's answer made no sense.")
-        return _judge(said, round((time.perf_counter() - started) * 1000))
+        return _judge(said, round((time.perf_counter() - started) * 1000), is_prose=question.form is None)
 
     async def _post(self, path: str, body: JsonObject) -> bytes:
         import httpx2
@@ -160,6 +173,17 @@ def alias(*ids: str) -> str:
     return hashlib.sha256(":".join(ids).encode()).hexdigest()[:40]
 
 
+def run_of(question: Question, purpose: str, answer: Answer | NoAnswer) -> JsonObject | None:
+    """What asking took, as the database keeps it; None when nobody said."""
+    if answer.usage is None:
+        return None
+    tokens = {name: getattr(answer.usage, name) for name in Usage.__slots__}
+    run = {"purpose": purpose, "model": question.model, **tokens}
+    if isinstance(answer, Answer):
+        run |= {"latency_ms": answer.latency_ms, "response_id": answer.response_id}
+    return run
+
+
 def _ask_responses(question: Question, effort: str) -> JsonObject:
     return {
         "model": question.model,
@@ -171,7 +195,12 @@ def _ask_responses(question: Question, effort: str) -> JsonObject:
         "safety_identifier": question.asker,
         **({} if question.temperature is None else {"temperature": question.temperature}),
         **({} if effort == "default" else {"reasoning": {"effort": effort}}),
+        **({"text": {"format": {"type": "json_schema", **_form(question.form)}}} if question.form else {}),
     }
+
+
+def _form(form: Form) -> JsonObject:
+    return {"name": form.name, "strict": True, "schema": form.schema}
 
 
 def _read_responses(body: JsonObject) -> _Said:
@@ -207,6 +236,11 @@ def _ask_chat(question: Question, effort: str) -> JsonObject:
         "messages": [{"role": "system", "content": question.instructions}, *turns],
         "max_tokens": question.max_tokens,
         **({} if question.temperature is None else {"temperature": question.temperature}),
+        **(
+            {"response_format": {"type": "json_schema", "json_schema": _form(question.form)}}
+            if question.form
+            else {}
+        ),
     }
 
 
@@ -243,13 +277,15 @@ def _usage(given: JsonObject, asked: str, answered: str) -> Usage | None:
     return Usage(input_tokens, count(cached, 9) or 0, output_tokens, count(reasoning, 9) or 0)
 
 
-def _judge(said: _Said, latency_ms: int) -> Answer | NoAnswer:
-    """Is it something to tell a customer?"""
+def _judge(said: _Said, latency_ms: int, *, is_prose: bool) -> Answer | NoAnswer:
+    """Is it something to go on with? Of prose that was cut off, whole sentences are; of a form, nothing."""
     words = said.text.strip()
     if said.is_refusal:
         return NoAnswer("The model refused to answer.", is_final=True, usage=said.usage)
     if said.cut_by == "filter":
         return NoAnswer("The model's content filter held the answer back.", is_final=True, usage=said.usage)
+    if said.cut_by == "length" and not is_prose:
+        return NoAnswer("The model's answer was cut off.", usage=said.usage)
     if said.cut_by == "length":
         found = _LAST_SENTENCE.match(words)
         words = found.group().strip() if found else ""
@@ -270,7 +306,10 @@ def _failure(error: APIError) -> NoAnswer:
     if isinstance(error, openai.APIStatusError):
         is_final = error.code in _OUT_OF_MONEY or error.status_code in _NEVER_BETTER
         why = error.code or f"HTTP {error.status_code}"
-        return NoAnswer(f"The model's provider refused: {why}.", is_final, _retry_after(error))
+        is_unpaid = error.code in _OUT_OF_MONEY
+        return NoAnswer(
+            f"The model's provider refused: {why}.", is_final, _retry_after(error), is_unpaid=is_unpaid
+        )
     if isinstance(error, openai.APIConnectionError):
         return NoAnswer("The model could not be reached.")
     return NoAnswer("The model's answer made no sense.")

@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 from shared.drain import Claim, insist, seconds
 from shared.errors import RecadoError
 from shared.events import JsonObject
-from shared.llm import Answer, Llm, NoAnswer, Question, Turn, Usage, alias
+from shared.llm import Answer, Llm, NoAnswer, Question, Turn, alias, run_of
 
 if TYPE_CHECKING:
     from shared.attention import Attention
@@ -144,10 +144,10 @@ class Replies:
     async def _answer(self, job: Job) -> str:
         said, summary = await asyncio.gather(self._llm.reply(job.question), self._summarise(job.summary))
         if isinstance(said, NoAnswer):
-            return await self._fail(vars(job), job.agent_id, said, _run_of(job.question, "reply", said))
-        runs = [_run_of(job.question, "reply", said)]
+            return await self._fail(vars(job), job.agent_id, said, run_of(job.question, "reply", said))
+        runs = [run_of(job.question, "reply", said)]
         if job.summary and summary:
-            runs.append(_run_of(job.summary, "summary", summary))
+            runs.append(run_of(job.summary, "summary", summary))
         words, closes = without_goodbye(said.text)
         return await insist(
             lambda: self._database.reply_settle(
@@ -199,25 +199,6 @@ def fit(words: str) -> str:
     room = words[: LONGEST_MESSAGE - 1]
     ends = [found.start() for found in _SENTENCE_END.finditer(room)]
     return room[: ends[-1]].rstrip() if ends else room + "…"
-
-
-def _run_of(question: Question, purpose: str, answer: Answer | NoAnswer) -> JsonObject | None:
-    if answer.usage is None:
-        return None
-    return {
-        "purpose": purpose,
-        "model": question.model,
-        **_tokens(answer.usage),
-        **(
-            {"latency_ms": answer.latency_ms, "response_id": answer.response_id}
-            if isinstance(answer, Answer)
-            else {}
-        ),
-    }
-
-
-def _tokens(usage: Usage) -> JsonObject:
-    return {name: getattr(usage, name) for name in Usage.__slots__}
 
 
 def _question(job: JsonObject) -> Question:

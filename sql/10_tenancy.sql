@@ -139,7 +139,11 @@ create table public.tenant_settings (
     block_after_hours int not null default 72,
     enrichment_interval_hours int not null default 24,
     crm_statuses jsonb not null default '["Lead", "Contacted", "Qualified", "Booked", "Won", "Lost"]',
+    crm_pipeline jsonb not null default '{"Lead": "new", "Contacted": "contacted", "Qualified": "qualified",
+        "Booked": "booked", "Won": "won", "Lost": "lost"}',
+    crm_model text not null default 'gpt-6-luna',
     crm_analysis_idle_minutes int not null default 60,
+    crm_person_keeps text not null default 'until_next_message',
     daily_actions_at time not null default '09:00',
     quiet_hours jsonb,
     opt_out_confirmation text
@@ -166,6 +170,11 @@ create table public.tenant_settings (
         jsonb_typeof(crm_statuses) = 'array'
         and jsonb_array_length(crm_statuses) between 1 and 50
         and not jsonb_path_exists(crm_statuses, '$[*] ? (@.type() != "string" || @ like_regex "^\\s*$")')),
+    constraint tenant_settings_crm_pipeline_check check (
+        jsonb_typeof(crm_pipeline) = 'object' and not jsonb_path_exists(crm_pipeline, '$.* ? (@.type() != "string")')),
+    constraint tenant_settings_crm_model_check check (crm_model <> '' and length(crm_model) <= 100),
+    constraint tenant_settings_crm_person_keeps_check
+        check (crm_person_keeps in ('until_next_message', 'always', 'never')),
     constraint tenant_settings_crm_analysis_idle_minutes_check check (crm_analysis_idle_minutes between 5 and 10080),
     constraint tenant_settings_quiet_hours_check check (
         quiet_hours is null
@@ -179,8 +188,13 @@ create table public.tenant_settings (
 );
 comment on table public.tenant_settings is
     'How a business wants to be served: one row each, made when its owner signs up. A null switches the rule off.';
-comment on column public.tenant_settings.currency is 'ISO 4217; costs and budgets are in it.';
+comment on column public.tenant_settings.currency is 'ISO 4217; what the business counts its sales in.';
 comment on column public.tenant_settings.crm_statuses is 'The statuses a lead may have, in the order of the pipeline.';
+comment on column public.tenant_settings.crm_pipeline is
+    'What customer_leads.lead_status becomes with each status; one that is not named leaves it alone.';
+comment on column public.tenant_settings.crm_model is 'The model that reads idle conversations.';
+comment on column public.tenant_settings.crm_person_keeps is
+    'How long a field of a lead that a person has set is theirs: until_next_message of the customer, always, never.';
 comment on column public.tenant_settings.daily_actions_at is 'By the business''s clock: users.timezone of the owner.';
 comment on column public.tenant_settings.quiet_hours is
     '{"from": "21:00", "to": "08:00"}, the customer''s time: no bulk message then.';
@@ -189,6 +203,10 @@ comment on column public.tenant_settings.closed_hours_message is
     'Answer outside business hours; null: the agent answers.';
 comment on column public.tenant_settings.shows_typing is
     'Customers see that their message was read, and that an answer is being written.';
+comment on column public.tenant_settings.ai_daily_token_budget is
+    'What analyses and follow-ups may bring a day''s tokens to, answers to customers included; null: no limit.';
+comment on column public.tenant_settings.ai_daily_cost_budget is
+    'The same in money, in the currency of ai_prices; null: no limit.';
 comment on column public.tenant_settings.webhook_log_retention_days is 'null: kept for ever.';
 
 create trigger tenant_settings_touch_updated_at before update on public.tenant_settings
@@ -199,8 +217,9 @@ grant select on public.tenant_settings to authenticated;
 grant update (
     business_name, currency, conversation_idle_hours, activity_delay_seconds, human_takeover_minutes,
     thread_max_age_days, thread_max_input_tokens, block_after_hours, enrichment_interval_hours, crm_statuses,
-    crm_analysis_idle_minutes, daily_actions_at, quiet_hours, opt_out_confirmation, closed_hours_message,
-    shows_typing, ai_daily_token_budget, ai_daily_cost_budget, webhook_log_retention_days
+    crm_pipeline, crm_model, crm_analysis_idle_minutes, crm_person_keeps, daily_actions_at, quiet_hours,
+    opt_out_confirmation, closed_hours_message, shows_typing, ai_daily_token_budget, ai_daily_cost_budget,
+    webhook_log_retention_days
 ) on public.tenant_settings to authenticated;
 grant select, insert, update, delete on public.tenant_settings to service_role;
 

@@ -17,6 +17,7 @@ create table public.chats (
     agent_paused_until timestamptz,
     thread_id uuid,
     unread_count int not null default 0,
+    has_news boolean not null default false,
     created_at timestamptz not null default now(),
     -- The inbox is read by it, hour by hour, and sorted within the hour: an index on the time itself would
     -- make every message's update of its chat rewrite all indexes.
@@ -40,9 +41,12 @@ comment on column public.chats.window_expires_at is
 comment on column public.chats.free_entry_until is 'Messages cost nothing until then; says nothing about the window.';
 comment on column public.chats.referral is 'pii: the ad that brought the customer, as the provider told it once.';
 comment on column public.chats.agent_paused_until is 'A person has taken over; the agent is silent until then.';
+comment on column public.chats.has_news is 'Something was said since the last analysis began.';
 comment on column public.chats.unread_count is 'Customer''s messages since somebody last opened the chat.';
 
 create index chats_tenant_id_inbox_hour_idx on public.chats (tenant_id, inbox_hour desc);
+-- set once a quiet period, so the updates of its other messages are HOT
+create index chats_tenant_id_id_news_idx on public.chats (tenant_id, id) where has_news;
 create index chats_tenant_id_thread_id_idx on public.chats (tenant_id, thread_id) where thread_id is not null;
 
 alter table public.chats enable row level security;

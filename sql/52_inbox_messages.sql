@@ -181,6 +181,7 @@ begin
         last_interaction_at = greatest(c.last_interaction_at, t.inbound_at, t.outbound_at),
         window_expires_at = greatest(c.window_expires_at, t.opened_at + interval '24 hours'),
         unread_count = c.unread_count + t.unread,
+        has_news = c.has_news or t.is_live,
         agent_paused_until = greatest(c.agent_paused_until, t.taken_over_at + make_interval(mins => (
             select human_takeover_minutes from public.tenant_settings where tenant_id = c.tenant_id))),
         referral = case when t.referral_at > coalesce(c.referral_at, '-infinity') then t.referral else c.referral end,
@@ -193,6 +194,7 @@ begin
             max(m.at) filter (where m.kind <> 'echo' and not m.is_history) as opened_at,
             max(m.at) filter (where m.kind = 'echo' and m.is_live) as taken_over_at,
             count(*) filter (where m.kind = 'message' and not m.is_history) as unread,
+            bool_or(m.is_live) as is_live,
             max(m.at) filter (where jsonb_typeof(m.body -> 'referral') = 'object') as referral_at,
             (array_agg(m.body -> 'referral' order by m.at desc)
                 filter (where jsonb_typeof(m.body -> 'referral') = 'object'))[1] as referral

@@ -497,8 +497,7 @@ begin
 end
 $$;
 
--- Runs of a model for a chat: [{purpose, model, input_tokens, cached_tokens, output_tokens, reasoning_tokens,
--- cost, currency, latency_ms, response_id}].
+-- Runs of a model for a chat, as private.usage_insert() takes them; those that belong to its thread count there.
 create function private.usage_record(p_tenant_id uuid, p_chat_id uuid, p_agent_id uuid, p_usage jsonb) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -506,18 +505,7 @@ declare
     v_total bigint;
 begin
     select * into v_chat from public.chats where tenant_id = p_tenant_id and id = p_chat_id;
-    with spent as (
-        insert into public.ai_usage (tenant_id, purpose, agent_id, chat_id, thread_id, model, input_tokens,
-            cached_tokens, output_tokens, reasoning_tokens, total_tokens, cost, currency, latency_ms, response_id)
-        select p_tenant_id, coalesce(u.purpose, 'reply'), p_agent_id, p_chat_id, v_chat.thread_id, u.model,
-            u.input_tokens, coalesce(u.cached_tokens, 0), u.output_tokens, coalesce(u.reasoning_tokens, 0),
-            u.input_tokens + u.output_tokens, u.cost, u.currency, u.latency_ms, u.response_id
-        from jsonb_to_recordset(p_usage) as u (purpose text, model text, input_tokens int, cached_tokens int,
-            output_tokens int, reasoning_tokens int, cost numeric, currency text, latency_ms int, response_id text)
-        on conflict (tenant_id, response_id) where response_id is not null do nothing
-        returning total_tokens
-    )
-    select coalesce(sum(total_tokens), 0) into v_total from spent;
+    v_total := private.usage_insert(p_tenant_id, p_chat_id, p_agent_id, v_chat.thread_id, p_usage);
     if v_total > 0 then
         update public.ai_threads
         set run_count = run_count + 1, token_count = token_count + v_total,

@@ -57,6 +57,12 @@ begin
             left join public.number_pacing p on p.tenant_id = o.tenant_id and p.number_id = o.number_id
             where o.state = 'queued' and o.not_before < now() + interval '15 seconds'
                 and coalesce(p.paused_until < now(), true))
+        when 'crm-analysis' then exists (
+            select from public.chats c
+            join public.tenant_settings s on s.tenant_id = c.tenant_id
+            where c.has_news and c.last_interaction_at
+                <= (select private.clock()) - make_interval(mins => s.crm_analysis_idle_minutes))
+            or exists (select from public.pending_analyses p where p.lease_until < now())
         else false
     end;
 end
@@ -128,4 +134,7 @@ select cron.schedule(
     'reply-sweep', '* * * * *', $$select private.wake('reply') where private.worker_has_work('reply')$$);
 select cron.schedule(
     'deliver-sweep', '* * * * *', $$select private.wake('deliver') where private.worker_has_work('deliver')$$);
+select cron.schedule(
+    'crm-analysis', '*/15 * * * *',
+    $$select private.wake('crm-analysis') where private.worker_has_work('crm-analysis')$$);
 select cron.schedule('traces-purge', '17 3 * * *', 'select private.traces_purge()');

@@ -167,6 +167,7 @@ def test_everything_that_may_lie_waiting_is_swept(db: Db) -> None:
         "outbox-sweep": "* * * * *",
         "reply-sweep": "* * * * *",
         "deliver-sweep": "* * * * *",
+        "crm-analysis": "*/15 * * * *",
         "conversations-close-idle": "*/5 * * * *",
         "traces-purge": "17 3 * * *",
     }
