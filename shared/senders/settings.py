@@ -20,9 +20,14 @@ class WhapiSettings(Settings):
 class TwilioSettings(Settings):
     twilio_url = Url("where Twilio's API is", "https://api.twilio.com")
     twilio_seconds = Number("how long Twilio may take to accept a message", 20)
-    webhook_public_url = Option(
-        "where Twilio reaches the function webhook; without it no status comes back", ""
-    )
+    webhook_public_url = Option("address of the function webhook as Twilio calls it for each status", "")
+    functions_url = Option("where our functions are; webhook is at /webhook of it", "")
+
+    @property
+    def status_url(self) -> str:
+        """Empty when nobody said where: then no status comes back."""
+        inside = f"{self.functions_url.rstrip('/')}/webhook" if self.functions_url else ""
+        return (self.webhook_public_url or inside).rstrip("/")
 
 
 class SenderSettings(GraphSettings, WhapiSettings, TwilioSettings):

@@ -1,7 +1,8 @@
 """Twilio's Programmable Messaging, for WhatsApp senders of a Twilio account.
 
 It has no idempotency key. Our id travels in the query of the status callback, which Twilio signs and calls
-for every status: what became of an unknown send is told by its first callback. That needs WEBHOOK_PUBLIC_URL.
+for every status: what became of an unknown send is told by its first callback. That needs
+WEBHOOK_PUBLIC_URL or FUNCTIONS_URL.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Twilio:
     def __init__(self, settings: TwilioSettings, transport: httpx.AsyncBaseTransport | None = None) -> None:
         url = settings.twilio_url
         self._door = Door("Twilio", url, settings.twilio_seconds, transport)
-        self._callback = settings.webhook_public_url.rstrip("/")
+        self._callback = settings.status_url
         # the typing indicator has a host of its own, in every region
         self._typing = Door("Twilio", url.replace("://api.", "://messaging.", 1), GESTURE_SECONDS, transport)
 

@@ -116,6 +116,8 @@ def _interactive(message: Message) -> JsonObject:
     action = _ACTIONS.get(given["type"])
     if action is None:
         raise UnsendableError(f"Whapi can send buttons and lists, not {given['type']}.")
+    if mapping(given.get("header")).get("type", "text") != "text":
+        raise UnsendableError("Whapi shows text above an interactive message, and nothing else.")
     texts = {name: text(mapping(given.get(name)).get("text")) for name in ("header", "body", "footer")}
     return {
         "type": given["type"],

@@ -13,7 +13,7 @@ import pytest
 from shared.errors import MissingSettingError
 from shared.options import is_safe_url
 from shared.senders import http
-from shared.senders.base import Credentials, Message
+from shared.senders.base import Capability, Credentials, Message
 from shared.senders.gestures import Inbound
 from shared.senders.registry import SENDERS, senders
 from shared.senders.settings import SenderSettings
@@ -153,6 +153,50 @@ def test_what_cannot_be_sent_never_leaves(provider: str, changes: dict[str, Any]
 
     assert (result.outcome, transport.asked) == ("invalid", [])
     assert result.error_message
+
+
+# For each capability, a message that needs it.
+NEEDS: dict[Capability, dict[str, Any]] = {
+    "templates": {
+        "type": "template",
+        "data": {"template": {"name": "cita", "language": "es", "provider_template_id": "HX1"}},
+    },
+    "media_by_id": {"type": "image", "data": {"media": {"id": "77"}}},
+    "interactive": {
+        "type": "interactive",
+        "data": {"interactive": {"type": "button", "action": {"buttons": [{"reply": {"id": "yes"}}]}}},
+    },
+    "reactions": {"type": "reaction", "data": {"target": "wamid.7", "emoji": "👍"}},
+}
+
+
+@every_provider
+@pytest.mark.parametrize("capability", NEEDS)
+def test_a_provider_sends_what_it_says_it_can(provider: str, capability: Capability) -> None:
+    transport = Provider()
+
+    sending(made(provider, transport), replace(MESSAGE, **NEEDS[capability]))
+
+    assert bool(transport.asked) == (capability in SENDERS[provider].capabilities)
+
+
+@every_provider
+def test_a_provider_shows_what_it_says_it_can(provider: str) -> None:
+    sender = SENDERS[provider]
+
+    for gesture in ("mark_read", "typing"):
+        assert hasattr(sender, gesture) == (gesture in sender.capabilities)
+
+
+@every_provider
+@pytest.mark.parametrize(("capability", "sign"), [("quotes", "wamid.0"), ("reference", "our-id")])
+def test_what_a_provider_takes_along_is_in_the_request(provider: str, capability: str, sign: str) -> None:
+    transport = Provider()
+    settings = SenderSettings({"FUNCTIONS_URL": "https://crm.example"})
+
+    sending(SENDERS[provider](settings, transport), replace(MESSAGE, reply_to="wamid.0"))
+
+    assert (sign in transport.only.content.decode()) == (capability in SENDERS[provider].capabilities)
 
 
 @every_provider

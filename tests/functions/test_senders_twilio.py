@@ -73,10 +73,18 @@ def test_a_text_is_posted_as_a_form_with_the_accounts_credentials() -> None:
     assert form(request) == {**ADDRESSES, "Body": "Hola"}
 
 
-def test_the_status_callback_brings_our_id_back() -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"WEBHOOK_PUBLIC_URL": "https://crm.example/webhook/"},
+        {"FUNCTIONS_URL": "https://crm.example"},
+        {"FUNCTIONS_URL": "http://inside", "WEBHOOK_PUBLIC_URL": "https://crm.example/webhook"},
+    ],
+)
+def test_the_status_callback_brings_our_id_back(settings: dict[str, str]) -> None:
     transport = Provider(201, QUEUED)
 
-    sending(twilio(transport, WEBHOOK_PUBLIC_URL="https://crm.example/webhook/"), MESSAGE)
+    sending(twilio(transport, **settings), MESSAGE)
 
     callback = form(transport.only)["StatusCallback"]
     assert callback == "https://crm.example/webhook/twilio/our-number?message=our-id"

@@ -131,6 +131,16 @@ def test_a_reaction_is_put_and_taken_back(emoji: str | None, method: str, body: 
     [
         {"type": "template", "data": {"template": {"name": "order_ready", "language": "es"}}},
         {"type": "interactive", "data": {"interactive": {"type": "flow", "action": {"name": "flow"}}}},
+        {
+            "type": "interactive",
+            "data": {
+                "interactive": {
+                    "type": "button",
+                    "header": {"type": "image", "image": {"id": "1"}},
+                    "action": {"buttons": [{"type": "reply", "reply": {"id": "yes", "title": "Yes"}}]},
+                }
+            },
+        },
         {"phone": None, "chat_id": None},
     ],
 )
