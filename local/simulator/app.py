@@ -33,7 +33,7 @@ def application(config: Config) -> Starlette:
     graph, openai = Graph(out), OpenAI(out)
     # the first whose path fits answers: Graph itself refuses all it does not know, and is the last of its own
     services: dict[str, list[Service]] = {"/graph": [graph]}
-    control = Control(out, graph, openai, services)
+    control = Control(out, openai, services)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

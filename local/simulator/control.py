@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 import time
@@ -15,26 +14,23 @@ from starlette.requests import Request
 from starlette.routing import Route
 
 from local.simulator import faults as faults_module
-from local.simulator import meta, script, tokens
+from local.simulator import meta, script, tokens, writing
 from local.simulator.config import Tuning
-from local.simulator.graph import Graph
-from local.simulator.graph_errors import ERRORS
 from local.simulator.http import BadInputError, Fields, Json, json_body
+from local.simulator.letters import Fate, Item, Receipt, Said, Voice
+from local.simulator.messages import Received, Sent
 from local.simulator.openai import OpenAI
 from local.simulator.outside import Outside
 from local.simulator.service import Do, Service
-from local.simulator.webhooks import Receipt
-from local.simulator.world import BSUID, PHONE, Contact, Number, new_id
+from local.simulator.world import BSUID, PHONE, PROVIDERS, Contact, Number, stranger
 
-_STATUSES = ("sent", "delivered", "read", "played", "failed")
+# how Whapi names a chat that is no phone's: a hidden identity, a group, a channel
+_CHAT = re.compile(r"[\w.-]{1,64}@(lid|g\.us|newsletter|broadcast)")
 
 
 class Control:
-    def __init__(
-        self, outside: Outside, graph: Graph, openai: OpenAI, services: Mapping[str, Sequence[Service]]
-    ) -> None:
+    def __init__(self, outside: Outside, openai: OpenAI, services: Mapping[str, Sequence[Service]]) -> None:
         self._out = outside
-        self._graph = graph
         self._openai = openai
         self._theirs = [service.controls() for some in services.values() for service in some]
 
@@ -65,33 +61,36 @@ class Control:
             Route("/control/{path:path}", _unknown, methods=["GET", "POST"]),
         ]
 
-    # writing as a customer, or as Meta
+    # writing as a customer, or as a provider
 
     async def inbound(self, data: dict[str, Any]) -> dict[str, Any]:
         given = Fields(data)
-        number, address = given.text("number"), given.text("from")
-        contact = self._customer(number, address, given)
-        message = self._message(given)
+        number, voice = await self._number(given)
+        contact = self._customer(number, given.text("from"), given)
+        written = writing.read(given, self._out.clock.now())
         given.end()
-        item = {**meta.sender(contact), **message}
-        self._out.world.customer_writes(contact, item, _timestamp(item))
+        item = voice.written(contact, written)
+        self._out.messages.receive(contact, item, voice.said(item), item.at, is_echo=written.is_echo)
         began = time.perf_counter()
-        known = None if item["type"] == "system" else meta.profile(contact)
-        receipt = await self._out.webhooks.deliver_now(number, "messages", item, known)
+        receipt = await self._out.webhooks.deliver_now(number.number, item)
         took = round((time.perf_counter() - began) * 1000, 1)
-        return {**_told(receipt), "wa_message_id": item["id"], "took_ms": took}
+        return {**_told(receipt), "wa_message_id": item.id, "took_ms": took}
 
     async def webhook(self, data: dict[str, Any]) -> dict[str, Any]:
-        """Anything, once: `payload` is serialised and signed, or `raw` goes as it is."""
+        """Anything, once: `payload` is written as the number's provider writes, or `raw` goes as it is."""
         given = Fields(data)
-        raw, signature = given.raw("raw"), given.text("signature", "valid")
+        raw, proof = given.raw("raw"), given.text("signature", "valid")
         payload = given.raw("payload")
+        number, voice = await self._number(given, "")
         given.end()
         if (raw is None) == (payload is None):
             raise BadInputError("Give `payload` (any JSON) or `raw` (a text), one of them.")
-        body = meta.to_bytes(payload) if raw is None else _bytes(raw)
-        receipt = await self._out.webhooks.post(body, self._signature(signature, body))
-        if receipt.status == 200:
+        letter = voice.anything(number, payload, None if raw is None else _bytes(raw))
+        if proof != "valid":
+            wrong = {"wrong": "sha256=" + secrets.token_hex(32), "missing": None}
+            letter = letter.proven_by(voice.proof, wrong.get(proof, proof))
+        receipt = await self._out.webhooks.post(letter)
+        if receipt.accepted:
             self._overhear(payload)
         return _told(receipt)
 
@@ -103,18 +102,22 @@ class Control:
 
     async def status(self, data: dict[str, Any]) -> dict[str, Any]:
         given = Fields(data)
-        wa_message_id = given.text("wa_message_id")
-        status = given.choice("status", _STATUSES)
-        code = _error_code(given.raw("error"))
-        number, to = given.optional_text("number"), given.optional_text("to")
+        wa_message_id, status = given.text("wa_message_id"), given.text("status")
+        given_code, callback, to = given.raw("error"), given.optional_text("callback"), given.raw("to")
+        sent = self._out.messages.sent_message(wa_message_id)
+        number, voice = await self._number(given, sent.number if sent else "")
+        code = _error_code(given_code, voice)
+        if status not in voice.statuses:
+            raise BadInputError(f"`status` is {status!r}; allowed: {', '.join(voice.statuses)}.")
+        if code and status not in voice.failed:
+            raise BadInputError(f"`error` belongs to the status {' or '.join(voice.failed)} only.")
+        sent = sent or self._made_up(wa_message_id, number, to and _address(given.text("to")))
         given.end()
-        if code and status != "failed":
-            raise BadInputError("`error` belongs to the status failed only.")
-        contact, message = self._addressee(wa_message_id, number, to)
-        free = contact.free_until >= self._out.clock.now()
-        item = self._graph.status(contact, wa_message_id, status, 0, message, free, code)
-        known = None if status == "failed" else meta.status_contact(contact, status)
-        return _told(await self._out.webhooks.deliver_now(contact.number, "statuses", item, known))
+        if callback is not None:
+            sent = replace(sent, said=replace(sent.said, callback=callback))
+        contact = self._out.world.contact(sent.number, sent.bsuid)
+        fate = Fate(status, 0, code, free=contact.free_until >= self._out.clock.now())
+        return _told(await self._out.webhooks.deliver_now(sent.number, voice.status(contact, sent, fate)))
 
     # what happened
 
@@ -122,7 +125,7 @@ class Control:
         given = Fields(query)
         number, to = given.optional_text("number"), given.optional_text("to")
         given.end()
-        return [self._with_ticks(message) for message in self._out.world.sent(number, to and to.lstrip("+ "))]
+        return [self._shown(message) for message in self._out.messages.sent(number, to and to.lstrip("+ "))]
 
     async def asked(self, _: Mapping[str, str]) -> list[dict[str, Any]]:
         return self._openai.asked()
@@ -131,12 +134,12 @@ class Control:
         return {
             "clock": self._out.clock.iso(),
             "ahead_seconds": self._out.clock.ahead,
-            "counts": {**self._out.world.counts(), "asked": self._openai.count()},
+            "counts": {**self._out.messages.counts(), "asked": self._openai.count()},
             "webhooks": {**self._out.webhooks.counts(), "failing_now": self._out.webhooks.failing()},
             "faults": [asdict(fault) for fault in self._out.faults.ordered()],
             "openai": self._out.script.lines(),
             "settings": asdict(self._out.store.tuning),
-            "last_sent": [self._with_ticks(message) for message in self._out.world.latest_sent(10)],
+            "last_sent": [self._shown(message) for message in self._out.messages.latest_sent(10)],
         }
 
     async def view(self, query: Mapping[str, str]) -> dict[str, Any]:
@@ -150,7 +153,7 @@ class Control:
             "database_away": self._out.database.away,
             "clock": self._out.clock.iso(),
             "ahead_seconds": self._out.clock.ahead,
-            "numbers": [asdict(one) for one in self._out.world.numbers()],
+            "numbers": [one.shown() for one in self._out.world.numbers()],
             "chats": self._chats(),
         }
         if not number or not address:
@@ -158,9 +161,9 @@ class Control:
         contact = self._out.world.contact(number, _address(address))
         return {
             **shown,
-            "contact": {**asdict(contact), "window_open": self._graph.window_is_open(contact)},
-            "messages": [self._with_ticks(message) for message in self._out.world.conversation(contact)],
-            "typing": self._out.world.typing(contact),
+            "contact": {**asdict(contact), "window_open": self._out.windows.is_open(contact)},
+            "messages": [self._with_side(message) for message in self._out.messages.conversation(contact)],
+            "typing": self._out.messages.is_typing(contact),
             "business": None if self._out.database.away else await self._out.database.business_side(contact),
         }
 
@@ -213,14 +216,20 @@ class Control:
         return {"settings": chosen}
 
     async def number(self, data: dict[str, Any]) -> dict[str, Any]:
-        """A number Meta knows although no business connected it yet."""
+        """A number its provider knows although no business connected it yet."""
         given = Fields(data)
         made = Number(
-            given.text("number"), given.text("phone"), given.text("account"), given.text("name", "")
+            number=given.text("number"),
+            phone=given.text("phone"),
+            account=given.text("account", ""),
+            name=given.text("name", ""),
+            provider=given.choice("provider", PROVIDERS, "cloud_api"),
+            id=given.text("id", ""),
+            secret=given.text("secret", ""),
         )
         given.end()
         self._out.world.learn(made)
-        return asdict(made)
+        return made.shown()
 
     async def token(self, data: dict[str, Any]) -> dict[str, Any]:
         token, subject, seconds = tokens.parse(Fields(data))
@@ -237,45 +246,27 @@ class Control:
 
     # parts
 
-    def _customer(self, number: str, address: str, given: Fields) -> Contact:
-        known = self._out.world.contact(number, _address(address))
+    async def _number(self, given: Fields, default: str | None = None) -> tuple[Number, Voice]:
+        """By id, phone or name. One that nobody knows is taken for Meta's: all of those have a single URL."""
+        provider, wanted = given.choice("provider", ("", *PROVIDERS), ""), given.text("number", default)
+        found = await self._out.find(provider, wanted) if wanted else None
+        if found is None and provider not in ("", "cloud_api"):
+            raise BadInputError(f"`number` is {wanted!r}, which no number of {provider} is called.")
+        found = found or stranger(wanted)
+        return found, self._out.voice(found.provider)
+
+    def _customer(self, number: Number, address: str, given: Fields) -> Contact:
+        known = self._out.world.contact(number.number, _address(address))
         bsuid = given.optional_text("bsuid")
         if bsuid and not BSUID.fullmatch(bsuid):
             raise BadInputError("`bsuid` must look like CO.123456: a country and an id.")
         if bsuid and bsuid != known.bsuid:  # this id's own history, with the phone that came now
-            known = replace(self._out.world.contact(number, bsuid), phone=known.phone, name=known.name)
+            known = replace(self._out.world.contact(number.number, bsuid), phone=known.phone, name=known.name)
         username = given.optional_text("username")
         return replace(known, name=given.text("name", known.name), username=username or known.username)
 
-    def _message(self, given: Fields) -> dict[str, Any]:
-        text, own = given.optional_text("text"), given.object("message")
-        extra = {key: value for key in ("referral", "context") if (value := given.object(key))}
-        if (text is None) == (not own):
-            raise BadInputError("Give `text` or `message` (a raw message object), one of them.")
-        content = {"type": "text", "text": {"body": text}} if text is not None else own
-        message = {
-            "id": new_id(secrets.token_hex(5)),
-            "timestamp": str(int(self._out.clock.now())),
-            **content,
-            **extra,
-        }
-        if (
-            not isinstance(message.get("type"), str)
-            or not isinstance(message["id"], str)
-            or not message["id"]
-        ):
-            raise BadInputError("`message.type` is missing, or `message.id` is not a text.")
-        return message
-
-    def _signature(self, chosen: str, body: bytes) -> str | None:
-        if chosen == "valid":
-            return self._out.webhooks.sign(body)
-        if chosen == "wrong":
-            return meta.signature(secrets.token_hex(8), body)
-        return None if chosen == "missing" else chosen
-
     def _overhear(self, payload: object) -> None:
-        """A customer's message in a hand-made payload opens the window like any other."""
+        """A customer's message in a hand-made payload of Meta's opens the window like any other."""
         for number, message, known in meta.inbound_messages(payload):
             address = str(message.get("from") or message.get("from_user_id"))
             if not PHONE.fullmatch(address) and not BSUID.fullmatch(address):
@@ -283,38 +274,45 @@ class Control:
             contact = self._out.world.contact(number, address)
             profile = known.get("profile")
             name = profile.get("name") if isinstance(profile, dict) else None
-            at = _timestamp(message, self._out.clock.now())
-            self._out.world.customer_writes(
-                replace(contact, name=name if isinstance(name, str) else contact.name), message, at
-            )
-            self._out.world.webhook_answered(number, message["id"], 200)
+            contact = replace(contact, name=name if isinstance(name, str) else contact.name)
+            at = meta.unix(message.get("timestamp")) or self._out.clock.now()
+            item = Item("messages", message["id"], message, at)
+            self._out.messages.receive(contact, item, meta.said(message), at)
+            self._out.messages.webhook_answered(number, item.id, 200)
 
-    def _addressee(
-        self, wa_message_id: str, number: str | None, to: str | None
-    ) -> tuple[Contact, dict[str, Any]]:
-        """Whose message it is; one that was never sent here needs the number and the customer."""
-        row = self._out.world.sent_message(wa_message_id)
-        if row:
-            return self._out.world.contact(row["number"], row["bsuid"]), json.loads(row["message"])
-        if not number or not to:
+    def _made_up(self, wa_message_id: str, number: Number, to: str | None) -> Sent:
+        """A message that was never sent here, for a status of it."""
+        if not number.number or not to:
             raise BadInputError(
                 f"`wa_message_id` {wa_message_id} was never sent; to make up a status give `number` and `to`."
             )
-        return self._out.world.contact(number, _address(to)), {"type": "text", "to": to}
+        return Sent(
+            wa_message_id=wa_message_id,
+            provider=number.provider,
+            number=number.number,
+            bsuid=to,
+            recipient=to,
+            at=self._out.clock.now(),
+            said=Said("text", ""),
+            message={"type": "text", "to": to},
+        )
 
-    def _with_ticks(self, message: dict[str, Any]) -> dict[str, Any]:
-        if message.get("from") == "customer":
-            return message
-        return {**message, "status": self._out.webhooks.ticks(message["wa_message_id"])}
+    def _shown(self, message: Sent) -> dict[str, Any]:
+        ticks = self._out.webhooks.ticks(message.wa_message_id)
+        return {**message.shown(self._out.clock), "status": ticks}
+
+    def _with_side(self, message: Received | Sent) -> dict[str, Any]:
+        if isinstance(message, Received):
+            return message.shown(self._out.clock)
+        return {"from": "business", **self._shown(message)}
 
     def _chats(self) -> list[dict[str, Any]]:
         """The latest first."""
         chats = []
-        for contact in self._out.world.latest_contacts():
-            last = self._out.world.last_message(contact)
-            if last:
-                about = {"number": contact.number, "from": contact.address, "name": contact.name}
-                chats.append({**about, "text": last["text"], "type": last["type"], "at": last["at"]})
+        for contact in self._out.messages.latest_contacts():
+            last = self._out.messages.conversation(contact, 1)[-1].shown(self._out.clock)
+            about = {"number": contact.number, "from": contact.address, "name": contact.name}
+            chats.append({**about, "text": last["text"], "type": last["type"], "at": last["at"]})
         return chats
 
 
@@ -363,8 +361,8 @@ def _told(receipt: Receipt) -> dict[str, Any]:
 
 
 def _address(text: str) -> str:
-    """A phone in digits, or a business-scoped id."""
-    if BSUID.fullmatch(text):
+    """A phone in digits, a business-scoped id, or the name of a chat."""
+    if BSUID.fullmatch(text) or _CHAT.fullmatch(text):
         return text
     digits = re.sub(r"[\s()+-]", "", text)
     if not PHONE.fullmatch(digits):
@@ -380,17 +378,8 @@ def _bytes(raw: object) -> bytes:
     return raw.encode("utf-8", "surrogatepass")
 
 
-def _timestamp(message: dict[str, Any], default: float | None = None) -> float:
-    given = str(message.get("timestamp"))
-    if given.isascii() and given.isdecimal() and len(given) < 12:
-        return float(given)
-    if default is None:
-        raise BadInputError("`message.timestamp` must be seconds since 1970, as a text.")
-    return default
-
-
-def _error_code(given: Any) -> int | None:
+def _error_code(given: Any, voice: Voice) -> int | None:
     code = given.get("code") if isinstance(given, dict) else given
-    if code is not None and code not in ERRORS:
-        raise BadInputError(f"`error` is {code!r}; allowed: {', '.join(map(str, ERRORS))}.")
+    if code is not None and code not in voice.errors:
+        raise BadInputError(f"`error` is {code!r}; allowed: {', '.join(map(str, voice.errors))}.")
     return code

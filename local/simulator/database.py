@@ -120,9 +120,14 @@ class Database:
 
 
 _NUMBERS: LiteralString = """
-    select provider_number_id as number, phone_number as phone, coalesce(waba_id, '') as account,
-        display_name as name
-    from public.whatsapp_numbers where provider = 'cloud_api' and is_active"""
+    select n.provider_number_id as number, n.phone_number as phone, n.display_name as name, n.provider,
+        coalesce(n.waba_id, n.account_id, '') as account, n.id::text as id,
+        coalesce(v.decrypted_secret, '') as secret
+    from public.whatsapp_numbers n
+    left join public.channel_secrets s
+        on s.tenant_id = n.tenant_id and s.number_id = n.id and s.kind = 'webhook_secret'
+    left join vault.decrypted_secrets v on v.id = s.secret_id
+    where n.is_active"""
 _OWNER: LiteralString = """
     select n.tenant_id, n.id as number_id from public.whatsapp_numbers n
     where n.provider_number_id = %(number)s and n.is_active limit 1"""
@@ -134,7 +139,8 @@ _WROTE_AT: LiteralString = """
     select extract(epoch from max(m.provider_at))::float8 as at
     from public.whatsapp_numbers n
     join public.lead_identities i on i.tenant_id = n.tenant_id and i.valid_to = 'infinity'
-        and (i.kind, i.value) in (('phone', %(phone)s::text), ('bsuid', %(bsuid)s::text))
+        and (i.kind = 'phone' and i.value = %(phone)s::text
+            or i.kind in ('bsuid', 'chat_id') and i.value = %(bsuid)s::text)
     join public.messages m on m.tenant_id = i.tenant_id and m.lead_id = i.lead_id and m.number_id = n.id
     where n.provider_number_id = %(number)s and n.is_active
         and m.direction = 'inbound' and m.type <> 'reaction'"""
@@ -143,7 +149,8 @@ _LEAD: LiteralString = """
     where l.tenant_id = %(tenant_id)s and l.id = (
         select i.lead_id from public.lead_identities i
         where i.tenant_id = %(tenant_id)s and i.valid_to = 'infinity'
-            and (i.kind, i.value) in (('phone', %(phone)s::text), ('bsuid', %(bsuid)s::text))
+            and (i.kind = 'phone' and i.value = %(phone)s::text
+            or i.kind in ('bsuid', 'chat_id') and i.value = %(bsuid)s::text)
         order by i.kind desc limit 1)"""
 _CHAT: LiteralString = """
     select to_jsonb(c) as row from public.chats c

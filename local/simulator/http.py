@@ -42,8 +42,9 @@ async def json_body(request: Request) -> dict[str, Any]:
 class Fields:
     """A JSON object read field by field; `end()` refuses what nobody asked for."""
 
-    def __init__(self, data: Mapping[str, Any]) -> None:
+    def __init__(self, data: Mapping[str, Any], path: str = "") -> None:
         self._data = data
+        self._path = path
         self._asked: list[str] = []
 
     def raw(self, name: str) -> Any:
@@ -53,7 +54,7 @@ class Fields:
     def text(self, name: str, default: str | None = None) -> str:
         value = self._typed(name, str, "a text", default)
         if value == "" and default is None:
-            raise BadInputError(f"`{name}` must not be empty.")
+            raise BadInputError(f"`{self._path}{name}` must not be empty.")
         return str(value)
 
     def optional_text(self, name: str) -> str | None:
@@ -65,7 +66,7 @@ class Fields:
     def number(self, name: str, default: float | None = None, *, minimum: float = 0) -> float:
         value = self._typed(name, (int, float), "a number", default)
         if isinstance(value, bool) or not value >= minimum:
-            raise BadInputError(f"`{name}` must be a number of at least {minimum:g}.")
+            raise BadInputError(f"`{self._path}{name}` must be a number of at least {minimum:g}.")
         return float(value)
 
     def object(self, name: str) -> dict[str, Any]:
@@ -74,23 +75,24 @@ class Fields:
     def choice(self, name: str, allowed: tuple[str, ...], default: str | None = None) -> str:
         value = self.text(name, default)
         if value not in allowed:
-            raise BadInputError(f"`{name}` is {value!r}; allowed: {', '.join(allowed)}.")
+            raise BadInputError(f"`{self._path}{name}` is {value!r}; allowed: {', '.join(allowed)}.")
         return value
 
     def end(self) -> None:
         unknown = sorted(set(self._data) - set(self._asked))
         if unknown:
             allowed = ", ".join(dict.fromkeys(self._asked))
-            raise BadInputError(f"Unknown field {', '.join(unknown)}; allowed: {allowed}.")
+            named = ", ".join(self._path + name for name in unknown)
+            raise BadInputError(f"Unknown field {named}; allowed: {allowed}.")
 
     def _typed(self, name: str, kind: type | tuple[type, ...], words: str, default: Any) -> Any:
         value = self.raw(name)
         if value is None:
             if default is None:
-                raise BadInputError(f"`{name}` is missing: it must be {words}.")
+                raise BadInputError(f"`{self._path}{name}` is missing: it must be {words}.")
             return default
         if not isinstance(value, kind):
-            raise BadInputError(f"`{name}` must be {words}, not {_kind(value)}.")
+            raise BadInputError(f"`{self._path}{name}` must be {words}, not {_kind(value)}.")
         return value
 
 

@@ -1,11 +1,10 @@
-"""Meta's two speed limits, in real time: messages a second of a number, and messages to one customer."""
+"""WhatsApp's two speed limits, in real time: messages a second of a number, and messages to one customer."""
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict, deque
-
-from local.simulator.graph_errors import GraphError
+from typing import Literal
 
 PER_SECOND = 80
 PAIR_SECONDS = 6.0  # one message to the same customer in this time ...
@@ -17,16 +16,19 @@ class Limits:
         self._accepted: dict[str, deque[float]] = defaultdict(deque)
         self._owed_until: dict[tuple[str, str], float] = {}
 
-    def check(self, number: str, customer: str, now: float | None = None) -> None:
-        """Count one message, or refuse it."""
+    def reached(
+        self, number: str, customer: str, now: float | None = None
+    ) -> Literal["number", "pair"] | None:
+        """Count one message; or say which limit it would break, and leave it uncounted."""
         now = time.monotonic() if now is None else now
         recent = self._accepted[number]
         while recent and recent[0] <= now - 1:
             recent.popleft()
         if len(recent) >= PER_SECOND:
-            raise GraphError(130429)
+            return "number"
         owed_until = max(self._owed_until.get((number, customer), now), now)
         if owed_until - now > (PAIR_BURST - 1) * PAIR_SECONDS:
-            raise GraphError(131056)
+            return "pair"
         self._owed_until[number, customer] = owed_until + PAIR_SECONDS
         recent.append(now)
+        return None

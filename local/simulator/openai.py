@@ -14,8 +14,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from local.simulator import model, openai_chat, openai_responses
-from local.simulator.faults import Fault, plain_answer
-from local.simulator.http import Answer, Json, Truncated
+from local.simulator.faults import Fault, faulty_answer
+from local.simulator.http import Answer, Json
 from local.simulator.model import OpenAIError, Question, Said
 from local.simulator.outside import Outside
 from local.simulator.store import dump
@@ -119,10 +119,10 @@ def _refused(refusal: OpenAIError) -> Json:
 
 
 def _faulty(fault: Fault, said: dict[str, Any] | None = None) -> Answer:
-    if fault.kind == "truncated" and said:
-        return Truncated(json.dumps(said).encode())
-    bodies = {500: OpenAIError.of("server_error").body, 429: OpenAIError.of("rate_limit_exceeded").body}
-    return plain_answer(fault, dict(bodies))
+    def refusal(status: int) -> tuple[int, object]:
+        return status, OpenAIError.of("rate_limit_exceeded" if status == 429 else "server_error").body
+
+    return faulty_answer(fault, refusal, broken=500, busy=429, accepted=said)
 
 
 _ASKED = "create table if not exists asked (id integer primary key, at real not null, request text not null)"

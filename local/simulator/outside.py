@@ -8,11 +8,15 @@ from local.simulator.clock import Clock
 from local.simulator.config import Config
 from local.simulator.database import Database
 from local.simulator.faults import Faults
+from local.simulator.letters import Voice
+from local.simulator.messages import Messages
+from local.simulator.meta import Meta
 from local.simulator.script import Script
 from local.simulator.store import Store
 from local.simulator.tokens import Tokens
 from local.simulator.webhooks import Webhooks
-from local.simulator.world import World
+from local.simulator.windows import Windows
+from local.simulator.world import Number, World
 
 
 @dataclass(frozen=True)
@@ -21,8 +25,10 @@ class Outside:
     store: Store
     clock: Clock
     world: World
+    messages: Messages
     database: Database
     webhooks: Webhooks
+    windows: Windows
     faults: Faults
     script: Script
     tokens: Tokens
@@ -32,16 +38,31 @@ class Outside:
         """With everything the simulator knew when it ended, however it ended."""
         store = Store(config.file)
         clock = Clock(store.noted("ahead", 0.0))
-        world = World(store, clock)
-        webhooks = Webhooks(config, store, world)
+        world, database, faults = World(store), Database(config.database_url), Faults(store)
+        messages = Messages(store, clock, world)
+        voices: dict[str, Voice] = {"cloud_api": Meta(config, clock, world)}
+        webhooks = Webhooks(config, store, world, messages, faults, voices)
         return cls(
             config=config,
             store=store,
             clock=clock,
             world=world,
-            database=Database(config.database_url),
+            messages=messages,
+            database=database,
             webhooks=webhooks,
-            faults=Faults(store),
+            windows=Windows(store, clock, world, database, webhooks),
+            faults=faults,
             script=Script(store),
             tokens=Tokens(store, clock),
         )
+
+    def voice(self, provider: str) -> Voice:
+        return self.webhooks.voices[provider]
+
+    async def find(self, provider: str, wanted: str) -> Number | None:
+        """A number by its id, phone or name: known here, or connected meanwhile."""
+        known = self.world.find(provider, wanted)
+        if known is None and not self.database.away:
+            await self.database.learn_numbers(self.world)
+            known = self.world.find(provider, wanted)
+        return known

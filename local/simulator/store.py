@@ -13,6 +13,7 @@ from typing import Any
 from local.simulator.config import Tuning
 
 Row = sqlite3.Row
+_SHAPE = 2  # of all tables; add one when a table changes
 
 
 class Store:
@@ -26,8 +27,19 @@ class Store:
         self._connection.execute(
             "pragma synchronous = normal"
         )  # outlives the process; a power cut may lose some
+        self._begin_anew_unless(_SHAPE)
         self._tables: list[str] = []
         self.create("note", "create table if not exists note (key text primary key, value text not null)")
+
+    def _begin_anew_unless(self, shape: int) -> None:
+        """The file of an older simulator has tables that this one cannot read."""
+        if self.value("pragma user_version") == shape:
+            return
+        for row in self.rows(
+            "select name from sqlite_master where type = 'table' and name not like 'sqlite_%'"
+        ):
+            self.run(f'drop table "{row["name"]}"')
+        self.run(f"pragma user_version = {shape}")
 
     def create(self, table: str, *statements: str) -> None:
         for statement in statements:

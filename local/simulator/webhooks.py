@@ -1,110 +1,114 @@
-"""Delivers updates to our webhook, as Meta does: signed, in batches, again and again until it answers 200."""
+"""Delivers updates to our webhook, each as its provider does: proven, in batches, again when not accepted."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import httpx
 
 from local.events import log
-from local.simulator import meta
 from local.simulator.config import Config
+from local.simulator.faults import Faults
+from local.simulator.letters import Item, Letter, Receipt, Voice
+from local.simulator.messages import Messages
 from local.simulator.store import Row, Store, dump
-from local.simulator.world import World, stranger
+from local.simulator.world import Number, World, stranger
 
 _ANSWER_WITHIN = 20.0
-_FIRST_WAIT, _LONGEST_WAIT = 0.2, 5.0  # Meta's minutes to hours, compressed
-_BATCH = 100
 _GATHER = 0.05  # between two requests of a number, so that a busy one has its statuses in few of them
 _LEASE = 25.0  # after this a delivery that was killed half way is taken up again
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """What our webhook said; status is None when it could not be reached."""
-
-    status: int | None
-    said: str
+_OVERTAKEN_IN = 1.0  # what is to be out of order waits so long for what follows it
+_HELD_BACK = Receipt(None, "A fault was ordered: it is lost, or held back.")
 
 
 class Webhooks:
-    def __init__(self, config: Config, store: Store, world: World) -> None:
-        self._url = config.functions_url + "/webhook/cloud-api"
-        self._secret = config.meta_app_secret
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        world: World,
+        messages: Messages,
+        faults: Faults,
+        voices: Mapping[str, Voice],
+    ) -> None:
+        self._handshake = config.functions_url + "/webhook/cloud-api"
         self._verify_token = config.meta_verify_token
         self._store = store
         self._world = world
+        self._messages = messages
+        self._faults = faults
+        self.voices = voices
         self._client = httpx.AsyncClient(timeout=_ANSWER_WITHIN)
         self._wake = asyncio.Event()
         self._lanes: dict[str, asyncio.Task[None]] = {}
         store.create("delivery", _DELIVERY, _DELIVERY_DUE, _DELIVERY_MESSAGE)
 
-    async def post(self, body: bytes, signature: str | None) -> Receipt:
-        """Once; `signature` goes as it is."""
-        headers = {"content-type": "application/json", "user-agent": "facebookexternalua"}
-        if signature is not None:
-            headers["x-hub-signature-256"] = signature
+    def speaker(self, number: str) -> tuple[Number, Voice]:
+        """The number, and how its provider speaks; whom nobody knows is Meta's."""
+        known = self._world.number(number) or stranger(number)
+        return known, self.voices[known.provider]
+
+    async def post(self, letter: Letter) -> Receipt:
+        """Once, as it is."""
         try:
-            response = await self._client.post(self._url, content=body, headers=headers)
+            response = await self._client.post(letter.url, content=letter.content, headers=letter.headers)
         except httpx.HTTPError as exc:
             return Receipt(None, f"{type(exc).__name__}: {exc}")
         return Receipt(response.status_code, response.text[:2000])
 
-    async def post_payload(self, payload: object) -> Receipt:
-        body = meta.to_bytes(payload)
-        return await self.post(body, self.sign(body))
-
-    def sign(self, body: bytes) -> str:
-        return meta.signature(self._secret, body)
-
     async def verify(self, token: str | None, challenge: str) -> Receipt:
-        """The handshake when somebody enters our URL in the dashboard."""
+        """Meta's handshake when somebody enters our URL in the dashboard."""
         query = {
             "hub.mode": "subscribe",
             "hub.verify_token": token or self._verify_token,
             "hub.challenge": challenge,
         }
         try:
-            response = await self._client.get(self._url, params=query)
+            response = await self._client.get(self._handshake, params=query)
         except httpx.HTTPError as exc:
             return Receipt(None, f"{type(exc).__name__}: {exc}")
         return Receipt(response.status_code, response.text[:2000])
 
     # the queue
 
-    def schedule(self, number: str, kind: str, item: dict[str, Any], contact: object, due: float) -> int:
-        """`kind` is the key under which Meta puts the item: messages or statuses. `due` is real time."""
-        status = item["status"] if kind == "statuses" else None
+    def schedule(self, number: str, item: Item, due: float) -> int | None:
+        """Queue an item for `due`, which is real time; None when a fault swallows it or holds it back."""
+        fault = self._faults.take("webhook", f"{number} {item.kind} {dump(item.body)}")
+        kind = fault.kind if fault else ""
+        if kind == "drop":
+            return None
+        wait = {"delay": fault.seconds if fault else 0.0, "reorder": _OVERTAKEN_IN}.get(kind, 0.0)
+        delivery = self._enqueue(number, item, time.time() + wait if wait else due)
+        if kind == "duplicate":
+            self._enqueue(number, item, time.time())
+        return None if wait else delivery
+
+    def _enqueue(self, number: str, item: Item, due: float) -> int:
         delivery = self._store.value(
-            """insert into delivery (number, kind, item, contact, wa_message_id, status, due)
-            values (?, ?, ?, ?, ?, ?, ?) returning id""",
-            number,
-            kind,
-            dump(item),
-            dump(contact),
-            dump(item["id"]),
-            status,
+            """insert into delivery (number, kind, item, contact, at, wa_message_id, status, due)
+            values (?, ?, ?, ?, ?, ?, ?, ?) returning id""",
+            *(number, item.kind, dump(item.body), dump(item.contact), item.at, dump(item.id), item.status),
             due,
         )
         self._wake.set()
         return int(delivery)
 
-    async def deliver_now(self, number: str, kind: str, item: dict[str, Any], contact: object) -> Receipt:
+    async def deliver_now(self, number: str, item: Item) -> Receipt:
         """The first attempt at once; should it fail, the queue goes on with it."""
-        delivery = self.schedule(number, kind, item, contact, time.time() + _LEASE)
-        (row,) = self._store.rows("select * from delivery where id = ?", delivery)
-        return await self._deliver(number, [row])
+        delivery = self.schedule(number, item, time.time() + _LEASE)
+        if delivery is None:
+            return _HELD_BACK
+        return await self._deliver(number, self._store.rows("select * from delivery where id = ?", delivery))
 
     def ticks(self, wa_message_id: str) -> str:
         """The last status whose time has come."""
         found = self._store.value(
             """select status from delivery
-            where wa_message_id = ? and kind = 'statuses' and (due <= ? or done_at)
+            where wa_message_id = ? and status is not null and (due <= ? or done_at)
             order by coalesce(done_at, due) desc, id desc limit 1""",
             dump(wa_message_id),
             time.time(),
@@ -113,9 +117,10 @@ class Webhooks:
 
     def counts(self) -> dict[str, int]:
         row = self._store.row(
-            """select count(*) filter (where done_at) as delivered,
+            """select count(*) filter (where done_at and not lost) as delivered,
                 count(*) filter (where done_at is null) as pending,
-                count(*) filter (where done_at is null and attempts > 0) as failing from delivery"""
+                count(*) filter (where done_at is null and attempts > 0) as failing,
+                count(*) filter (where lost) as lost from delivery"""
         )
         return dict(row) if row else {}
 
@@ -171,45 +176,52 @@ class Webhooks:
             self._wake.set()
 
     def _next_batch(self, number: str) -> list[Row]:
-        """Messages one at a time, statuses together."""
-        due = "select * from delivery where done_at is null and number = ? and due <= ? "
-        messages = self._store.rows(
-            due + "and kind = 'messages' order by due, id limit 1", number, time.time()
+        """What was written goes before statuses; what is of a kind goes together."""
+        due = "select * from delivery where done_at is null and number = ? and due <= ?"
+        now = time.time()
+        first = self._store.row(f"{due} order by status is not null, due, id limit 1", number, now)
+        if first is None:
+            return []
+        _, voice = self.speaker(number)
+        kind = first["kind"]
+        return self._store.rows(
+            f"{due} and kind = ? order by due, id limit ?", number, now, kind, voice.batch(kind)
         )
-        return messages or self._store.rows(due + "order by due, id limit ?", number, time.time(), _BATCH)
 
     async def _deliver(self, number: str, batch: list[Row]) -> Receipt:
-        items = [json.loads(row["item"]) for row in batch]
-        contacts = [contact for row in batch if (contact := json.loads(row["contact"]))]
-        value = {**({"contacts": _distinct(contacts)} if contacts else {}), batch[0]["kind"]: items}
-        receipt = await self.post_payload(
-            meta.envelope(self._world.number(number) or stranger(number), value)
-        )
-        self._settle(batch, receipt)
+        known, voice = self.speaker(number)
+        letter = voice.letter(known, [_item(row) for row in batch])
+        receipt = await self.post(letter) if letter else Receipt(200, "Nobody wants to know.")
+        self._settle(batch, receipt, voice)
         return receipt
 
-    def _settle(self, batch: list[Row], receipt: Receipt) -> None:
+    def _settle(self, batch: list[Row], receipt: Receipt, voice: Voice) -> None:
         with self._store.transaction():
             for row in batch:
-                if row["kind"] == "messages":
-                    self._world.webhook_answered(
+                if row["status"] is None:
+                    self._messages.webhook_answered(
                         row["number"], json.loads(row["wa_message_id"]), receipt.status or 0
                     )
-                if receipt.status == 200:
-                    self._store.run(
-                        "update delivery set done_at = ?, due = min(due, ?) where id = ?",
-                        time.time(),
-                        time.time(),
-                        row["id"],
-                    )
+                wait = None if receipt.accepted else voice.wait(row["attempts"], receipt)
+                if wait is None:
+                    self._done(row, lost=not receipt.accepted)
                 else:
-                    self._postpone(row, receipt)
-        if receipt.status != 200:
+                    self._postpone(row, receipt, wait)
+        if not receipt.accepted:
             log("webhook not accepted", status=receipt.status, updates=len(batch))
             self._wake.set()
 
-    def _postpone(self, row: Row, receipt: Receipt) -> None:
-        wait = min(_FIRST_WAIT * 2 ** row["attempts"], _LONGEST_WAIT)
+    def _done(self, row: Row, *, lost: bool) -> None:
+        now = time.time()
+        self._store.run(
+            "update delivery set done_at = ?, due = min(due, ?), lost = ? where id = ?",
+            now,
+            now,
+            lost,
+            row["id"],
+        )
+
+    def _postpone(self, row: Row, receipt: Receipt, wait: float) -> None:
         self._store.run(
             "update delivery set attempts = attempts + 1, due = ?, error = ? where id = ?",
             time.time() + wait,
@@ -218,8 +230,9 @@ class Webhooks:
         )
 
 
-def _distinct(contacts: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    return list({contact["user_id"]: contact for contact in contacts}.values())
+def _item(row: Row) -> Item:
+    body, contact = json.loads(row["item"]), json.loads(row["contact"])
+    return Item(row["kind"], json.loads(row["wa_message_id"]), body, row["at"], contact, row["status"])
 
 
 def _marks(values: Iterable[object]) -> str:
@@ -228,7 +241,7 @@ def _marks(values: Iterable[object]) -> str:
 
 _DELIVERY = """create table if not exists delivery (
     id integer primary key, number text not null, kind text not null, item text not null,
-    contact text not null, wa_message_id text not null, status text, due real not null,
-    attempts int not null default 0, error text, done_at real)"""
+    contact text not null, at real not null, wa_message_id text not null, status text, due real not null,
+    attempts int not null default 0, error text, done_at real, lost int not null default 0)"""
 _DELIVERY_DUE = "create index if not exists delivery_due on delivery (number, due) where done_at is null"
 _DELIVERY_MESSAGE = "create index if not exists delivery_message on delivery (wa_message_id)"
