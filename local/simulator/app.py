@@ -21,6 +21,7 @@ from local.simulator.http import Json
 from local.simulator.openai import OpenAI
 from local.simulator.outside import Outside
 from local.simulator.service import Service
+from local.simulator.whapi import WhapiApi
 
 _PAGE = Path(__file__).parent / "page"
 _LOOK_AT_CLOCK_EVERY = 1.0
@@ -32,7 +33,7 @@ def application(config: Config) -> Starlette:
     out = Outside.open(config)
     graph, openai = Graph(out), OpenAI(out)
     # the first whose path fits answers: Graph itself refuses all it does not know, and is the last of its own
-    services: dict[str, list[Service]] = {"/graph": [graph]}
+    services: dict[str, list[Service]] = {"/graph": [graph], "/whapi": [WhapiApi(out)]}
     control = Control(out, openai, services)
 
     @asynccontextmanager

@@ -41,6 +41,7 @@ class Tuning:
     read_ms: int = 200
     model_ms: int = 150
     rate_limits: bool = False  # 80 messages/s a number, one per 6 s (45 at once) a customer
+    whapi_trial: bool = False  # 5 chats a month, 150 messages a day
     # Somebody whose messages went past this world (posted straight to the webhook) is a stranger to it.
     strangers_window_open: bool = False
 

@@ -131,6 +131,16 @@ class Messages:
             self._store.run("update received set typing_until = ? where id = ?", now + 25, row["id"])
         return True
 
+    def business_types(self, contact: Contact, typing: bool) -> None:
+        """Beside the customer's last message, which stays unread."""
+        self._store.run(
+            """update received set typing_until = ?3
+            where id = (select max(id) from received where number = ?1 and bsuid = ?2)""",
+            contact.number,
+            contact.bsuid,
+            self._clock.now() + 25 if typing else None,
+        )
+
     def send(
         self, contact: Contact, wa_message_id: str, provider: str, said: Said, message: dict[str, Any]
     ) -> tuple[Sent, bool]:

@@ -15,6 +15,8 @@ from local.simulator.script import Script
 from local.simulator.store import Store
 from local.simulator.tokens import Tokens
 from local.simulator.webhooks import Webhooks
+from local.simulator.whapi_channels import Channels
+from local.simulator.whapi_voice import Whapi
 from local.simulator.windows import Windows
 from local.simulator.world import Number, World
 
@@ -32,6 +34,8 @@ class Outside:
     faults: Faults
     script: Script
     tokens: Tokens
+    channels: Channels
+    whapi: Whapi
 
     @classmethod
     def open(cls, config: Config) -> Outside:
@@ -40,7 +44,9 @@ class Outside:
         clock = Clock(store.noted("ahead", 0.0))
         world, database, faults = World(store), Database(config.database_url), Faults(store)
         messages = Messages(store, clock, world)
-        voices: dict[str, Voice] = {"cloud_api": Meta(config, clock, world)}
+        channels = Channels(store, config.functions_url)
+        whapi = Whapi(clock, world, messages, channels)
+        voices: dict[str, Voice] = {"cloud_api": Meta(config, clock, world), "whapi": whapi}
         webhooks = Webhooks(config, store, world, messages, faults, voices)
         return cls(
             config=config,
@@ -54,6 +60,8 @@ class Outside:
             faults=faults,
             script=Script(store),
             tokens=Tokens(store, clock),
+            channels=channels,
+            whapi=whapi,
         )
 
     def voice(self, provider: str) -> Voice:

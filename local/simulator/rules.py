@@ -33,6 +33,15 @@ def number(value: Any, path: str) -> None:
         raise BrokenRuleError(path, "must be a number")
 
 
+def within(least: float, most: float) -> Rule:
+    def check(value: Any, path: str) -> None:
+        number(value, path)
+        if not least <= value <= most:
+            raise BrokenRuleError(path, f"must be between {least:g} and {most:g}")
+
+    return check
+
+
 def text(shortest: int, longest: int) -> Rule:
     def check(value: Any, path: str) -> None:
         if not isinstance(value, str):
