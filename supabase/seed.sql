@@ -1,4 +1,4 @@
--- Demo data: two businesses and their people, password `recado-demo`. Runs again without harm.
+-- Demo data: three businesses and their people, password `recado-demo`. Runs again without harm.
 -- Each domain has its section; find a business by its owner's e-mail, as the last lines of section 1 do.
 
 do $$
@@ -52,6 +52,9 @@ select pg_temp.demo_sign_up(
 select pg_temp.demo_sign_up(
     'd0000000-0000-4000-8000-000000000002', 'admin@laplaza.example',
     '{"name": "Laura Medina", "business_name": "Restaurante La Plaza"}');
+select pg_temp.demo_sign_up(
+    'd0000000-0000-4000-8000-000000000004', 'admin@pulso.example',
+    '{"name": "Sofía Duarte", "business_name": "Gimnasio Pulso"}');
 
 insert into public.users (tenant_id, role, email, name)
 select u.id, 'agent', 'recepcion@clinica.example', 'Recepción'
@@ -61,9 +64,9 @@ where u.email = 'dr.perez@clinica.example' and u.id = u.tenant_id
 select pg_temp.demo_sign_up(
     'd0000000-0000-4000-8000-000000000003', 'recepcion@clinica.example', '{"name": "Recepción"}');
 
-select public.plan_set(u.id, case u.email when 'dr.perez@clinica.example' then 'pro' else 'basic' end)
+select public.plan_set(u.id, case u.email when 'admin@laplaza.example' then 'basic' else 'pro' end)
 from public.users u
-where u.email in ('dr.perez@clinica.example', 'admin@laplaza.example') and u.id = u.tenant_id;
+where u.email in ('dr.perez@clinica.example', 'admin@laplaza.example', 'admin@pulso.example') and u.id = u.tenant_id;
 
 -- 2. Agents ----------------------------------------------------------------------------------------------------------
 
@@ -89,7 +92,13 @@ from (values
         'La Plaza abre todos los días de 12:00 a 22:00. El plato del día cuesta 28.000 pesos. Hay domicilios en un '
         'radio de 4 kilómetros.',
         'Toma reservas (personas, día y hora) y pedidos, y responde preguntas sobre la carta.',
-        array['reserva', 'delivery', 'menú', 'plato'], null)
+        array['reserva', 'delivery', 'menú', 'plato'], null),
+    ('admin@pulso.example', 'CoachBot', 'Planes, clases y horarios', true,
+        'Eres CoachBot, el asistente del Gimnasio Pulso. Animas sin presionar y vas al grano.',
+        'El Gimnasio Pulso abre de lunes a sábado de 5:00 a 22:00. El mes cuesta 110.000 pesos y la primera clase es '
+        'gratis.',
+        'Entiende qué busca la persona, ofrece una clase de prueba y confirma nombre, día y hora.',
+        array['clase', 'plan', 'horario'], null)
 ) as a (email, name, description, is_default, personality, business, objectives, keywords, hours)
 join public.users u on u.email = a.email and u.id = u.tenant_id
 on conflict do nothing;
@@ -124,3 +133,33 @@ where n.provider_number_id in ('100000000000001', '100000000000002', '1000000000
     and not exists (
         select from public.channel_secrets s
         where s.tenant_id = n.tenant_id and s.number_id = n.id and s.kind = 'access_token');
+
+-- Two providers beside Meta, with ids that keep the URLs of their webhooks.
+insert into public.whatsapp_numbers (
+    tenant_id, id, provider, phone_number, provider_number_id, account_id, display_name, is_primary, default_agent_id)
+select u.tenant_id, n.id, n.provider, n.phone_number, n.provider_number_id, n.account_id, n.display_name, n.is_primary,
+    a.id
+from (values
+    ('5a000000-0000-4000-8000-000000000004'::uuid, 'whapi', '57304444444', 'PULSO-WHAPI', null, 'Pulso', true),
+    ('5a000000-0000-4000-8000-000000000005', 'twilio', '57305555555', 'whatsapp:+57305555555',
+        'AC00000000000000000000000000000005', 'Pulso Ventas', false)
+) as n (id, provider, phone_number, provider_number_id, account_id, display_name, is_primary)
+join public.users u on u.email = 'admin@pulso.example' and u.id = u.tenant_id
+join public.ai_agents a on a.tenant_id = u.tenant_id and a.name = 'CoachBot'
+where not exists (
+    select from public.whatsapp_numbers known
+    where known.provider_number_id = n.provider_number_id and known.is_active)
+on conflict do nothing;
+
+-- their simulators take these tokens, and Whapi's sends that header
+insert into public.channel_secrets (tenant_id, number_id, kind, secret_id)
+select n.tenant_id, n.id, s.kind, vault.create_secret(s.secret)
+from (values
+    ('PULSO-WHAPI', 'access_token', 'demo-token-PULSO-WHAPI'),
+    ('PULSO-WHAPI', 'webhook_secret', 'demo-secret-PULSO-WHAPI'),
+    ('whatsapp:+57305555555', 'access_token', 'demo-token-AC00000000000000000000000000000005')
+) as s (provider_number_id, kind, secret)
+join public.whatsapp_numbers n on n.provider_number_id = s.provider_number_id
+where not exists (
+    select from public.channel_secrets known
+    where known.tenant_id = n.tenant_id and known.number_id = n.id and known.kind = s.kind);

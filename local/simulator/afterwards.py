@@ -25,11 +25,10 @@ def tell_later(out: Outside, contact: Contact, sent: Sent, subject: str, *, free
 def _fates(out: Outside, contact: Contact, sent: Sent, fault: Fault | None, free: bool) -> list[Fate]:
     tuning, is_open = out.store.tuning, out.windows.is_open(contact)
     _, voice = out.webhooks.speaker(contact.number)
-    failure = fault.code if fault else None
     if not is_open and sent.said.type != "template":
-        failure = voice.closed
-    if failure:
-        return [Fate(voice.failed[0], tuning.sent_ms / 1000, failure)]
+        return [Fate(voice.failed[0], tuning.sent_ms / 1000, voice.closed)]
+    if fault and fault.code:
+        return [Fate(voice.failed[-1], tuning.sent_ms / 1000, fault.code)]
     plan = {"sent": tuning.sent_ms, "delivered": tuning.delivered_ms}
     if is_open:  # somebody who is in the chat also looks at it
         plan["read"] = tuning.read_ms

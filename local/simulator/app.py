@@ -21,6 +21,7 @@ from local.simulator.http import Json
 from local.simulator.openai import OpenAI
 from local.simulator.outside import Outside
 from local.simulator.service import Service
+from local.simulator.twilio import TwilioApi
 from local.simulator.whapi import WhapiApi
 
 _PAGE = Path(__file__).parent / "page"
@@ -33,7 +34,11 @@ def application(config: Config) -> Starlette:
     out = Outside.open(config)
     graph, openai = Graph(out), OpenAI(out)
     # the first whose path fits answers: Graph itself refuses all it does not know, and is the last of its own
-    services: dict[str, list[Service]] = {"/graph": [graph], "/whapi": [WhapiApi(out)]}
+    services: dict[str, list[Service]] = {
+        "/graph": [graph],
+        "/whapi": [WhapiApi(out)],
+        "/twilio": [TwilioApi(out)],
+    }
     control = Control(out, openai, services)
 
     @asynccontextmanager

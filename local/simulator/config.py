@@ -42,6 +42,7 @@ class Tuning:
     model_ms: int = 150
     rate_limits: bool = False  # 80 messages/s a number, one per 6 s (45 at once) a customer
     whapi_trial: bool = False  # 5 chats a month, 150 messages a day
+    twilio_sha256: bool = False  # webhooks signed as an account with a signing key of its own has them
     # Somebody whose messages went past this world (posted straight to the webhook) is a stranger to it.
     strangers_window_open: bool = False
 

@@ -20,7 +20,7 @@ class Item:
     id: str  # of the message it is about
     body: dict[str, Any]
     at: float
-    contact: dict[str, Any] | None = None
+    about: dict[str, Any] | None = None  # Meta's contact, or the URL Twilio tells it to
     status: str | None = None
 
 

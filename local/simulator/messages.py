@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -188,6 +189,18 @@ class Messages:
         query = "select * from received where number = ? and wa_message_id = ?"
         row = self._store.row(query, number, dump(wa_message_id))
         return _received(row) if row else None
+
+    def last_word(self, contact: Contact, words: Sequence[str]) -> str | None:
+        """Which of these words, as a whole message, the customer wrote last."""
+        marks = ", ".join("?" for _ in words)
+        found = self._store.value(
+            f"""select upper(trim(json_extract(said, '$.text'))) as word from received
+            where number = ? and bsuid = ? and word in ({marks}) order by id desc limit 1""",
+            contact.number,
+            contact.bsuid,
+            *words,
+        )
+        return None if found is None else str(found)
 
     # what the page shows
 

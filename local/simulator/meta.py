@@ -79,7 +79,7 @@ class Meta:
         return Item("statuses", sent.wa_message_id, body, at, known, fate.status)
 
     def letter(self, number: Number, items: list[Item]) -> Letter:
-        known = _distinct(item.contact for item in items if item.contact)
+        known = _distinct(item.about for item in items if item.about)
         value = {**({"contacts": known} if known else {}), items[0].kind: [item.body for item in items]}
         return self.anything(number, envelope(number, value, _FIELDS.get(items[0].kind, "messages")), None)
 

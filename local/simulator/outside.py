@@ -14,6 +14,8 @@ from local.simulator.meta import Meta
 from local.simulator.script import Script
 from local.simulator.store import Store
 from local.simulator.tokens import Tokens
+from local.simulator.twilio_senders import Senders
+from local.simulator.twilio_voice import Twilio
 from local.simulator.webhooks import Webhooks
 from local.simulator.whapi_channels import Channels
 from local.simulator.whapi_voice import Whapi
@@ -36,6 +38,7 @@ class Outside:
     tokens: Tokens
     channels: Channels
     whapi: Whapi
+    senders: Senders
 
     @classmethod
     def open(cls, config: Config) -> Outside:
@@ -46,7 +49,12 @@ class Outside:
         messages = Messages(store, clock, world)
         channels = Channels(store, config.functions_url)
         whapi = Whapi(clock, world, messages, channels)
-        voices: dict[str, Voice] = {"cloud_api": Meta(config, clock, world), "whapi": whapi}
+        tokens, senders = Tokens(store, clock), Senders(store, config.functions_url)
+        voices: dict[str, Voice] = {
+            "cloud_api": Meta(config, clock, world),
+            "whapi": whapi,
+            "twilio": Twilio(store, world, tokens, senders, f"http://127.0.0.1:{config.port}/twilio"),
+        }
         webhooks = Webhooks(config, store, world, messages, faults, voices)
         return cls(
             config=config,
@@ -59,9 +67,10 @@ class Outside:
             windows=Windows(store, clock, world, database, webhooks),
             faults=faults,
             script=Script(store),
-            tokens=Tokens(store, clock),
+            tokens=tokens,
             channels=channels,
             whapi=whapi,
+            senders=senders,
         )
 
     def voice(self, provider: str) -> Voice:

@@ -29,6 +29,11 @@ class Tokens:
         ended = row["expires_at"] is not None and row["expires_at"] <= self._clock.now()
         return None if ended else str(row["subject"])
 
+    def latest(self, subject: str) -> str:
+        """The one that was made last: what an account signs with."""
+        found = self._store.value("select token from token where subject = ? order by rowid desc", subject)
+        return str(found or DEMO + subject)
+
     def expires_at(self, token: str) -> float | None:
         found = self._store.value("select expires_at from token where token = ?", token)
         return None if found is None else float(found)

@@ -91,7 +91,7 @@ class Webhooks:
         delivery = self._store.value(
             """insert into delivery (number, kind, item, contact, at, wa_message_id, status, due)
             values (?, ?, ?, ?, ?, ?, ?, ?) returning id""",
-            *(number, item.kind, dump(item.body), dump(item.contact), item.at, dump(item.id), item.status),
+            *(number, item.kind, dump(item.body), dump(item.about), item.at, dump(item.id), item.status),
             due,
         )
         self._wake.set()
@@ -106,14 +106,18 @@ class Webhooks:
 
     def ticks(self, wa_message_id: str) -> str:
         """The last status whose time has come."""
-        found = self._store.value(
-            """select status from delivery
+        return self.last_status(wa_message_id)[0]
+
+    def last_status(self, wa_message_id: str) -> tuple[str, dict[str, Any]]:
+        """With all that was told of it."""
+        row = self._store.row(
+            """select status, item from delivery
             where wa_message_id = ? and status is not null and (due <= ? or done_at)
             order by coalesce(done_at, due) desc, id desc limit 1""",
             dump(wa_message_id),
             time.time(),
         )
-        return str(found or "accepted")
+        return (row["status"], json.loads(row["item"])) if row else ("accepted", {})
 
     def counts(self) -> dict[str, int]:
         row = self._store.row(

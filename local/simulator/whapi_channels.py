@@ -37,8 +37,8 @@ class Channels:
         return changed
 
     def webhook(self, number: Number, kind: str, method: str) -> dict[str, Any] | None:
-        """The first that wants such an event; one that names none wants them all."""
-        for hook in self.settings(number)["webhooks"]:
+        """Whom it is told to: the last that wants such an event; one that names none wants them all."""
+        for hook in reversed(self.settings(number)["webhooks"]):
             wanted = hook.get("events")
             if wanted is None or {"type": kind, "method": method} in wanted:
                 return dict(hook)

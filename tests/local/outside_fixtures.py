@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.conftest import free_port
-from tests.local.outside import VERIFY_TOKEN, Outside, Webhook
+from tests.local.outside import VERIFY_TOKEN, Outside, Request, Webhook
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,9 @@ def webhook_server() -> Iterator[tuple[Webhook, str]]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
-            self._answer(webhook.take(body, self.headers.get("x-hub-signature-256", "")), b"noted")
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            url = f"http://{headers['host']}"
+            self._answer(webhook.take(Request(self.path, headers, body), url), b"noted")
 
         def do_GET(self) -> None:
             query = dict(httpx.URL(self.path).params)

@@ -17,6 +17,7 @@ REFERENCE_TABLES = ("public.plans",)  # rows the schema itself brings; a diff of
 PEOPLE = "select email, role, crm_plan, auth_id is not null from users order by email"
 DEMO = [
     ("admin@laplaza.example", "admin", "basic", True),
+    ("admin@pulso.example", "admin", "pro", True),
     ("dr.perez@clinica.example", "admin", "pro", True),
     ("recepcion@clinica.example", "agent", None, True),
 ]
@@ -146,9 +147,10 @@ def test_the_demo_data_is_put_in_twice_without_harm(database: str) -> None:
     assert len(rows(database, "select from users")) == len(before)
     assert rows(database, "select business_name from tenant_settings order by 1") == [
         ("Clínica Dental",),
+        ("Gimnasio Pulso",),
         ("Restaurante La Plaza",),
     ]
-    assert rows(database, "select count(*) from auth.identities") == [(3,)]
+    assert rows(database, "select count(*) from auth.identities") == [(4,)]
 
 
 def test_the_demo_data_stays_off_a_hosted_project(server: Any, database: str) -> None:
