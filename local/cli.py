@@ -18,6 +18,7 @@ _DEMO_LOGINS = (
     ("Clínica Dental, owner", "dr.perez@clinica.example"),
     ("Clínica Dental, agent", "recepcion@clinica.example"),
     ("Restaurante La Plaza, owner", "admin@laplaza.example"),
+    ("Gimnasio Pulso, owner", "admin@pulso.example"),
 )
 _DEMO_PASSWORD = "recado-demo"  # noqa: S105  # public by design: it opens local demo data only
 

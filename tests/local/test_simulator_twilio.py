@@ -318,10 +318,16 @@ def test_senders_prove_whose_they_are_and_where_they_tell(outside: Outside) -> N
     assert changed.json()["webhook"]["callback_url"] == url
     told(outside, 3)
     assert {request.path for request in outside.webhook.requests} == {"/webhook/twilio/elsewhere"}
-    assert (
-        outside.twilio("GET", "/v2/Channels/Senders?Channel=whatsapp", auth=_stranger()).json()["senders"]
-        == []
+
+
+def test_an_account_sees_no_senders_but_its_own(outside: Outside) -> None:
+    other = "AC" + "8" * 32
+
+    listed = outside.twilio(
+        "GET", "/v2/Channels/Senders?Channel=whatsapp", auth=(other, f"demo-token-{other}")
     )
+
+    assert listed.json()["senders"] == []
 
 
 def test_typing_marks_the_message_as_read(outside: Outside) -> None:
