@@ -19,6 +19,7 @@ from shared.errors import (
     ForbiddenError,
     NotFoundError,
     RecadoError,
+    UnauthorizedError,
     UnreachableError,
     database_error,
     http_errors,
@@ -182,6 +183,113 @@ class Database:
         answer = await self._rpc("channel_tokens", p_numbers=numbers)
         return list(answer)
 
+    async def me(self, *, jwt: str) -> JsonObject | None:
+        """Who the token's holder is; None without a seat. UnauthorizedError when it is not a valid token."""
+        key = self._settings.supabase_anon_key
+        answer = await self._call("me", b"{}", {"apikey": key, "authorization": f"Bearer {jwt}"})
+        return answer if isinstance(answer, dict) else None
+
+    async def channel_connect(
+        self,
+        *,
+        user_id: str,
+        number: JsonObject,
+        token: str,
+        issued_at: datetime | None,
+        expires_at: datetime | None,
+    ) -> JsonObject:
+        """{"number_id", "needs_sync", "webhook_secret"}: the number is active, its token in Vault."""
+        return await self._object(
+            "channel_connect",
+            p_user_id=user_id,
+            p_number=number,
+            p_token=token,
+            p_issued_at=_iso(issued_at),
+            p_expires_at=_iso(expires_at),
+        )
+
+    async def channel_setup_settle(
+        self, *, user_id: str, number_id: str, webhook_url: str | None, problem: str | None, is_synced: bool
+    ) -> None:
+        await self._rpc(
+            "channel_setup_settle",
+            p_user_id=user_id,
+            p_number_id=number_id,
+            p_webhook_url=webhook_url,
+            p_problem=problem,
+            p_synced=is_synced,
+        )
+
+    async def token_checks_claim(self, *, since: str | None, limit: int, lease_seconds: int) -> JsonObject:
+        """{"claim", "now", "numbers"}: with their tokens, for memory only."""
+        return await self._object(
+            "token_checks_claim", p_since=since, p_limit=limit, p_lease_seconds=lease_seconds
+        )
+
+    async def token_offer(
+        self, *, claim: str, tenant_id: str, number_id: str, token: str, expires_at: datetime | None
+    ) -> bool:
+        """Keep a new token beside the one in use. False, here and below: the number is not ours any more."""
+        answer = await self._rpc(
+            "token_offer",
+            p_claim=claim,
+            p_tenant_id=tenant_id,
+            p_number_id=number_id,
+            p_token=token,
+            p_expires_at=_iso(expires_at),
+        )
+        return answer is True
+
+    async def token_adopt(
+        self,
+        *,
+        claim: str,
+        tenant_id: str,
+        number_id: str,
+        issued_at: datetime | None,
+        expires_at: datetime | None,
+    ) -> bool:
+        """The offered token is the one in use from now on."""
+        answer = await self._rpc(
+            "token_adopt",
+            p_claim=claim,
+            p_tenant_id=tenant_id,
+            p_number_id=number_id,
+            p_issued_at=_iso(issued_at),
+            p_expires_at=_iso(expires_at),
+        )
+        return answer is True
+
+    async def token_drop(self, *, claim: str, tenant_id: str, number_id: str, kind: str) -> bool:
+        answer = await self._rpc(
+            "token_drop", p_claim=claim, p_tenant_id=tenant_id, p_number_id=number_id, p_kind=kind
+        )
+        return answer is True
+
+    async def token_check_settle(
+        self,
+        *,
+        claim: str,
+        tenant_id: str,
+        number_id: str,
+        result: str,
+        problem: str | None,
+        issued_at: datetime | None,
+        expires_at: datetime | None,
+    ) -> bool:
+        """good, failed or dead."""
+        answer = await self._rpc(
+            "token_check_settle",
+            p_claim=claim,
+            p_tenant_id=tenant_id,
+            p_number_id=number_id,
+            p_result=result,
+            p_problem=problem,
+            p_issued_at=_iso(issued_at),
+            p_expires_at=_iso(expires_at),
+        )
+        return answer is True
+
     async def worker_beat(self, *, worker: str, loop_id: str, seconds: int) -> None:
         await self._rpc("worker_beat", p_worker=worker, p_loop_id=loop_id, p_seconds=seconds)
 
@@ -206,13 +314,15 @@ class Database:
     async def _rpc(self, function: str, **arguments: Any) -> Any:
         return await self._call(function, json.dumps(arguments).encode())
 
-    async def _call(self, function: str, arguments: bytes) -> Any:
+    async def _call(self, function: str, arguments: bytes, headers: Mapping[str, str] | None = None) -> Any:
         """What the RPC returns. DatabaseUnavailableError also when only the answer was lost."""
         try:
             with http_errors():
-                response = await self._http.post(f"rpc/{function}", content=arguments)
+                response = await self._http.post(f"rpc/{function}", content=arguments, headers=headers)
         except (UnreachableError, AnswerLostError) as exc:
             raise DatabaseUnavailableError from exc
+        if headers and response.status_code == 401:
+            raise UnauthorizedError("The session is over, or is not one of ours.", hint="Sign in again.")
         if not response.is_success:
             raise _refusal(response)
         return json.loads(response.content) if response.content else None
@@ -230,6 +340,10 @@ class Database:
             transport=self._transport,
             trust_env=False,
         )
+
+
+def _iso(at: datetime | None) -> str | None:
+    return at.isoformat() if at else None
 
 
 def _refusal(response: httpx.Response) -> RecadoError:

@@ -2,7 +2,8 @@
 
 RecadoError
 ├── BadRequestError               the caller must change the request
-│   └── BodyTooLargeError
+│   ├── BodyTooLargeError
+│   └── TokenRefusedError         a provider's, which somebody entered
 ├── UnauthorizedError
 ├── ForbiddenError
 ├── PlanLimitError
@@ -56,6 +57,11 @@ class RecadoError(Exception):
         return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
 
     @property
+    def report(self) -> dict[str, str | None]:
+        """How a caller is told."""
+        return {"code": self.code, "message": self.message, "hint": self.hint}
+
+    @property
     def headers(self) -> Mapping[str, str]:
         return {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
 
@@ -70,6 +76,10 @@ class BodyTooLargeError(BadRequestError):
     @property
     def headers(self) -> Mapping[str, str]:
         return {"connection": "close"}  # the rest of the body stays unread
+
+
+class TokenRefusedError(BadRequestError):
+    """The provider does not accept this token."""
 
 
 class UnauthorizedError(RecadoError):
@@ -152,6 +162,7 @@ STATUS: Mapping[type[RecadoError], int] = {
     RecadoError: 500,
     BadRequestError: 400,
     BodyTooLargeError: 413,
+    TokenRefusedError: 400,
     UnauthorizedError: 401,
     ForbiddenError: 403,
     PlanLimitError: 402,

@@ -42,6 +42,14 @@ MAX_BODY = 1_000_000
 _ID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 RELEASE = Path(__file__).parent.parent / "release.json"  # written by `recado build`
 
+_CORS: Mapping[str, str] = {
+    "access-control-allow-origin": "*",
+    "access-control-allow-methods": "GET, POST, OPTIONS",
+    "access-control-allow-headers": "authorization, apikey, content-type, x-client-info, x-request-id",
+    "access-control-expose-headers": "retry-after, x-request-id",
+    "access-control-max-age": "3600",
+}
+
 log = logging.getLogger(__name__)
 
 
@@ -111,12 +119,16 @@ def serve(
     needs: Sequence[Setting] = (),
     dependencies: Sequence[Dependency] = (),
     max_body: int = MAX_BODY,
+    for_browsers: bool = False,
     deps: Callable[[], D] = Deps,  # type: ignore[assignment]  # a default no type checker can follow
 ) -> Callable[[HttpRequest], Awaitable[HttpResponse]]:
-    """The function as the platform wants it. Without a setting it `needs` it answers 503 from the start."""
+    """The function as the platform wants it. Without a setting it `needs` it answers 503 from the start.
+
+    `for_browsers`: pages of any origin may call it. Whoever calls is known by a token, never by a cookie.
+    """
     table = {key: route if isinstance(route, Route) else Route(route) for key, route in routes.items()}
     logs.configure(_release()["name"])
-    function = _Function(table, needs, dependencies, max_body, cache(deps))
+    function = _Function(table, needs, dependencies, max_body, for_browsers, cache(deps))
     function.report_missing()
 
     async def main(request: HttpRequest) -> HttpResponse:
@@ -133,6 +145,7 @@ class _Function(Generic[D]):
         needs: Sequence[Setting],
         dependencies: Sequence[Dependency],
         max_body: int,
+        for_browsers: bool,
         deps: Callable[[], D],
     ) -> None:
         self._health_route: Route[D] = Route(self._health)
@@ -142,6 +155,7 @@ class _Function(Generic[D]):
         self._reports = [*needs, *(Settings.functions_secret for route in routes.values() if route.internal)]
         self._dependencies = Health(dependencies)
         self._max_body = max_body
+        self._headers = _CORS if for_browsers else {}
         self._deps = deps
 
     def report_missing(self) -> None:
@@ -166,10 +180,12 @@ class _Function(Generic[D]):
             unexpected = InternalError(hint=f"Give the request id to whoever runs this: {trace.request_id}")
             response, code = _refusal(unexpected), unexpected.code
         self._log_request(http, route, response.status, code, started)
-        headers = {**response.headers, "x-request-id": trace.request_id}
+        headers = {**response.headers, **self._headers, "x-request-id": trace.request_id}
         return HttpResponse(response.body, response.status, headers)
 
     def _find(self, method: str, path: str) -> tuple[Route[D], dict[str, str]]:
+        if method == "OPTIONS" and self._headers:
+            return Route(_preflight), {}
         place, params = self._place(path)
         if route := self._routes.get(("GET" if method == "HEAD" else method, place)):
             return route, params
@@ -250,6 +266,10 @@ def _client(http: HttpRequest) -> str:
     return said or (http.client.host if http.client else "")
 
 
+async def _preflight(request: Request, deps: Deps) -> Response:
+    return Response(204)
+
+
 async def _read(http: HttpRequest, limit: int) -> bytes:
     length = http.headers.get("content-length", "")
     if length.isdecimal() and int(length) > limit:
@@ -270,8 +290,7 @@ def _too_large(limit: int) -> BodyTooLargeError:
 
 
 def _refusal(error: RecadoError) -> Response:
-    report = {"code": error.code, "message": error.message, "hint": error.hint}
-    return Response.json(error.status, report, error.headers)
+    return Response.json(error.status, error.report, error.headers)
 
 
 def _refuse_constant(name: str) -> Any:

@@ -44,6 +44,7 @@ class Settings:
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
 
     supabase_url = Setting("address of the project's API")
+    supabase_anon_key = Setting("publishable key of the project: for calls in the name of a person")
     supabase_service_role_key = Setting("secret key of the project")
     functions_secret = Setting(
         "signs the calls of our own workers; two, separated by a comma, during a rotation"
