@@ -11,22 +11,25 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Keys:
-    """Everything here is a secret but the publishable key."""
+    """Everything here is a secret but the publishable key and the id of the app."""
 
     jwt_secret: str
     publishable_key: str
     secret_key: str
     functions_secret: str
+    meta_app_id: str
     meta_app_secret: str
     meta_verify_token: str
     openai_api_key: str
 
 
 def load(path: Path) -> Keys:
-    """Read the keys, making them first when there are none."""
-    if not path.exists():
-        write_private(path, json.dumps(asdict(_make()), indent=2))
-    return Keys(**json.loads(path.read_text()))
+    """Read the keys, making those that there are none of yet."""
+    known = json.loads(path.read_text()) if path.exists() else {}
+    keys = asdict(_make()) | known
+    if keys != known:
+        write_private(path, json.dumps(keys, indent=2))
+    return Keys(**keys)
 
 
 def write_private(path: Path, text: str) -> None:
@@ -44,6 +47,7 @@ def _make() -> Keys:
         publishable_key="sb_publishable_" + secrets.token_urlsafe(24),
         secret_key="sb_secret_" + secrets.token_urlsafe(24),
         functions_secret=secrets.token_hex(32),
+        meta_app_id=str(10**15 + secrets.randbelow(10**15)),
         meta_app_secret=secrets.token_hex(16),
         meta_verify_token=secrets.token_urlsafe(16),
         openai_api_key="sk-local-" + secrets.token_urlsafe(16),

@@ -137,4 +137,7 @@ select cron.schedule(
 select cron.schedule(
     'crm-analysis', '*/15 * * * *',
     $$select private.wake('crm-analysis') where private.worker_has_work('crm-analysis')$$);
+-- the second call revokes what the first replaced, when no worker remembers it any more
+select cron.schedule('refresh-tokens', '10,40 4 * * *', $$select private.invoke('refresh-tokens')
+    where exists (select from public.channel_secrets where kind <> 'webhook_secret')$$);
 select cron.schedule('traces-purge', '17 3 * * *', 'select private.traces_purge()');

@@ -7,8 +7,8 @@ from functools import cached_property
 from shared.accounts.base import Provider
 from shared.accounts.meta import Meta, MetaSettings
 from shared.accounts.meta_numbers import MetaNumbers
-from shared.accounts.twilio import TwilioSenders, TwilioSettings
-from shared.accounts.whapi import WhapiChannels, WhapiSettings
+from shared.accounts.twilio import SenderAccountSettings, TwilioSenders
+from shared.accounts.whapi import ChannelSettings, WhapiChannels
 from shared.channels import Channels
 from shared.db import Database
 from shared.errors import BadRequestError
@@ -17,7 +17,7 @@ from shared.runtime import Deps, Request, Response, serve
 from shared.settings import Setting
 
 
-class ConnectSettings(MetaSettings, WhapiSettings, TwilioSettings):
+class ConnectSettings(MetaSettings, ChannelSettings, SenderAccountSettings):
     webhook_public_url = Setting("public address of the function webhook")
 
 

@@ -17,6 +17,7 @@ from local.events import log
 from local.simulator.config import Config
 from local.simulator.control import Control
 from local.simulator.graph import Graph
+from local.simulator.graph_accounts import GraphAccounts
 from local.simulator.http import Json
 from local.simulator.openai import OpenAI
 from local.simulator.outside import Outside
@@ -35,7 +36,7 @@ def application(config: Config) -> Starlette:
     graph, openai = Graph(out), OpenAI(out)
     # the first whose path fits answers: Graph itself refuses all it does not know, and is the last of its own
     services: dict[str, list[Service]] = {
-        "/graph": [graph],
+        "/graph": [GraphAccounts(out), graph],
         "/whapi": [WhapiApi(out)],
         "/twilio": [TwilioApi(out)],
     }

@@ -14,6 +14,7 @@ class Config:
     port: int
     database_url: str = field(repr=False)
     functions_url: str
+    meta_app_id: str
     meta_app_secret: str = field(repr=False)
     meta_verify_token: str = field(repr=False)
     openai_api_key: str = field(repr=False)
@@ -25,6 +26,7 @@ class Config:
             port=int(_needed(environ, "RECADO_PORT")),
             database_url=_needed(environ, "DATABASE_URL"),
             functions_url=_needed(environ, "FUNCTIONS_URL").rstrip("/"),
+            meta_app_id=_needed(environ, "META_APP_ID"),
             meta_app_secret=_needed(environ, "META_APP_SECRET"),
             meta_verify_token=_needed(environ, "META_VERIFY_TOKEN"),
             openai_api_key=_needed(environ, "OPENAI_API_KEY"),

@@ -22,6 +22,7 @@ TARGETS = {
         for provider in ("graph", "whapi", "twilio")
         for what in ("send", "read")  # a message; anything else that is asked
     },
+    "graph.accounts": _PROVIDERS,
     "openai": _RESPONSES,
     "webhook": ("drop", "duplicate", "delay", "reorder"),
     "webhook.status": ("drop_status", "only_sent", "only_delivered", "duplicate", "reorder", "code:<n>"),

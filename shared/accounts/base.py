@@ -24,6 +24,8 @@ from shared.errors import (
     http_errors,
 )
 from shared.events import JsonObject
+from shared.options import Number
+from shared.settings import Settings
 from shared.shapes import mapping
 
 if TYPE_CHECKING:
@@ -114,6 +116,10 @@ def _object(response: httpx.Response) -> JsonObject | None:
         return None
 
 
+class AccountSettings(Settings):
+    accounts_seconds = Number("how long a provider may take to answer about an account", 15)
+
+
 # What a number is connected with, and what comes of it
 
 
@@ -125,7 +131,7 @@ class Proof:
     token: str = field(repr=False)
     issued_at: datetime | None = None
     expires_at: datetime | None = None
-    pin: str | None = field(repr=False, default=None)  # Meta's, to register the number
+    extra: str | None = field(repr=False, default=None)  # what set_up must know besides
 
 
 @dataclass(frozen=True, kw_only=True)

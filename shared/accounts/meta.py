@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from shared.accounts.base import Answer, Api, without
+from shared.accounts.base import AccountSettings, Answer, Api, without
 from shared.errors import (
     BadRequestError,
     ForbiddenError,
@@ -19,8 +19,8 @@ from shared.errors import (
     UpstreamError,
 )
 from shared.events import JsonObject
-from shared.options import Number, Option
-from shared.settings import Setting, Settings
+from shared.senders.settings import GraphSettings
+from shared.settings import Setting
 from shared.shapes import count, listing, mapping, phone, text, unix_time
 
 if TYPE_CHECKING:
@@ -52,10 +52,7 @@ _HINTS: Mapping[int, str] = {
 }
 
 
-class MetaSettings(Settings):
-    graph_url = Option("where Meta's Graph API is", "https://graph.facebook.com")
-    graph_version = Option("version of Meta's Graph API", "v26.0")
-    accounts_seconds = Number("how long a provider may take to answer about an account", 15)
+class MetaSettings(GraphSettings, AccountSettings):
     meta_app_id = Setting("id of the Meta app that numbers are connected to")
     meta_app_secret = Setting("secret of that app; two, separated by a comma, during a rotation")
 
@@ -188,7 +185,7 @@ class Meta:
         answer = await self._api.call(
             "POST", path, hide=(token,), once=once, json=body, headers=_bearer(token)
         )
-        if answer.get("success") is not True:
+        if answer.get("success") is not True and not answer.get("request_id"):
             raise UpstreamError("Meta did not say that it is done.", hint="Try again later.")
 
     @property

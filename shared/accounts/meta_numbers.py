@@ -40,7 +40,7 @@ class MetaNumbers:
             token=token,
             issued_at=state.issued_at,
             expires_at=state.expires_at,
-            pin=pin,
+            extra=pin,
         )
 
     def webhook_path(self, number_id: str) -> str:
@@ -50,8 +50,8 @@ class MetaNumbers:
     async def set_up(self, proof: Proof, made: Made) -> Setup:
         number_id, token = str(proof.number["provider_number_id"]), proof.token
         await self._meta.subscribe(token, str(proof.number["waba_id"]))
-        if proof.pin and not proof.number["is_coexistence"]:  # the app has registered those
-            await self._meta.register(token, number_id, proof.pin)
+        if proof.extra and not proof.number["is_coexistence"]:  # the app has registered those
+            await self._meta.register(token, number_id, proof.extra)
         if made.needs_sync:
             for sync in SYNCS:
                 await self._meta.sync_app(token, number_id, sync)

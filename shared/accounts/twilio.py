@@ -9,11 +9,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from shared.accounts.base import Answer, Api, Made, Proof, Setup, ident, secret, without
+from shared.accounts.base import AccountSettings, Answer, Api, Made, Proof, Setup, ident, secret, without
 from shared.errors import BadRequestError, ForbiddenError, RecadoError, TokenRefusedError, UnavailableError
 from shared.events import JsonObject
-from shared.options import Number, Option
-from shared.settings import Settings
+from shared.senders.settings import TwilioSettings
 from shared.shapes import listing, mapping, phone, text
 
 if TYPE_CHECKING:
@@ -30,16 +29,18 @@ ERRORS: Mapping[int, type[RecadoError]] = {
 }
 
 
-class TwilioSettings(Settings):
-    twilio_url = Option("where Twilio is", "https://api.twilio.com")
-    twilio_messaging_url = Option("where Twilio's senders are", "https://messaging.twilio.com")
-    accounts_seconds = Number("how long a provider may take to answer about an account", 15)
+class SenderAccountSettings(TwilioSettings, AccountSettings):
+    """What is needed to ask."""
 
 
 class TwilioSenders:
-    def __init__(self, settings: TwilioSettings, transport: httpx.AsyncBaseTransport | None = None) -> None:
+    def __init__(
+        self, settings: SenderAccountSettings, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
         self._accounts = Api(settings.twilio_url, settings.accounts_seconds, _judge, transport)
-        self._messaging = Api(settings.twilio_messaging_url, settings.accounts_seconds, _judge, transport)
+        # the senders have a host of their own, in every region
+        messaging = settings.twilio_url.replace("://api.", "://messaging.", 1)
+        self._messaging = Api(messaging, settings.accounts_seconds, _judge, transport)
 
     async def prove(self, wanted: JsonObject) -> Proof:
         account = ident(wanted, "account_sid", "AC[0-9a-fA-F]{32}", "AC and 32 letters and digits")
@@ -55,7 +56,7 @@ class TwilioSenders:
             "account_id": account,
             "display_name": text(mapping(sender.get("profile")).get("name")),
         }
-        return Proof(number=number, token=token)
+        return Proof(number=number, token=token, extra=text(sender.get("sid")))
 
     def webhook_path(self, number_id: str) -> str:
         return f"twilio/{number_id}"
@@ -64,15 +65,21 @@ class TwilioSenders:
         """Where the API does not let us, a person enters the address."""
         account = str(proof.number["account_id"])
         try:
-            sender = await self._sender_of(account, proof.token, str(proof.number["provider_number_id"]))
-            path = f"v2/Channels/Senders/{ident(sender, 'sid', 'XE[0-9a-fA-F]{32}', 'XE…')}"
+            sid = ident({"sid": proof.extra}, "sid", "XE[0-9a-fA-F]{32}", "XE and 32 letters and digits")
             webhook = {
                 "callback_url": made.webhook_url,
                 "callback_method": "POST",
                 "status_callback_url": made.webhook_url,
                 "status_callback_method": "POST",
             }
-            await self._call(self._messaging, "POST", path, account, proof.token, json={"webhook": webhook})
+            await self._call(
+                self._messaging,
+                "POST",
+                f"v2/Channels/Senders/{sid}",
+                account,
+                proof.token,
+                json={"webhook": webhook},
+            )
         except UnavailableError:
             raise
         except RecadoError:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from shared.accounts.base import Answer, Api, Made, Proof, Setup, secret, without
+from shared.accounts.base import AccountSettings, Answer, Api, Made, Proof, Setup, secret, without
 from shared.errors import (
     BadRequestError,
     ConflictError,
@@ -16,8 +16,7 @@ from shared.errors import (
     UpstreamError,
 )
 from shared.events import JsonObject
-from shared.options import Number, Option
-from shared.settings import Settings
+from shared.senders.settings import WhapiSettings
 from shared.shapes import listing, mapping, phone, text
 
 if TYPE_CHECKING:
@@ -44,13 +43,12 @@ ERRORS: Mapping[int, type[RecadoError]] = {
 }
 
 
-class WhapiSettings(Settings):
-    whapi_url = Option("where Whapi is", "https://gate.whapi.cloud")
-    accounts_seconds = Number("how long a provider may take to answer about an account", 15)
+class ChannelSettings(WhapiSettings, AccountSettings):
+    """What is needed to ask."""
 
 
 class WhapiChannels:
-    def __init__(self, settings: WhapiSettings, transport: httpx.AsyncBaseTransport | None = None) -> None:
+    def __init__(self, settings: ChannelSettings, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self._api = Api(settings.whapi_url, settings.accounts_seconds, _judge, transport)
 
     async def prove(self, wanted: JsonObject) -> Proof:

@@ -23,6 +23,7 @@ from local.processes import child_setup
 from tests.conftest import free_port
 
 NUMBER, PHONE, CUSTOMER = "100000000000001", "57301111111", "57311111111"
+APP_ID = "1000000000000001"
 APP_SECRET, VERIFY_TOKEN, API_KEY = "meta-secret", "verify-me", "sk-test"
 CHANNEL, CHANNEL_ID, WHAPI_SECRET = "PULSO-WHAPI", "5a000000-0000-4000-8000-000000000004", "header-secret"
 ACCOUNT, SENDER, SENDER_ID = "AC" + "5" * 32, "57305555555", "5a000000-0000-4000-8000-000000000005"
@@ -112,6 +113,7 @@ class Outside:
             "RECADO_PORT": str(self.port),
             "DATABASE_URL": database_url,
             "FUNCTIONS_URL": webhook_url,
+            "META_APP_ID": APP_ID,
             "META_APP_SECRET": APP_SECRET,
             "META_VERIFY_TOKEN": VERIFY_TOKEN,
             "OPENAI_API_KEY": API_KEY,
