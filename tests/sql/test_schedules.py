@@ -169,6 +169,7 @@ def test_everything_that_may_lie_waiting_is_swept(db: Db) -> None:
         "deliver-sweep": "* * * * *",
         "crm-analysis": "*/15 * * * *",
         "conversations-close-idle": "*/5 * * * *",
+        "refresh-tokens": "10,40 4 * * *",
         "traces-purge": "17 3 * * *",
     }
 
