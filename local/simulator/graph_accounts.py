@@ -175,7 +175,9 @@ class GraphAccounts:
 
     async def numbers(self, request: Request) -> dict[str, Any]:
         waba = await self._account(request)
-        found = [one for one in self._out.world.numbers() if (one.provider, one.account) == ("cloud_api", waba)]
+        found = [
+            one for one in self._out.world.numbers() if (one.provider, one.account) == ("cloud_api", waba)
+        ]
         return {"data": [{"id": one.number, "display_phone_number": f"+{one.phone}"} for one in found]}
 
     async def subscribe(self, request: Request) -> dict[str, Any]:
