@@ -160,9 +160,14 @@ class Database:
         """Give back what was claimed, as if it had not been."""
         return int(await self._rpc("analysis_release", p_claim=claim))
 
-    async def outbox_claim(self, *, limit: int, lease_seconds: int) -> JsonObject:
-        """{"claim", "messages", "next_in_ms"}: what may be sent within the next second."""
-        return await self._object("outbox_claim", p_limit=limit, p_lease_seconds=lease_seconds)
+    async def outbox_claim(self, *, limit: int, lease_seconds: int, worker: str, lead_ms: int) -> JsonObject:
+        """{"claim", "now", "messages", "next_in_ms", "unknown"}: what may be sent within the next second.
+
+        `worker` keeps the numbers it is busy with; `lead_ms`: what it needs until it can send.
+        """
+        return await self._object(
+            "outbox_claim", p_limit=limit, p_lease_seconds=lease_seconds, p_worker=worker, p_lead_ms=lead_ms
+        )
 
     async def outbox_intent(
         self, *, claim: str, items: Sequence[JsonObject], lease_seconds: int
@@ -170,10 +175,6 @@ class Database:
         """The ids that may be sent now. Not to be repeated: what it said yes to once, it does not again."""
         answer = await self._rpc("outbox_intent", p_claim=claim, p_items=items, p_lease_seconds=lease_seconds)
         return [str(one) for one in answer]
-
-    async def outbox_release(self, *, claim: str) -> int:
-        """Give back what no intent was made for."""
-        return int(await self._rpc("outbox_release", p_claim=claim))
 
     async def outbox_settle(self, *, claim: str, results: Sequence[JsonObject]) -> int:
         return int(await self._rpc("outbox_settle", p_claim=claim, p_results=results))

@@ -2,13 +2,14 @@
 
 Messages whose moments are close go together: one commit says that they are about to be sent, a few how that
 ended. A process that dies in between leaves them unknown; before, they go back to the queue by themselves.
+When exactly they go is pacing.py's to say.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
+import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,9 +17,10 @@ from datetime import datetime
 from functools import partial
 from typing import Protocol
 
-from shared.drain import Claim, insist, seconds
+from shared.drain import Claim, Task, insist, seconds
 from shared.errors import DatabaseUnavailableError
 from shared.events import JsonObject
+from shared.pacing import Pace
 from shared.senders.base import Credentials, Message, Result, Sender
 from shared.tokens import Number, Tokens
 
@@ -33,24 +35,26 @@ log = logging.getLogger(__name__)
 
 
 class Database(Protocol):
-    async def outbox_claim(self, *, limit: int, lease_seconds: int) -> JsonObject: ...
+    async def outbox_claim(
+        self, *, limit: int, lease_seconds: int, worker: str, lead_ms: int
+    ) -> JsonObject: ...
     async def outbox_intent(
         self, *, claim: str, items: Sequence[JsonObject], lease_seconds: int
     ) -> list[str]: ...
-    async def outbox_release(self, *, claim: str) -> int: ...
     async def outbox_settle(self, *, claim: str, results: Sequence[JsonObject]) -> int: ...
     async def channel_tokens(self, *, numbers: Sequence[JsonObject]) -> list[JsonObject]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Errand:
-    """A claimed message, its number, and the moment it may go (seconds since 1970)."""
+    """A claimed message, its number, the slot it may go at, and how far from it the next one is."""
 
     tenant_id: str
     number_id: str
     provider: str
     message: Message
     send_at: float
+    spacing: float
 
     @classmethod
     def read(cls, given: JsonObject) -> Errand:
@@ -76,6 +80,7 @@ class Errand:
             provider=given["provider"],
             message=message,
             send_at=datetime.fromisoformat(given["send_at"]).timestamp(),
+            spacing=given["spacing"],
         )
 
     @property
@@ -95,6 +100,8 @@ class Outbox:
         self._senders = senders
         self._at_once = at_once
         self._busy = 0
+        self._id = str(uuid.uuid4())
+        self._pace = Pace()
         self._tokens = Tokens(database)
 
     @property
@@ -105,11 +112,20 @@ class Outbox:
         """Nothing here is slow to load."""
 
     async def claim(self) -> Claim:
-        limit = min(self.room, CLAIM_MESSAGES)
-        claimed = await self._database.outbox_claim(limit=limit, lease_seconds=CLAIM_SECONDS)
+        claimed = await self._database.outbox_claim(
+            limit=min(self.room, CLAIM_MESSAGES),
+            lease_seconds=CLAIM_SECONDS,
+            worker=self._id,
+            lead_ms=round(self._pace.lead * 1000),
+        )
+        self._pace.hear(claimed["now"])
         errands = [Errand.read(given) for given in claimed["messages"]]
+        for errand in errands:
+            self._pace.expect(errand.number, errand.send_at, errand.spacing)
         self._busy += len(errands)
-        tasks = [partial(self._run, claimed["claim"], group) for group in groups(errands)]
+        tasks: list[Task] = [partial(self._run, claimed["claim"], group) for group in groups(errands)]
+        if claimed["unknown"]:
+            tasks.append(partial(_lost, claimed["unknown"]))
         return Claim(tasks, seconds(claimed["next_in_ms"]))
 
     async def _run(self, claim: str, group: Sequence[Errand]) -> Mapping[str, int]:
@@ -117,8 +133,9 @@ class Outbox:
         begun: Sequence[Errand] = []
         try:
             tokens = await self._tokens.of(errand.number for errand in group)
-            await _moment(group[0].send_at)
+            await self._pace.until(group[0].send_at - self._pace.lead)
             begun = await self._begin(claim, group)
+            self._pace.ready(group[0].send_at)
         finally:
             self._busy -= len(group) - len(begun)
         sends = {asyncio.create_task(self._send(errand, tokens.get(errand.number))) for errand in begun}
@@ -135,15 +152,15 @@ class Outbox:
         try:
             ids = await self._database.outbox_intent(claim=claim, items=keys, lease_seconds=SEND_SECONDS)
         except DatabaseUnavailableError:
-            again = Result(outcome="retry", error_message="The database was away.")
-            await self._settle(claim, [{**key, **asdict(again)} for key in keys])
-            await insist(lambda: self._database.outbox_release(claim=claim))
+            await self._settle(claim, [{**key, "outcome": "late"} for key in keys])
             return []
         return [errand for errand in group if errand.message.id in ids]
 
     async def _send(self, errand: Errand, token: str | None) -> JsonObject:
         try:
-            await _moment(errand.send_at)
+            await self._pace.until(self._pace.take(errand.number, errand.send_at, errand.spacing))
+            if self._pace.is_over(errand.number):
+                return {**errand.key, "outcome": "late"}
             result = await self._result(errand, token)
         finally:
             self._busy -= 1
@@ -184,6 +201,7 @@ def groups(errands: Iterable[Errand]) -> list[list[Errand]]:
     return found
 
 
-async def _moment(at: float) -> None:
-    """Pacing thinks a second ahead; whatever our clock says, nothing waits longer."""
-    await asyncio.sleep(min(at - time.time(), 1.0))
+async def _lost(count: int) -> Mapping[str, int]:
+    """Workers died while they sent these, and nobody can tell whether they did."""
+    log.warning("sends unknown", extra={"action": "deliver", "unknown": count})
+    return {"unknown": count}

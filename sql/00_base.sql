@@ -46,6 +46,17 @@ end
 $$;
 grant execute on function private.uuid7() to authenticated, service_role;
 
+-- The first id of a moment: whatever private.uuid7() made since then is not below it.
+create function private.uuid7_at(p_at timestamptz) returns uuid
+language plpgsql immutable strict parallel safe set search_path = '' as $$
+begin
+    return encode(
+        substring(int8send((extract(epoch from p_at) * 1000)::bigint) from 3) || '\x70008000000000000000'::bytea,
+        'hex')::uuid;
+end
+$$;
+grant execute on function private.uuid7_at(timestamptz) to service_role;
+
 -- The clock of business rules. Hosted it is now(); the local platform replaces it with one that can be moved
 -- forwards. Leases, backoff and pacing use real time and never call this. Write (select private.clock()).
 create function private.clock() returns timestamptz

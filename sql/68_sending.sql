@@ -1,75 +1,5 @@
 -- Sending by people: what staff ask for is checked whole, decided, and put into the outbox, or refused in plain words.
 
--- Take messages back that nobody has begun to send. Returns those it got: the others are on their way, sent or gone.
-create function private.outbox_cancel(p_tenant_id uuid, p_message_ids uuid[]) returns uuid[]
-language plpgsql set search_path = '' as $$
-declare
-    v_canceled uuid[];
-begin
-    with mine as (
-        select o.message_id from public.outbox o
-        where o.tenant_id = p_tenant_id and o.message_id = any(p_message_ids) and o.state = 'queued'
-        order by o.message_id for update
-    ),
-    gone as (
-        delete from public.outbox o using mine
-        where o.tenant_id = p_tenant_id and o.message_id = mine.message_id
-        returning o.message_id
-    ),
-    noted as (
-        update public.messages m set status = 'canceled'
-        from gone g
-        where m.tenant_id = p_tenant_id and m.id = g.message_id
-    )
-    select coalesce(array_agg(message_id order by message_id), '{}') into v_canceled from gone;
-    return v_canceled;
-end
-$$;
-
--- Send again what failed, was skipped, or may never have arrived: a person has decided so, and it goes out as theirs.
--- p_forced_by: who, if against the rules. Returns those it got; whatever is on its way or was sent is left alone.
-create function private.outbox_requeue(p_tenant_id uuid, p_message_ids uuid[], p_forced_by uuid default null)
-returns uuid[]
-language plpgsql set search_path = '' as $$
-declare
-    v_requeued uuid[];
-begin
-    delete from public.outbox o
-    using (
-        select u.message_id from public.outbox u
-        where u.tenant_id = p_tenant_id and u.message_id = any(p_message_ids) and u.state = 'unknown'
-        order by u.message_id for update
-    ) as unknown
-    where o.tenant_id = p_tenant_id and o.message_id = unknown.message_id;
-
-    with again as (
-        select m.id from public.messages m
-        where m.tenant_id = p_tenant_id and m.id = any(p_message_ids) and m.direction = 'outbound'
-            and m.status in ('failed', 'skipped', 'canceled', 'unknown')
-        order by m.id for no key update
-    ),
-    reset as (
-        update public.messages m
-        set status = 'queued', wa_message_id = null, sent_at = null, failed_at = null, error_code = null,
-            error_message = null, send_verdict = null, send_reason = null,
-            forced_by = coalesce(p_forced_by, m.forced_by)
-        from again a
-        where m.tenant_id = p_tenant_id and m.id = a.id
-        returning m.id, m.chat_id, m.number_id
-    ),
-    queued as (
-        insert into public.outbox (tenant_id, message_id, chat_id, number_id, purpose, priority, not_before)
-        select p_tenant_id, r.id, r.chat_id, r.number_id, 'staff', 0, now()
-        from reset r
-        order by r.id
-        returning message_id
-    )
-    select coalesce(array_agg(message_id order by message_id), '{}') into v_requeued from queued;
-    perform private.wake('deliver');
-    return v_requeued;
-end
-$$;
-
 create type private.send_request as (
     chat_id uuid, lead_id uuid, number_id uuid, type text, content text, template_id uuid, parameters jsonb,
     media jsonb, reply_to text, send_at timestamptz, is_forced boolean, expected_cost numeric, currency text,
@@ -94,7 +24,7 @@ language sql stable set search_path = '' as $$
         'verdict', m.send_verdict, 'reason', m.send_reason, 'price_class', m.price_class,
         'estimated_cost', m.estimated_cost, 'currency', m.currency,
         'not_before', (
-            select o.not_before from public.outbox o where o.tenant_id = m.tenant_id and o.message_id = m.id)))
+            select o.due_at from public.outbox o where o.tenant_id = m.tenant_id and o.message_id = m.id)))
     from public.messages m
     where m.tenant_id = p_tenant_id and m.id = p_message_id
 $$;

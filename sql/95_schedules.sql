@@ -52,11 +52,7 @@ begin
         when 'reply' then exists (
             select from public.pending_replies r
             where greatest(r.due_at, r.lease_until) < now() + interval '15 seconds')
-        when 'deliver' then exists (
-            select from public.outbox o
-            left join public.number_pacing p on p.tenant_id = o.tenant_id and p.number_id = o.number_id
-            where o.state = 'queued' and o.not_before < now() + interval '15 seconds'
-                and coalesce(p.paused_until < now(), true))
+        when 'deliver' then coalesce(private.outbox_next_in(null) < 15, false)
         when 'crm-analysis' then exists (
             select from public.chats c
             join public.tenant_settings s on s.tenant_id = c.tenant_id
@@ -121,6 +117,7 @@ begin
     delete from cron.job_run_details where end_time < now() - interval '7 days';
     delete from net._http_response where created < now() - interval '6 hours';
     delete from public.job_runs where tenant_id is null and started_at < now() - interval '30 days';
+    delete from private.chat_pacing where free_at < now() - interval '1 day';
 end
 $$;
 

@@ -34,6 +34,7 @@ def errand(message_id: str, **changes: Any) -> dict[str, Any]:
         "content": "Hola",
         "reply_to": None,
         "send_at": NOW,
+        "spacing": 0.0,
         **changes,
     }
 
@@ -48,8 +49,8 @@ class Database:
         self.trouble: list[Exception] = []
         self.tokens = {"number": "the token"}
 
-    async def outbox_claim(self, *, limit: int, lease_seconds: int) -> dict[str, Any]:
-        return {"claim": "claim", "messages": self.messages, "next_in_ms": None}
+    async def outbox_claim(self, **_: Any) -> dict[str, Any]:
+        return {"claim": "claim", "now": NOW, "messages": self.messages, "next_in_ms": None, "unknown": 0}
 
     async def outbox_intent(self, *, claim: str, items: Sequence[Any], lease_seconds: int) -> list[str]:
         if self.trouble:
@@ -57,10 +58,6 @@ class Database:
         ids = [item["message_id"] for item in items if item["message_id"] not in self.refused]
         self.heard.append(("intent", ids))
         return ids
-
-    async def outbox_release(self, *, claim: str) -> int:
-        self.heard.append(("release", claim))
-        return 0
 
     async def outbox_settle(self, *, claim: str, results: Sequence[Any]) -> int:
         self.heard.append(("settle", {result["message_id"]: result["outcome"] for result in results}))
@@ -137,8 +134,7 @@ def test_without_a_word_from_the_database_nothing_is_sent_and_everything_goes_ba
     deliver(database, Provider(database))
 
     assert database.told("send") == []
-    assert database.told("settle") == [{"one": "retry"}]
-    assert database.told("release") == ["claim"]
+    assert database.told("settle") == [{"one": "late"}]
 
 
 def test_the_fast_are_settled_before_the_slow(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,10 +214,11 @@ def test_a_wake_up_sends_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (environ | settings).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(drain, "POLL_SECONDS", 0.01)
-    waiting = [{"claim": "c", "messages": [errand("one")], "next_in_ms": None}]
+    claimed = {"claim": "c", "now": NOW, "next_in_ms": None, "unknown": 0}
+    waiting = [{**claimed, "messages": [errand("one")]}]
 
     def claim(_: httpx.Request) -> httpx.Response:
-        nothing: dict[str, Any] = {"claim": "c", "messages": [], "next_in_ms": None}
+        nothing: dict[str, Any] = {**claimed, "messages": []}
         return httpx.Response(200, json=waiting.pop() if waiting else nothing)
 
     with client(load("deliver").main) as function, respx.mock(assert_all_called=False) as router:

@@ -1,0 +1,69 @@
+"""When messages go: at the slots the database gave them, by the database's clock, one number's well apart.
+
+The database says how late it is with every claim. A number's slots are ours until the last of them has
+passed. What we could not send by shortly after goes back, because another worker may have the number then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from datetime import datetime
+
+from shared.tokens import Number
+
+LATE_SECONDS = 0.25  # after a number's last slot; the database leaves as much between two workers
+CATCH_UP = 0.96  # of the distance between slots: never above the rate, which slots are 5 % below
+SHORTEST_LEAD, LONGEST_LEAD = 0.01, 1.0
+LONGEST_WAIT = 3.0  # more than a claim gives out
+_DRIFT = 0.001
+
+
+@dataclass(slots=True)
+class _Lane:
+    free_at: float = 0.0
+    ends_at: float = 0.0
+
+
+class Pace:
+    """One for each worker. Moments are seconds since 1970, as the database counts them."""
+
+    def __init__(self) -> None:
+        self.lead = SHORTEST_LEAD  # from being asked for to being sent: what slots should be ahead
+        self._offset = float("-inf")
+        self._lanes: dict[Number, _Lane] = {}
+
+    def hear(self, now: str) -> None:
+        """What the database said its time was. Answers take a while: the fastest one was the truest."""
+        heard = datetime.fromisoformat(now).timestamp() - time.monotonic()
+        self._offset = max(heard, self._offset - _DRIFT)
+
+    @property
+    def now(self) -> float:
+        return time.monotonic() + self._offset
+
+    async def until(self, moment: float) -> None:
+        await asyncio.sleep(min(moment - self.now, LONGEST_WAIT))
+
+    def expect(self, number: Number, send_at: float, spacing: float) -> None:
+        """This slot is ours."""
+        lane = self._lanes.setdefault(number, _Lane())
+        lane.ends_at = max(lane.ends_at, send_at + spacing)
+
+    def take(self, number: Number, send_at: float, spacing: float) -> float:
+        """When that message may go: at its slot, or later when the one before was late. Ask in order."""
+        lane = self._lanes[number]
+        moment = max(send_at, lane.free_at)
+        lane.free_at = max(moment, self.now) + CATCH_UP * spacing
+        return moment
+
+    def is_over(self, number: Number) -> bool:
+        """Are the number's slots somebody else's by now?"""
+        return self.now > self._lanes[number].ends_at + LATE_SECONDS
+
+    def ready(self, send_at: float) -> None:
+        """A message could be sent now, and its slot was then: the next claims learn from it."""
+        late = self.now - send_at
+        lead = self.lead + late if late > 0 else self.lead * 0.98
+        self.lead = min(max(lead, SHORTEST_LEAD), LONGEST_LEAD)
