@@ -16,6 +16,8 @@ create table public.customer_leads (
     phone text,
     chat_id text,
     name text,
+    name_source text,
+    named_at timestamptz,
     user_name text,
     label1 text,
     label2 text,
@@ -46,6 +48,7 @@ create table public.customer_leads (
     constraint customer_leads_assigned_to_fkey foreign key (tenant_id, assigned_to)
         references public.users (tenant_id, id),
     constraint customer_leads_phone_check check (phone ~ '^[1-9]\d{7,14}$'),
+    constraint customer_leads_name_source_check check (name_source in ('profile', 'contacts')),
     constraint customer_leads_priority_check check (priority between 1 and 5),
     constraint customer_leads_qualification_score_check check (qualification_score between 0 and 100),
     constraint customer_leads_opt_out_check check (
@@ -56,7 +59,10 @@ comment on column public.customer_leads.phone is
     'pii: the first phone known, digits without +; it never changes: current addresses are in lead_identities.';
 comment on column public.customer_leads.chat_id is 'pii: the provider''s first id of the chat; set once.';
 comment on column public.customer_leads.name is
-    'pii: from the profile while empty or equal to the phone; then the staff''s.';
+    'pii: of the customer''s first profile, else of the phone''s address book, until staff write another.';
+comment on column public.customer_leads.name_source is 'Where the name is from; null: from staff, or there is none.';
+comment on column public.customer_leads.named_at is
+    'When that was said: of two profiles the earlier gives the name, of two entries of the address book the later.';
 comment on column public.customer_leads.user_name is
     'pii: username or profile name as of the last webhook that had one.';
 comment on column public.customer_leads.label1 is 'pii: label of the provider''s chat list, as the staff gave it';
@@ -82,6 +88,18 @@ create index customer_leads_tenant_id_thread_id_idx
 -- After the indexes: while there are no statistics the planner finds them as good for an id, and takes the youngest.
 alter table public.customer_leads add constraint customer_leads_pkey primary key (tenant_id, id);
 
+-- A name that comes without its time is the staff's, and stays.
+create function private.lead_named_by_staff() returns trigger
+language plpgsql set search_path = '' as $$
+begin
+    new.name_source := null;
+    new.named_at := null;
+    return new;
+end
+$$;
+create trigger customer_leads_named_by_staff before update of name on public.customer_leads
+    for each row when (new.name is distinct from old.name and new.named_at is not distinct from old.named_at)
+    execute function private.lead_named_by_staff();
 create trigger customer_leads_touch_updated_at before update on public.customer_leads
     for each row execute function private.touch_updated_at();
 
@@ -109,7 +127,8 @@ create table public.lead_identities (
     constraint lead_identities_pkey primary key (tenant_id, kind, scope, value, valid_to),
     constraint lead_identities_lead_id_fkey foreign key (tenant_id, lead_id)
         references public.customer_leads (tenant_id, id) on delete cascade,
-    constraint lead_identities_kind_check check (kind in ('phone', 'bsuid', 'parent_bsuid', 'chat_id', 'username')),
+    constraint lead_identities_kind_check check (
+        kind in ('phone', 'mobile', 'bsuid', 'parent_bsuid', 'chat_id', 'username')),
     constraint lead_identities_value_check check (value <> '' and length(value) <= 256)
 );
 comment on table public.lead_identities is 'Addresses of a lead, with the time for which they held.';
@@ -117,12 +136,39 @@ comment on column public.lead_identities.value is 'pii: phone, business-scoped u
 comment on column public.lead_identities.scope is
     'Where the value means something: the portfolio of a business-scoped user id, the provider of a chat id.';
 
+comment on column public.lead_identities.kind is
+    'mobile: the one form of a mobile number that its country writes in two; see private.mobile_key().';
+comment on column public.lead_identities.valid_from is 'The first time it was seen, whoever had it then.';
+
 create index lead_identities_tenant_id_lead_id_idx on public.lead_identities (tenant_id, lead_id);
 
 alter table public.lead_identities enable row level security;
 grant select on public.lead_identities to authenticated;
 grant select, insert, update, delete on public.lead_identities to service_role;
 create policy lead_identities_select_member on public.lead_identities for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+
+-- address_book: what the phone of a number calls people. Nobody becomes a lead by being in it.
+create table public.address_book (
+    tenant_id uuid,
+    kind text,
+    scope text,
+    value text,
+    name text,
+    changed_at timestamptz not null,
+    constraint address_book_pkey primary key (tenant_id, kind, scope, value),
+    constraint address_book_tenant_id_fkey foreign key (tenant_id) references public.users (id)
+);
+comment on table public.address_book is
+    'Entries of the address books of the business''s phones, for the names of leads that have none.';
+comment on column public.address_book.value is 'pii: as in lead_identities';
+comment on column public.address_book.name is 'pii: the business''s name for the person; null: the entry was removed.';
+comment on column public.address_book.changed_at is 'By the phone; an older change does not undo a newer one.';
+
+alter table public.address_book enable row level security;
+grant select on public.address_book to authenticated;
+grant select, insert, update, delete on public.address_book to service_role;
+create policy address_book_select_member on public.address_book for select to authenticated
     using (tenant_id = (select private.my_tenant_id()));
 
 -- lead_merge_candidates: two leads that may be one person; a person decides.

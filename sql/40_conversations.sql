@@ -69,6 +69,8 @@ create table public.conversations (
     opened_at timestamptz not null,
     reopened_at timestamptz,
     closed_at timestamptz,
+    closed_reason text,
+    last_at timestamptz,
     closed_notice_at timestamptz,
     message_count int not null default 0,
     first_response_time int,
@@ -85,12 +87,17 @@ create table public.conversations (
         references public.users (tenant_id, id),
     constraint conversations_status_check check (status in ('open', 'closed')),
     constraint conversations_closed_at_check check ((status = 'closed') = (closed_at is not null)),
+    constraint conversations_closed_reason_check check (closed_reason in ('silence', 'staff', 'agent')),
     constraint conversations_priority_check check (priority between 1 and 5),
     constraint conversations_satisfaction_rating_check check (satisfaction_rating between 1 and 5)
 ) with (fillfactor = 80);
 comment on table public.conversations is
     'A session of a chat: opened by a message, closed by staff, by the agent, or after silence.';
 comment on column public.conversations.session_id is 'The id, as the source systems call it.';
+comment on column public.conversations.opened_at is 'The time of its first message.';
+comment on column public.conversations.last_at is 'The time of its last message, as far as the inbox has seen.';
+comment on column public.conversations.closed_reason is
+    'What was closed by silence is joined with its neighbour when a late message shows that there was none.';
 comment on column public.conversations.closed_notice_at is 'When the customer was last told that we are closed.';
 comment on column public.conversations.first_response_time is 'Seconds; written when the conversation closes.';
 comment on column public.conversations.avg_response_time is 'Seconds; written when the conversation closes.';
@@ -138,6 +145,7 @@ create table public.messages (
     reply_to text,
     referral jsonb,
     raw jsonb,
+    is_named boolean not null default false,
     status text not null,
     sent_at timestamptz,
     delivered_at timestamptz,
@@ -188,6 +196,8 @@ create table public.messages (
 comment on table public.messages is 'Every message of both sides, stored once per number and provider id.';
 comment on column public.messages.wa_message_id is 'pii: the provider''s id; Meta''s carries the phone, in base64';
 comment on column public.messages.content is 'pii: text, or the caption of a medium';
+comment on column public.messages.is_named is
+    'It came with the customer''s name: the last one that did gave customer_leads.user_name.';
 comment on column public.messages.forced_by is 'The member of staff who sent it against the rules, knowing the cost.';
 comment on column public.messages.consented_cost is 'The estimate that forced_by was shown, and agreed to.';
 comment on column public.messages.scheduled_at is 'When it was meant to go out; null: at once.';
@@ -248,6 +258,7 @@ create table public.media (
     status text not null default 'pending',
     storage_path text,
     error text,
+    expires_at timestamptz,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
     constraint media_pkey primary key (tenant_id, id),
@@ -255,7 +266,9 @@ create table public.media (
         on delete cascade,
     constraint media_status_check check (status in ('pending', 'stored', 'failed'))
 );
-comment on table public.media is 'Files of messages; to be fetched while the provider keeps them (7 days).';
+comment on table public.media is 'Files of messages; to be fetched while the provider keeps them.';
+comment on column public.media.expires_at is
+    'The provider keeps it until then: Meta 7 days, Whapi 30 days; null: until somebody deletes it.';
 comment on column public.media.error is 'pii: the provider may name the customer';
 comment on column public.media.filename is 'pii: the customer''s own name for the file';
 comment on column public.media.url is 'pii: where the provider shows the file for five minutes';
@@ -323,17 +336,130 @@ language sql stable rows 1 set search_path = '' as $$
     where direction = 'outbound' and before = 'inbound'
 $$;
 
-create function private.conversations_finish(p_tenant_id uuid, p_ids uuid[]) returns void
+-- p_reason: silence, staff or agent.
+create function private.conversations_finish(p_tenant_id uuid, p_ids uuid[], p_reason text) returns void
 language sql set search_path = '' as $$
     update public.conversations c
-    set status = 'closed', closed_at = (select private.clock()), requires_attention = false,
+    set status = 'closed', closed_at = (select private.clock()), closed_reason = p_reason, requires_attention = false,
         first_response_time = t.first_seconds, avg_response_time = t.mean_seconds
     from unnest(p_ids) as finished (id)
     cross join lateral private.response_times(p_tenant_id, finished.id) t
     where c.tenant_id = p_tenant_id and c.id = finished.id and c.status = 'open'
 $$;
-grant execute on function private.response_times(uuid, uuid), private.conversations_finish(uuid, uuid[])
+grant execute on function private.response_times(uuid, uuid), private.conversations_finish(uuid, uuid[], text)
     to service_role;
+
+-- A session of a chat as its messages tell it: what a silence parts. id: the conversation it is, or will be.
+create type private.chat_session as (
+    id uuid, first_at timestamptz, last_at timestamptz, messages int, message_ids uuid [], is_last boolean
+);
+
+-- The sessions of a chat among messages of these conversations. Each keeps the conversation that most of it was, the
+-- open one first; p_new: messages just stored, which say nothing about that. p_spare: an open conversation of only
+-- such messages.
+create function private.chat_sessions(
+    p_tenant_id uuid, p_conversations uuid[], p_ended timestamptz[], p_new uuid[], p_spare uuid, p_idle interval
+) returns private.chat_session[]
+language plpgsql stable set search_path = '' as $$
+begin
+    return array(
+        with told as (
+            select m.id, m.provider_at as at, m.conversation_id, v.reopened_at, m.id = any (p_new) as is_new,
+                lag(m.provider_at) over (order by m.provider_at, m.id) as before_at
+            from public.messages m
+            join public.conversations v on v.tenant_id = m.tenant_id and v.id = m.conversation_id
+            where m.tenant_id = p_tenant_id and m.conversation_id = any (p_conversations)
+        ),
+        parted as (
+            select t.*, count(*) filter (
+                where at - greatest(before_at, case when reopened_at <= at then reopened_at end) > p_idle
+                    or exists (select from unnest(p_ended) as e (at) where e.at > before_at and e.at <= t.at)
+            ) over (order by at, id) as n
+            from told t
+        ),
+        owned as (
+            select distinct on (c.n) c.n, c.conversation_id
+            from (
+                select distinct on (conversation_id) conversation_id, n from parted where not is_new
+                order by conversation_id, at desc, id desc
+            ) as c
+            join public.conversations v on v.tenant_id = p_tenant_id and v.id = c.conversation_id
+            order by c.n, v.status = 'open' desc, v.opened_at desc, v.id
+        )
+        select (
+            coalesce(
+                o.conversation_id,
+                case when p.n = max(p.n) filter (where o.n is null) over () then p_spare end, private.uuid7()),
+            p.first_at, p.last_at, p.messages, p.ids, p.n = max(p.n) over ())::private.chat_session
+        from (
+            select n, min(at) as first_at, max(at) as last_at, count(*) as messages, array_agg(id) as ids
+            from parted
+            group by n
+        ) as p
+        left join owned o using (n)
+        order by p.n);
+end
+$$;
+
+-- Late messages, or such as come after a silence, change where one session ends and the next begins: put that right
+-- from p_since on, as if every message had come in its time. What staff or an agent have closed stays as it was. The
+-- chat is locked.
+create function private.conversations_regroup(
+    p_tenant_id uuid, p_chat_id uuid, p_since timestamptz, p_new uuid[] default '{}'
+) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_idle interval := (
+        select make_interval(hours => conversation_idle_hours)
+        from public.tenant_settings where tenant_id = p_tenant_id);
+    v_known uuid[] := array(
+        select id from public.conversations
+        where tenant_id = p_tenant_id and chat_id = p_chat_id
+            and (status = 'open' or closed_reason = 'silence' and last_at >= p_since - v_idle));
+    v_sessions private.chat_session[] := private.chat_sessions(p_tenant_id, v_known,
+        array(
+            select opened_at from public.conversations
+            where tenant_id = p_tenant_id and chat_id = p_chat_id and closed_reason in ('staff', 'agent')),
+        p_new,
+        (
+            select v.id from public.conversations v
+            where v.tenant_id = p_tenant_id and v.id = any (v_known) and v.status = 'open' and not exists (
+                select from public.messages m
+                where m.tenant_id = p_tenant_id and m.conversation_id = v.id and m.id <> all (p_new))),
+        v_idle);
+begin
+    insert into public.conversations (tenant_id, id, chat_id, status, opened_at, closed_at, closed_reason)
+    select p_tenant_id, s.id, p_chat_id, 'closed', s.first_at, (select private.clock()), 'silence'
+    from unnest(v_sessions) s
+    where s.id <> all (v_known);
+
+    update public.messages m set conversation_id = s.id
+    from unnest(v_sessions) s
+    cross join lateral unnest(s.message_ids) as told (id)
+    where m.tenant_id = p_tenant_id and m.id = told.id and m.conversation_id <> s.id;
+
+    perform private.conversations_finish(p_tenant_id, array(
+        select id from public.conversations
+        where tenant_id = p_tenant_id and id = any (v_known) and status = 'open' and not exists (
+            select from unnest(v_sessions) s where s.id = conversations.id and s.is_last)), 'silence');
+    delete from public.conversations
+    where tenant_id = p_tenant_id and id = any (v_known)
+        and not exists (select from unnest(v_sessions) s where s.id = conversations.id);
+    update public.conversations v
+    set status = case when s.is_last then 'open' else 'closed' end,
+        closed_at = case when not s.is_last then v.closed_at end,
+        closed_reason = case when not s.is_last then v.closed_reason end,
+        opened_at = s.first_at, last_at = s.last_at, message_count = s.messages,
+        first_response_time = case when not s.is_last then t.first_seconds end,
+        avg_response_time = case when not s.is_last then t.mean_seconds end
+    from unnest(v_sessions) s
+    left join lateral private.response_times(p_tenant_id, s.id) t on not s.is_last
+    where v.tenant_id = p_tenant_id and v.id = s.id;
+end
+$$;
+grant execute on function
+    private.chat_sessions(uuid, uuid[], timestamptz[], uuid[], uuid, interval),
+    private.conversations_regroup(uuid, uuid, timestamptz, uuid[]) to service_role;
 
 -- Definer: staff may not write status, which only these rules change.
 create function private.conversation_close(p_conversation_id uuid, p_outcome text, p_summary text)
@@ -346,7 +472,7 @@ begin
         raise exception using errcode = 'PT409', message = 'This conversation is closed already.',
             hint = 'Use conversation_reopen() to go on with it.';
     end if;
-    perform private.conversations_finish(v_conversation.tenant_id, array[p_conversation_id]);
+    perform private.conversations_finish(v_conversation.tenant_id, array[p_conversation_id], 'staff');
     update public.conversations
     set outcome = coalesce(p_outcome, outcome), summary = coalesce(p_summary, summary)
     where tenant_id = v_conversation.tenant_id and id = p_conversation_id
@@ -385,7 +511,7 @@ begin
         raise exception using errcode = 'PT409', message = 'This chat has an open conversation already.',
             hint = 'Go on there, or close it first.';
     end if;
-    update public.conversations set status = 'open', closed_at = null, reopened_at = (select private.clock())
+    update public.conversations set status = 'open', closed_at = null, closed_reason = null, reopened_at = (select private.clock())
     where tenant_id = v_conversation.tenant_id and id = p_conversation_id
     returning * into v_conversation;
     return v_conversation;
@@ -455,7 +581,7 @@ begin
         ) as idle
         group by idle.tenant_id
     loop
-        perform private.conversations_finish(v_tenant.tenant_id, v_tenant.ids);
+        perform private.conversations_finish(v_tenant.tenant_id, v_tenant.ids, 'silence');
         v_count := v_count + cardinality(v_tenant.ids);
     end loop;
     return v_count;

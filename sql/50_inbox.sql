@@ -62,7 +62,7 @@ create table public.early_events (
 comment on table public.early_events is 'What was said about messages that are not (yet) stored.';
 comment on column public.early_events.target is 'The provider''s id of the message.';
 comment on column public.early_events.detail is
-    'What tells two events of a kind apart: a status, or the event''s own id.';
+    'What tells two events of a kind apart: a status with its time, or the event''s own id.';
 comment on column public.early_events.body is 'pii: the event';
 
 alter table public.early_events enable row level security;
@@ -131,7 +131,8 @@ begin
 end
 $$;
 
--- Would this event change that message? Asked before anything is written.
+-- Would this event change that message? Asked before anything is written. The answer, like all that changes do, must
+-- not depend on the order in which they come: of two that speak of the same second, the greater text decides.
 create function private.changes_message(p_message public.messages, p_kind text, p_at timestamptz, p_body jsonb)
 returns boolean
 language plpgsql immutable set search_path = '' as $$
@@ -147,16 +148,39 @@ begin
                 when 'failed' then p_message.failed_at
                 else '-infinity'
             end, true)
-            or p_message.pricing is null and jsonb_typeof(p_body -> 'pricing') = 'object')
+            or private.is_first_pricing(p_message.pricing, p_at, p_body -> 'pricing'))
         when 'edit' then
-            coalesce(p_message.edited_at <> p_at, true)
-            and not coalesce(p_message.previous @> jsonb_build_array(jsonb_build_object('at', p_at)), false)
-        when 'revoke' then p_message.revoked_at is null
+            not private.message_versions(p_message) @> jsonb_build_array(
+                jsonb_build_object('at', p_at, 'content', p_body -> 'text'))
+        when 'revoke' then coalesce(p_at < p_message.revoked_at, true)
         when 'reaction' then
-            coalesce((p_message.reactions #>> array[p_body ->> 'by', 'at'])::timestamptz < p_at, true)
+            coalesce(
+                ((p_message.reactions #>> array[p_body ->> 'by', 'at'])::timestamptz,
+                    coalesce(p_message.reactions #>> array[p_body ->> 'by', 'emoji'], ''))
+                < (p_at, coalesce(p_body ->> 'emoji', '')), true)
         -- message or echo: it is stored, that is all there is to know
         else false
     end;
+end
+$$;
+
+-- Is this what the provider first said about the price? messages.pricing has the time in "at".
+create function private.is_first_pricing(p_known jsonb, p_at timestamptz, p_told jsonb) returns boolean
+language plpgsql immutable set search_path = '' as $$
+begin
+    return jsonb_typeof(p_told) = 'object' and coalesce(
+        (p_at, p_told) < ((p_known ->> 'at')::timestamptz, p_known - 'at'), true);
+end
+$$;
+
+-- Every text a message has had: the original, then its edits in the order of their times.
+create function private.message_versions(p_message public.messages) returns jsonb
+language plpgsql immutable set search_path = '' as $$
+begin
+    return coalesce(p_message.previous, '[]') || case when p_message.revoked_at is null
+        then jsonb_build_array(jsonb_build_object(
+            'at', coalesce(p_message.edited_at, p_message.provider_at), 'content', p_message.content))
+        else '[]' end;
 end
 $$;
 
@@ -196,7 +220,7 @@ begin
                 ev.body ->> 'kind' as kind, ev.body ->> 'id' as id,
                 least((ev.body ->> 'at')::timestamptz, v_latest) as at,
                 coalesce(ev.body ->> 'target', ev.body ->> 'id') as about,
-                coalesce(ev.body ->> 'status', ev.body ->> 'id', '') as detail,
+                coalesce(ev.body ->> 'status' || ' ' || (ev.body ->> 'at'), ev.body ->> 'id', '') as detail,
                 private.as_uuid(ev.body ->> 'callback') as callback
             from unnest(p_payloads) p
             cross join lateral jsonb_array_elements(p.events) with ordinality as ev (body, n)
@@ -230,11 +254,17 @@ declare
     v_changes private.inbox_event[] := array(
         select e from unnest(p_events) e where e.kind in ('status', 'edit', 'revoke', 'reaction'));
     v_identities private.inbox_event[] := array(select e from unnest(p_events) e where e.kind = 'identity');
+    v_contacts private.inbox_event[] := array(select e from unnest(p_events) e where e.kind = 'contact_sync');
     v_leads uuid[];
     v_chats uuid[];
     v_stored private.inbox_message[] := array[]::private.inbox_message[];
 begin
-    perform private.inbox_identities(v_identities);
+    if cardinality(v_identities) > 0 then
+        perform private.inbox_identities(v_identities);
+    end if;
+    if cardinality(v_contacts) > 0 then
+        perform private.inbox_contacts(v_contacts);
+    end if;
     if cardinality(v_talk) > 0 then
         v_leads := private.inbox_leads(v_talk);
         perform private.inbox_consent(v_talk, v_leads);
@@ -489,6 +519,7 @@ $$;
 grant execute on function
     private.as_uuid(text), private.inbox_route(jsonb),
     private.changes_message(public.messages, text, timestamptz, jsonb),
+    private.is_first_pricing(jsonb, timestamptz, jsonb), private.message_versions(public.messages),
     private.inbox_fresh(private.inbox_payload[]), private.inbox_apply(private.inbox_event[]),
     private.inbox_obstacle(jsonb, uuid), private.inbox_log(jsonb[], uuid[], text[]),
     private.inbox_settle(jsonb, private.inbox_payload[], private.inbox_event[], private.inbox_message[]),

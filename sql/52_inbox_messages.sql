@@ -21,7 +21,7 @@ begin
     insert into public.chats (tenant_id, number_id, lead_id, last_interaction_at)
     select e.tenant_id, e.number_id, p_leads[e.ordinality], min(e.at)
     from unnest(p_events) with ordinality as e
-    where p_chats[e.ordinality] is null
+    where p_chats[e.ordinality] is null and e.kind <> 'preference'
     group by e.tenant_id, e.number_id, p_leads[e.ordinality]
     order by e.tenant_id, e.number_id, p_leads[e.ordinality]
     on conflict on constraint chats_tenant_id_number_id_lead_id_key do nothing;
@@ -47,39 +47,9 @@ begin
 end
 $$;
 
--- The open conversation of each event's chat, opened if need be; null for history and calls. After a silence the
--- next message begins a new one, whether or not the sweep has been by.
+-- The open conversation of each event's chat, opened if need be; null for history and calls. Where a silence parts
+-- the messages, conversations_regroup() puts that right once they are stored.
 create function private.inbox_conversations(p_events private.inbox_event[], p_chats uuid[]) returns uuid[]
-language plpgsql set search_path = '' as $$
-declare
-    v_silent record;
-begin
-    for v_silent in
-        select v.tenant_id, array_agg(v.id) as ids
-        from (
-            select e.tenant_id, p_chats[e.ordinality] as chat_id, min(e.at) as at
-            from unnest(p_events) with ordinality as e
-            where e.kind <> 'call' and not coalesce((e.body ->> 'history')::boolean, false)
-            group by e.tenant_id, p_chats[e.ordinality]
-        ) as first
-        join public.chats c on c.tenant_id = first.tenant_id and c.id = first.chat_id
-        cross join lateral (
-            select * from public.conversations
-            where tenant_id = c.tenant_id and chat_id = c.id and status = 'open'
-            limit 1
-        ) v
-        where first.at > greatest(c.last_interaction_at, v.reopened_at) + make_interval(hours => (
-            select conversation_idle_hours from public.tenant_settings where tenant_id = c.tenant_id))
-        group by v.tenant_id
-    loop
-        perform private.conversations_finish(v_silent.tenant_id, v_silent.ids);
-    end loop;
-
-    return private.conversations_open(p_events, p_chats);
-end
-$$;
-
-create function private.conversations_open(p_events private.inbox_event[], p_chats uuid[]) returns uuid[]
 language plpgsql set search_path = '' as $$
 declare
     v_conversations uuid[];
@@ -92,7 +62,7 @@ begin
             where tenant_id = e.tenant_id and chat_id = p_chats[e.ordinality] and status = 'open'
             limit 1
         ) v on true
-        where e.kind <> 'call' and not coalesce((e.body ->> 'history')::boolean, false)
+        where e.kind in ('message', 'echo') and not coalesce((e.body ->> 'history')::boolean, false)
     ),
     opened as (
         insert into public.conversations (tenant_id, chat_id, opened_at)
@@ -111,7 +81,7 @@ begin
 end
 $$;
 
--- Store the messages among the events. Returns those that were stored, and the calls.
+-- Store the messages among the events. Returns those that were stored, and the calls that tell something new.
 create function private.inbox_store(
     p_events private.inbox_event[], p_leads uuid[], p_chats uuid[], p_conversations uuid[]
 ) returns private.inbox_message[]
@@ -125,14 +95,15 @@ begin
     with stored as (
         insert into public.messages (
             tenant_id, id, chat_id, conversation_id, lead_id, number_id, direction, role, source, type, content,
-            data, is_forwarded, wa_message_id, reply_to, referral, raw, status, sent_at, provider_at)
+            data, is_forwarded, wa_message_id, reply_to, referral, raw, is_named, status, sent_at, provider_at)
         select
             e.tenant_id, v_ids[e.ordinality], p_chats[e.ordinality], p_conversations[e.ordinality],
             p_leads[e.ordinality], e.number_id, k.direction, k.role, k.source,
             coalesce(e.body ->> 'type', 'unknown'), e.body ->> 'text',
             nullif(e.body -> 'data', 'null'), coalesce((e.body #>> '{context,forwarded}')::boolean, false),
             e.id, e.body #>> '{context,id}', nullif(e.body -> 'referral', 'null'), nullif(e.body -> 'raw', 'null'),
-            k.status, case when e.kind = 'echo' then e.at end, e.at
+            e.kind = 'message' and private.shown_name(e.body -> 'contact') is not null, k.status,
+            case when e.kind = 'echo' then e.at end, e.at
         from unnest(p_events) with ordinality as e
         join (values
             ('message', 'inbound', 'user', 'customer', 'received'),
@@ -144,14 +115,23 @@ begin
     )
     select array_agg((
             e.position, e.tenant_id, e.number_id, p_leads[e.ordinality], p_chats[e.ordinality],
-            p_conversations[e.ordinality], s.id, e.id, e.kind, e.body ->> 'type', e.at, h.is_history,
+            p_conversations[e.ordinality], s.id, e.id,
+            case when e.kind = 'call' and e.body ->> 'direction' <> 'inbound' then 'outbound_call' else e.kind end,
+            e.body ->> 'type', e.at, h.is_history,
             not h.is_history and e.at > v_live_after, e.body)::private.inbox_message
         order by e.ordinality)
     into v_stored
     from unnest(p_events) with ordinality as e
     cross join lateral (select coalesce((e.body ->> 'history')::boolean, false) as is_history) as h
     left join stored s on s.id = v_ids[e.ordinality]
-    where s.id is not null or e.kind = 'call' and e.body ->> 'direction' = 'inbound';
+    where s.id is not null or e.kind = 'call' and exists (
+        select from public.chats c
+        where c.tenant_id = e.tenant_id and c.id = p_chats[e.ordinality]
+            and case e.body ->> 'direction'
+                when 'inbound' then
+                    coalesce(c.last_inbound_at < e.at or c.window_expires_at < e.at + interval '24 hours', true)
+                else coalesce(c.last_outbound_at < e.at, true)
+            end);
     return coalesce(v_stored, '{}');
 end
 $$;
@@ -160,10 +140,11 @@ create function private.inbox_media(p_stored private.inbox_message[]) returns vo
 language plpgsql set search_path = '' as $$
 begin
     insert into public.media (
-        tenant_id, message_id, provider_media_id, mime, sha256, size, filename, url, is_voice, is_animated)
+        tenant_id, message_id, provider_media_id, mime, sha256, size, filename, url, is_voice, is_animated, expires_at)
     select s.tenant_id, s.message_id, f ->> 'id', f ->> 'mime', f ->> 'sha256', (f ->> 'size')::bigint,
         f ->> 'filename', f ->> 'url', coalesce((f ->> 'voice')::boolean, false),
-        coalesce((f ->> 'animated')::boolean, false)
+        coalesce((f ->> 'animated')::boolean, false),
+        (f ->> 'expires_at')::timestamptz
     from unnest(p_stored) s
     cross join lateral nullif(s.body -> 'media', 'null') as f
     where jsonb_typeof(f) = 'object';
@@ -184,41 +165,81 @@ begin
         has_news = c.has_news or t.is_live,
         agent_paused_until = greatest(c.agent_paused_until, t.taken_over_at + make_interval(mins => (
             select human_takeover_minutes from public.tenant_settings where tenant_id = c.tenant_id))),
-        referral = case when t.referral_at > coalesce(c.referral_at, '-infinity') then t.referral else c.referral end,
+        referral = case
+            when coalesce((t.referral_at, t.referral) > (c.referral_at, c.referral), t.referral_at is not null)
+                then t.referral else c.referral end,
         referral_at = greatest(c.referral_at, t.referral_at)
     from (
         select
             m.tenant_id, m.chat_id,
-            max(m.at) filter (where m.kind <> 'echo') as inbound_at,
-            max(m.at) filter (where m.kind = 'echo') as outbound_at,
-            max(m.at) filter (where m.kind <> 'echo' and not m.is_history) as opened_at,
+            max(m.at) filter (where m.kind in ('message', 'call')) as inbound_at,
+            max(m.at) filter (where m.kind not in ('message', 'call')) as outbound_at,
+            max(m.at) filter (where m.kind in ('message', 'call') and not m.is_history) as opened_at,
             max(m.at) filter (where m.kind = 'echo' and m.is_live) as taken_over_at,
             count(*) filter (where m.kind = 'message' and not m.is_history) as unread,
             bool_or(m.is_live) as is_live,
             max(m.at) filter (where jsonb_typeof(m.body -> 'referral') = 'object') as referral_at,
-            (array_agg(m.body -> 'referral' order by m.at desc)
+            (array_agg(m.body -> 'referral' order by m.at desc, m.body -> 'referral' desc)
                 filter (where jsonb_typeof(m.body -> 'referral') = 'object'))[1] as referral
         from unnest(p_stored) m
         group by m.tenant_id, m.chat_id
     ) as t
     where c.tenant_id = t.tenant_id and c.id = t.chat_id;
 
-    update public.conversations v
-    set message_count = v.message_count + t.messages
-    from (
-        select m.tenant_id, m.conversation_id, count(*) as messages
-        from unnest(p_stored) m
-        where m.message_id is not null and m.conversation_id is not null
-        group by m.tenant_id, m.conversation_id
-    ) as t
-    where v.tenant_id = t.tenant_id and v.id = t.conversation_id;
+    perform private.conversations_touch(p_stored);
+end
+$$;
+
+-- Conversations count their messages. Where these do not simply follow the last one, silences are looked for.
+create function private.conversations_touch(p_stored private.inbox_message[]) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_parted record;
+begin
+    for v_parted in
+        with told as (
+            select m.tenant_id, m.chat_id, m.conversation_id, count(*) as messages, min(m.at) as first_at,
+                max(m.at) as last_at, array_agg(m.message_id) as ids
+            from unnest(p_stored) m
+            where m.message_id is not null and m.conversation_id is not null
+            group by m.tenant_id, m.chat_id, m.conversation_id
+        ),
+        held as materialized (
+            select t.*, v.opened_at, v.last_at as before_at
+            from told t
+            join public.conversations v on v.tenant_id = t.tenant_id and v.id = t.conversation_id
+        ),
+        touched as (
+            update public.conversations v
+            set message_count = v.message_count + t.messages, last_at = greatest(v.last_at, t.last_at)
+            from told t
+            where v.tenant_id = t.tenant_id and v.id = t.conversation_id
+        )
+        select h.tenant_id, h.chat_id, h.first_at, h.ids
+        from held h
+        where case when h.before_at is not null
+            then h.first_at < h.opened_at
+                -- no business takes less for a silence
+                or h.last_at - h.before_at > interval '1 hour' and h.last_at - h.before_at > (
+                    select make_interval(hours => conversation_idle_hours) from public.tenant_settings
+                    where tenant_id = h.tenant_id)
+            else h.last_at - h.first_at > interval '1 hour' or exists (
+                select from public.conversations v
+                where v.tenant_id = h.tenant_id and v.chat_id = h.chat_id and v.id <> h.conversation_id
+                    and v.closed_reason = 'silence')
+            end
+        order by h.tenant_id, h.chat_id
+    loop
+        perform private.conversations_regroup(
+            v_parted.tenant_id, v_parted.chat_id, v_parted.first_at, v_parted.ids);
+    end loop;
 end
 $$;
 
 grant execute on function
     private.chats_find(private.inbox_event[], uuid[]), private.chats_create(private.inbox_event[], uuid[], uuid[]),
     private.inbox_chats(private.inbox_event[], uuid[]), private.inbox_conversations(private.inbox_event[], uuid[]),
-    private.conversations_open(private.inbox_event[], uuid[]),
+    private.conversations_touch(private.inbox_message[]),
     private.inbox_store(private.inbox_event[], uuid[], uuid[], uuid[]),
     private.inbox_media(private.inbox_message[]), private.inbox_touch(private.inbox_message[])
     to service_role;

@@ -53,71 +53,82 @@ begin
         read_at = least(m.read_at, s.read_at),
         played_at = least(m.played_at, s.played_at),
         failed_at = least(m.failed_at, s.failed_at),
-        error_code = coalesce(m.error_code, (s.error ->> 'code')::int),
-        error_message = coalesce(
-            m.error_message, nullif(concat_ws(': ', s.error ->> 'title', s.error ->> 'details'), '')),
-        pricing = coalesce(m.pricing, s.pricing),
-        price_class = coalesce(s.pricing ->> 'category', m.price_class),
-        actual_cost = coalesce(m.actual_cost, c.amount),
-        currency = case when m.actual_cost is null then coalesce(c.currency, m.currency) else m.currency end
+        error_code = case when s.is_first_error then (s.error ->> 'code')::int else m.error_code end,
+        error_message = case when s.is_first_error
+            then nullif(concat_ws(': ', s.error ->> 'title', s.error ->> 'details'), '') else m.error_message end,
+        pricing = case when s.is_first_pricing then s.pricing || jsonb_build_object('at', s.priced_at) else m.pricing end,
+        price_class = case when s.is_first_pricing then coalesce(s.pricing ->> 'category', m.price_class)
+            else m.price_class end,
+        actual_cost = case when s.is_first_pricing then c.amount else m.actual_cost end,
+        currency = case when s.is_first_pricing then coalesce(c.currency, m.currency) else m.currency end
     from (
-        select
-            e.tenant_id, e.target_id, min(e.id) as wa_message_id,
-            max(array_position(v_order, e.body ->> 'status')) as rank,
-            min(e.at) filter (where e.body ->> 'status' = 'sent') as sent_at,
-            min(e.at) filter (where e.body ->> 'status' = 'delivered') as delivered_at,
-            min(e.at) filter (where e.body ->> 'status' = 'read') as read_at,
-            min(e.at) filter (where e.body ->> 'status' = 'played') as played_at,
-            min(e.at) filter (where e.body ->> 'status' = 'failed') as failed_at,
-            (array_agg(e.body -> 'error') filter (where jsonb_typeof(e.body -> 'error') = 'object'))[1] as error,
-            (array_agg(e.body -> 'pricing' order by e.at)
-                filter (where jsonb_typeof(e.body -> 'pricing') = 'object'))[1] as pricing
-        from unnest(p_events) e
-        group by e.tenant_id, e.target_id
+        select told.*,
+            told.failed_at is not null and coalesce(
+                (told.failed_at, coalesce(told.error ->> 'code', ''))
+                < (held.failed_at, coalesce(held.error_code::text, '')), true) as is_first_error,
+            private.is_first_pricing(held.pricing, told.priced_at, told.pricing) as is_first_pricing
+        from (
+            select
+                e.tenant_id, e.target_id, min(e.id) as wa_message_id,
+                max(array_position(v_order, e.body ->> 'status')) as rank,
+                min(e.at) filter (where e.body ->> 'status' = 'sent') as sent_at,
+                min(e.at) filter (where e.body ->> 'status' = 'delivered') as delivered_at,
+                min(e.at) filter (where e.body ->> 'status' = 'read') as read_at,
+                min(e.at) filter (where e.body ->> 'status' = 'played') as played_at,
+                min(e.at) filter (where e.body ->> 'status' = 'failed') as failed_at,
+                (array_agg(nullif(e.body -> 'error', 'null') order by e.at, coalesce(e.body #>> '{error,code}', ''))
+                    filter (where e.body ->> 'status' = 'failed'))[1] as error,
+                (array_agg(e.body -> 'pricing' order by e.at, e.body -> 'pricing')
+                    filter (where jsonb_typeof(e.body -> 'pricing') = 'object'))[1] as pricing,
+                min(e.at) filter (where jsonb_typeof(e.body -> 'pricing') = 'object') as priced_at
+            from unnest(p_events) e
+            group by e.tenant_id, e.target_id
+        ) as told
+        join public.messages held on held.tenant_id = told.tenant_id and held.id = told.target_id
     ) as s
-    left join lateral private.message_cost(s.tenant_id, s.target_id, s.pricing) c on s.pricing is not null
+    left join lateral private.message_cost(s.tenant_id, s.target_id, s.pricing) c on s.is_first_pricing
     where m.tenant_id = s.tenant_id and m.id = s.target_id and m.direction = 'outbound';
 
     update public.chats c
     set free_entry_until = greatest(c.free_entry_until, (e.body #>> '{conversation,expires_at}')::timestamptz)
     from unnest(p_events) e
     join public.messages m on m.tenant_id = e.tenant_id and m.id = e.target_id
-    where e.body #>> '{conversation,expires_at}' is not null
+    where c.free_entry_until < (e.body #>> '{conversation,expires_at}')::timestamptz is not false
+        and e.body #>> '{conversation,expires_at}' is not null
         and e.body #>> '{conversation,origin}' = 'referral_conversion'
         and c.tenant_id = m.tenant_id and c.id = m.chat_id;
 end
 $$;
 
--- Edits and revokes keep every earlier text, in the order of its time, in whatever order they arrive.
+-- Edits and revokes keep every earlier text, in the order of its time, in whatever order they arrive. The original
+-- stays the first, though an edit may be of the same second.
 create function private.inbox_rewrite(p_event private.inbox_event) returns void
 language plpgsql set search_path = '' as $$
 declare
     v_message public.messages;
     v_versions jsonb;
-    v_current jsonb;
+    v_revoked_at timestamptz;
+    v_is_edit boolean := p_event.kind = 'edit';
 begin
     select * into v_message
     from public.messages m
     where m.tenant_id = p_event.tenant_id and m.id = p_event.target_id
     for no key update;
-    v_versions := coalesce(v_message.previous, '[]');
-    if v_message.revoked_at is null then
-        v_versions := v_versions || jsonb_build_object(
-            'at', coalesce(v_message.edited_at, v_message.provider_at), 'content', v_message.content);
+    v_versions := private.message_versions(v_message);
+    if v_is_edit then
+        v_versions := v_versions || jsonb_build_object('at', p_event.at, 'content', p_event.body -> 'text');
     end if;
-    if p_event.kind = 'edit' then
-        v_versions := v_versions || jsonb_build_object('at', p_event.at, 'content', p_event.body ->> 'text');
-    end if;
-    v_versions := (
-        select jsonb_agg(version order by (version ->> 'at')::timestamptz)
-        from jsonb_array_elements(v_versions) as version);
-    v_current := v_versions -> -1;
+    select jsonb_agg(version order by n > 1, (version ->> 'at')::timestamptz, version -> 'content')
+    into v_versions
+    from jsonb_array_elements(v_versions) with ordinality as v (version, n);
+    v_revoked_at := case when v_is_edit then v_message.revoked_at else least(v_message.revoked_at, p_event.at) end;
     update public.messages m
-    set revoked_at = case p_event.kind when 'revoke' then p_event.at else m.revoked_at end,
-        edited_at = case p_event.kind when 'edit' then greatest(m.edited_at, p_event.at) else m.edited_at end,
-        content = case when p_event.kind = 'edit' and m.revoked_at is null then v_current ->> 'content' end,
-        previous = case when p_event.kind = 'edit' and m.revoked_at is null then v_versions - -1 else v_versions end
-    where m.tenant_id = p_event.tenant_id and m.id = p_event.target_id;
+    set revoked_at = v_revoked_at,
+        edited_at = case when v_is_edit then greatest(m.edited_at, p_event.at) else m.edited_at end,
+        content = case when v_revoked_at is null then v_versions #>> '{-1,content}' end,
+        previous = case when v_revoked_at is null then nullif(v_versions - -1, '[]') else v_versions end
+    where m.tenant_id = p_event.tenant_id and m.id = p_event.target_id
+        and private.changes_message(v_message, p_event.kind, p_event.at, p_event.body);
 end
 $$;
 
@@ -128,7 +139,7 @@ begin
     set reactions = coalesce(m.reactions, '{}') || jsonb_build_object(
         p_event.body ->> 'by', jsonb_build_object('emoji', p_event.body ->> 'emoji', 'at', p_event.at))
     where m.tenant_id = p_event.tenant_id and m.id = p_event.target_id
-        and coalesce((m.reactions #>> array[p_event.body ->> 'by', 'at'])::timestamptz < p_event.at, true);
+        and private.changes_message(m, 'reaction', p_event.at, p_event.body);
 end
 $$;
 
@@ -151,7 +162,7 @@ begin
 
     insert into public.early_events (tenant_id, number_id, target, kind, detail, happened_at, body)
     select e.tenant_id, e.number_id, coalesce(e.body ->> 'target', e.id), e.kind,
-        coalesce(e.body ->> 'status', e.id, ''), e.at, e.body
+        coalesce(e.body ->> 'status' || ' ' || (e.body ->> 'at'), e.id, ''), e.at, e.body
     from unnest(v_known) e
     where e.target_id is null
     order by 1, 2, 3, 4, 5

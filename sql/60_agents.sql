@@ -558,7 +558,7 @@ begin
     if p_closes then
         perform private.conversations_finish(p_tenant_id, array(
             select id from public.conversations
-            where tenant_id = p_tenant_id and chat_id = p_chat_id and status = 'open'));
+            where tenant_id = p_tenant_id and chat_id = p_chat_id and status = 'open'), 'agent');
     end if;
     delete from public.pending_replies
     where tenant_id = p_tenant_id and chat_id = p_chat_id and fragments <= claimed_fragments;

@@ -40,7 +40,8 @@ begin
         select new.tenant_id, new.id, n.key, o.value, n.value, v_user_id, private.clock()
         from jsonb_each(to_jsonb(new)) n
         join jsonb_each(to_jsonb(old)) o using (key)
-        where n.value <> o.value and n.key not in ('updated_at');
+        where n.value <> o.value and n.key not in (
+            'updated_at', 'name_source', 'named_at', 'merged_into', 'merged_at', 'merged_by');
     end if;
     return null;
 end

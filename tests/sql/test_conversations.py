@@ -24,7 +24,13 @@ def silence(db: Any, hours: int) -> None:
         "update public.chats set last_interaction_at = last_interaction_at - make_interval(hours => %s)",
         hours,
     )
-    db.run("update public.conversations set opened_at = opened_at - make_interval(hours => %s)", hours)
+    db.run(
+        "update public.conversations set opened_at = opened_at - make_interval(hours => %s),"
+        " last_at = last_at - make_interval(hours => %s)",
+        hours,
+        hours,
+    )
+    db.run("update public.messages set provider_at = provider_at - make_interval(hours => %s)", hours)
 
 
 def test_the_first_message_opens_a_conversation_and_the_next_ones_join_it(db: Any, inbox: Inbox) -> None:
@@ -223,3 +229,66 @@ def test_a_message_cannot_be_put_into_another_business_s_chat(db: Any, inbox: In
             " type, status, provider_at) select %s, chat_id, lead_id, number_id, 'inbound', 'user',"
             " 'customer', 'text', 'received', now() from public.messages", plaza.tenant_id,
         )  # fmt: skip
+
+
+def sessions(db: Any) -> list[tuple[str, list[str]]]:
+    """Each conversation's status and messages, in their order."""
+    rows = db.rows(
+        "select v.status, array_agg(m.wa_message_id order by m.provider_at) as told"
+        " from public.conversations v join public.messages m on m.conversation_id = v.id"
+        " group by v.id, v.status order by min(m.provider_at)"
+    )
+    return [(row["status"], row["told"]) for row in rows]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0), (2, 0, 1)])
+def test_silences_part_conversations_in_whatever_order_the_messages_come(
+    db: Any, inbox: Inbox, order: tuple[int, ...]
+) -> None:
+    told = [says("1", at=NOW - 60 * HOUR), says("2", at=NOW - 30 * HOUR), says("3")]
+    for n in order:
+        inbox.deliver(told[n])
+
+    assert sessions(db) == [("closed", ["1"]), ("closed", ["2"]), ("open", ["3"])]
+
+
+def test_a_batch_with_a_silence_in_it_is_two_conversations(db: Any, inbox: Inbox) -> None:
+    inbox.deliver(says("1", at=NOW - 30 * HOUR), says("2"))
+
+    assert sessions(db) == [("closed", ["1"]), ("open", ["2"])]
+
+
+def test_a_late_message_joins_what_was_parted_for_want_of_it(db: Any, inbox: Inbox) -> None:
+    inbox.deliver(says("1", at=NOW - 30 * HOUR))
+    inbox.deliver(says("3"))
+    (open_id,) = [c["id"] for c in conversations(db) if c["status"] == "open"]
+
+    inbox.deliver(says("2", at=NOW - 15 * HOUR))
+
+    assert sessions(db) == [("open", ["1", "2", "3"])]
+    (joined,) = conversations(db)
+    assert (joined["id"], joined["message_count"], joined["opened_at"]) == (open_id, 3, NOW - 30 * HOUR)
+
+
+def test_what_staff_closed_stays_closed_when_a_late_message_comes(
+    db: Any, inbox: Inbox, clinic: Business
+) -> None:
+    inbox.deliver(says("1", at=NOW - 2 * HOUR))
+    with db.signed_in(clinic.owner):
+        db.run("select public.conversation_close(%s)", conversations(db)[0]["id"])
+
+    inbox.deliver(says("2", at=NOW - HOUR))
+
+    assert sessions(db) == [("closed", ["1"]), ("open", ["2"])]
+
+
+def test_a_message_that_follows_a_reopening_stays_in_the_reopened_conversation(
+    db: Any, inbox: Inbox, clinic: Business
+) -> None:
+    inbox.deliver(says("1", at=NOW - 60 * HOUR))
+    with db.signed_in(clinic.owner):
+        db.run("select public.conversation_close(%s)", conversations(db)[0]["id"])
+        db.run("select public.conversation_reopen(%s)", conversations(db)[0]["id"])
+    inbox.deliver(says("2", at=NOW + HOUR / 20))
+
+    assert sessions(db) == [("open", ["1", "2"])]

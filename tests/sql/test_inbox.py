@@ -284,6 +284,7 @@ def test_any_order_and_any_repetition_end_in_the_same_state(db: Any, inbox: Inbo
         share = [shuffled.pop() for _ in range(min(chance.randint(1, 9), len(shuffled)))]
         inbox.receive(*(inbox.payload(told) for told in share))
 
+    assert not db.column("select error from public.webhook_logs where error is not null")
     assert outcome(db) == expected
 
 

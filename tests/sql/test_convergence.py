@@ -1,0 +1,254 @@
+"""Exactness: what the tables say is a function of the set of updates, not of how they were delivered.
+
+For generated histories the state after one delivery in order is compared with that after deliveries in any
+order, in any grouping, some of them repeated. RECADO_EXAMPLES makes the search longer than CI has time for.
+
+Compared are customers, addresses, chats, conversations, messages, files, consent and numbers, and what waits
+for an answer; without ids, arrival times, logs and the texts of alerts. Outside of it, by decision:
+- `customer_leads.phone` and `chat_id` are set once, by whatever came first; the addresses are compared.
+- After an identity change that came too late two leads are candidates for a merge: compared once merged.
+- What is older than a day when it arrives answers nobody, and a time that lies ahead is cut to five minutes
+  from then: histories here begin less than a day ago, and end now.
+- Nobody closes a conversation or reads a chat meanwhile: what people do has its time when they do it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.sql.given import NOW, Business, Event, Inbox, event
+
+EXAMPLES = int(os.environ.get("RECADO_EXAMPLES", "60"))
+START = NOW - timedelta(hours=23)
+NUMBERS = {"cloud_api": "100000000000001", "whapi": "WHAPI-1", "twilio": "57300000009"}
+
+Delivery = tuple[str, Event]  # the provider, and the update
+PEOPLE = range(3)
+
+
+def at(minutes: int) -> datetime:
+    return START + timedelta(minutes=minutes)
+
+
+def contact(provider: str, person: int, form: int, profile: str | None) -> dict[str, Any]:
+    """What a provider gives away of one person: always enough to know them again, not always everything."""
+    phone, bsuid = f"5731000000{person}0", f"CO.{person}"
+    shown = {"profile_name": profile} if profile else {}
+    if provider == "cloud_api":
+        return [{"phone": phone, "bsuid": bsuid}, {"phone": phone, "bsuid": bsuid, "username": f"u{person}"}][
+            form % 2
+        ] | shown
+    if provider == "whapi":
+        return {"phone": phone, "chat_id": f"{phone}@s.whatsapp.net"} | shown
+    return {"phone": phone} | shown
+
+
+minutes = st.integers(0, 23 * 60)
+words = st.sampled_from(["Hola", "¿Hay cita?", "gracias", "STOP", "No"])
+profiles = st.sampled_from([None, "Ana", "Ana P.", "Bea"])
+
+
+@st.composite
+def messages(draw: Callable[..., Any], name: str) -> list[Delivery]:
+    """A message of either side, and what is said about it later."""
+    provider = draw(st.sampled_from(list(NUMBERS)))
+    who = contact(provider, draw(st.sampled_from(PEOPLE)), draw(st.integers(0, 1)), draw(profiles))
+    kind, when = draw(st.sampled_from(["message", "message", "echo"])), draw(minutes)
+    body: Event = {"contact": who, "type": "text", "text": draw(words)}
+    if draw(st.integers(0, 5)) == 0:
+        body["referral"] = {"source_id": draw(st.sampled_from("ab"))}
+    if draw(st.integers(0, 5)) == 0:
+        body |= {"type": "image", "media": {"id": f"m{name}", "mime": "image/png"}}
+    told = [event(kind, name, at(when), **body)]
+    told += draw(st.lists(changes(name, when, is_ours=kind == "echo"), max_size=4))
+    return [(provider, one) for one in told]
+
+
+@st.composite
+def changes(draw: Callable[..., Any], target: str, when: int, *, is_ours: bool) -> Event:
+    later = at(min(when + draw(st.integers(0, 3)), 23 * 60))
+    serial = draw(st.uuids())
+    kinds = ["edit", "revoke", "reaction"] + (["status"] * 5 if is_ours else [])
+    match draw(st.sampled_from(kinds)):
+        case "edit":
+            return event("edit", f"e{serial}", later, target=target, text=draw(words))
+        case "revoke":
+            return event("revoke", f"v{serial}", later, target=target)
+        case "reaction":
+            by, emoji = draw(st.sampled_from(["customer", "business"])), draw(st.sampled_from(["👍", None]))
+            return event("reaction", f"r{serial}", later, target=target, by=by, emoji=emoji)
+    status = draw(st.sampled_from(["sent", "delivered", "read", "played", "failed"]))
+    error = {"code": draw(st.integers(131000, 131060)), "title": "No"} if status == "failed" else None
+    category = draw(st.sampled_from([None, "service", "utility"]))
+    pricing = category and {"type": "regular", "category": category, "billable": True}
+    return event("status", target, later, status=status, error=error, pricing=pricing)
+
+
+@st.composite
+def asides(draw: Callable[..., Any], name: str) -> list[Delivery]:
+    """What customers do besides writing, and statuses of messages that we never had."""
+    provider = draw(st.sampled_from(list(NUMBERS)))
+    who, when = contact(provider, draw(st.sampled_from(PEOPLE)), 0, None), at(draw(minutes))
+    match draw(st.sampled_from(["call", "preference", "contact_sync", "status"])):
+        case "call":
+            direction = draw(st.sampled_from(["inbound", "outbound"]))
+            told = event("call", name, when, contact=who, direction=direction, status="connect")
+        case "preference":
+            value = draw(st.sampled_from(["stop", "resume"]))
+            told = event("preference", name, when, contact=who, category="marketing", value=value)
+        case "contact_sync":
+            action = draw(st.sampled_from(["add", "add", "remove"]))
+            book = draw(st.sampled_from(["Ana del trabajo", "Bea vecina"]))
+            told = event("contact_sync", name, when, contact=who, action=action) | {"id": None, "name": book}
+        case _:
+            told = event("status", f"lost{name}", when, status="read")
+    return [(provider, told)]
+
+
+@st.composite
+def histories(draw: Callable[..., Any]) -> list[Delivery]:
+    """Updates of one business, in the order of their times."""
+    count = draw(st.integers(1, 8))
+    told = [one for n in range(count) for one in draw(messages(f"w{n}"))]
+    told += [one for n in range(draw(st.integers(0, 4))) for one in draw(asides(f"a{n}"))]
+    return sorted(told, key=lambda one: (one[1]["at"], ORDER.index(one[1]["kind"])))
+
+
+ORDER = [
+    "contact_sync",
+    "identity",
+    "message",
+    "echo",
+    "call",
+    "preference",
+    "edit",
+    "revoke",
+    "reaction",
+    "status",
+]
+
+
+@st.composite
+def deliveries(draw: Callable[..., Any], told: list[Delivery]) -> list[list[list[Delivery]]]:
+    """The same updates, some of them again, in any order: batches of payloads of updates."""
+    again = draw(st.lists(st.sampled_from(told), max_size=len(told)))
+    shuffled = draw(st.permutations(told + again))
+    batches: list[list[list[Delivery]]] = [[]]
+    for one in shuffled:
+        if batches[-1] and draw(st.integers(0, 3)) == 0:
+            batches.append([])
+        batch = batches[-1]
+        if batch and batch[-1][0][0] == one[0] and draw(st.booleans()):
+            batch[-1].append(one)
+        else:
+            batch.append([one])
+    return batches
+
+
+def deliver(inbox: Inbox, batches: Iterable[list[list[Delivery]]]) -> None:
+    for batch in batches:
+        answers = inbox.receive(
+            *(
+                inbox.payload(
+                    *(one for _, one in payload), provider=payload[0][0], number=NUMBERS[payload[0][0]]
+                )
+                for payload in batch
+            )
+        )
+        assert not [answer for answer in answers if answer["error"]]
+
+
+# Each: what the rows of a table say, without ids and times of ours.
+STATE = {
+    "leads": """
+        select l.name, l.user_name, l.opt_out_scope,
+            (select array_agg((i.kind, i.scope, i.value, i.valid_from, i.valid_to)::text
+                              order by i.kind, i.value, i.valid_to)
+             from public.lead_identities i where i.lead_id = l.id) as addresses,
+            (select array_agg((c.kind, c.scope, c.source, c.happened_at)::text
+                              order by c.happened_at, c.source, c.kind)
+             from public.consent_events c where c.lead_id = l.id) as consent,
+            (select p.last_activity_at from public.pending_activity p where p.lead_id = l.id) as active_at
+        from public.customer_leads l where l.is_active""",
+    "chats": """
+        select n.provider, c.last_inbound_at, c.last_outbound_at, c.last_interaction_at, c.window_expires_at,
+            c.free_entry_until, c.referral, c.agent_paused_until, c.unread_count,
+            (select array_agg(m.wa_message_id order by m.wa_message_id)
+             from public.messages m where m.chat_id = c.id) as messages,
+            exists (select from public.pending_replies r where r.chat_id = c.id) as is_waiting
+        from public.chats c join public.whatsapp_numbers n on n.id = c.number_id""",
+    "conversations": """
+        select v.status, v.opened_at, v.last_at, v.message_count, v.first_response_time, v.avg_response_time,
+            (select array_agg(m.wa_message_id order by m.wa_message_id)
+             from public.messages m where m.conversation_id = v.id) as messages
+        from public.conversations v""",
+    "messages": """
+        select n.provider, m.wa_message_id, m.direction, m.source, m.type, m.content, m.status, m.sent_at,
+            m.delivered_at, m.read_at, m.played_at, m.failed_at, m.error_code, m.error_message, m.pricing,
+            m.price_class, m.actual_cost, m.edited_at, m.revoked_at, m.previous, m.reactions, m.referral,
+            m.provider_at, m.is_named,
+            (select array_agg(f.provider_media_id) from public.media f where f.message_id = m.id) as files
+        from public.messages m join public.whatsapp_numbers n on n.id = m.number_id""",
+    "early": "select number_id, target, kind, detail, body from public.early_events",
+    "book": "select kind, value, name, changed_at from public.address_book",
+    "numbers": "select provider, quality_rating, messaging_limit, display_name from public.whatsapp_numbers",
+    "alerts": "select kind, subject from public.alerts where resolved_at is null",
+}
+
+
+def state(db: Any) -> dict[str, list[str]]:
+    return {
+        name: db.column(f"select to_jsonb(s)::text from ({query}) as s order by 1")
+        for name, query in STATE.items()
+    }
+
+
+@pytest.fixture
+def business(db: Any, clinic: Business) -> Business:
+    """With a number of every provider, and impatient."""
+    db.run("update public.tenant_settings set conversation_idle_hours = 2")
+    for provider in ("whapi", "twilio"):
+        db.run(
+            "insert into public.whatsapp_numbers (tenant_id, provider, phone_number, provider_number_id,"
+            " display_name) values (%s, %s, %s, %s, %s)",
+            clinic.tenant_id, provider, f"5730000000{len(provider)}", NUMBERS[provider], provider,
+        )  # fmt: skip
+    return clinic
+
+
+def after(db: Any, inbox: Inbox, batches: Iterable[list[list[Delivery]]]) -> dict[str, list[str]]:
+    """The state after these deliveries, which are then undone."""
+    db.run("savepoint before")
+    try:
+        deliver(inbox, batches)
+        return state(db)
+    finally:
+        db.run("rollback to savepoint before")
+
+
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=[
+        HealthCheck.function_scoped_fixture,
+        HealthCheck.too_slow,
+        HealthCheck.data_too_large,
+    ],
+)
+@given(data=st.data())
+def test_however_updates_are_delivered_the_state_is_that_of_once_and_in_order(
+    db: Any, inbox: Inbox, business: Business, data: st.DataObject
+) -> None:
+    told = data.draw(histories())
+    shuffled = data.draw(deliveries(told))
+
+    expected = after(db, inbox, [[[one]] for one in told])
+
+    assert after(db, inbox, shuffled) == expected
