@@ -42,11 +42,15 @@ create table public.customer_leads (
     opt_out_scope text,
     metadata jsonb not null default '{}',
     is_active boolean not null default true,
+    merged_into uuid,
+    merged_at timestamptz,
+    merged_by uuid,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
     constraint customer_leads_tenant_id_fkey foreign key (tenant_id) references public.users (id),
     constraint customer_leads_assigned_to_fkey foreign key (tenant_id, assigned_to)
         references public.users (tenant_id, id),
+    constraint customer_leads_merged_by_fkey foreign key (tenant_id, merged_by) references public.users (tenant_id, id),
     constraint customer_leads_phone_check check (phone ~ '^[1-9]\d{7,14}$'),
     constraint customer_leads_name_source_check check (name_source in ('profile', 'contacts')),
     constraint customer_leads_priority_check check (priority between 1 and 5),
@@ -78,6 +82,8 @@ comment on column public.customer_leads.metadata is 'pii: whatever the business 
 comment on column public.customer_leads.last_activity is 'Written once per quiet period, by activity_flush().';
 comment on column public.customer_leads.thread_id is 'The AI thread used last, in whichever chat.';
 comment on column public.customer_leads.thread_token_count is 'Tokens of every AI run for this customer; never reset.';
+comment on column public.customer_leads.merged_into is
+    'The lead that this one turned out to be; whatever referred to it now refers there.';
 comment on column public.customer_leads.opt_out_scope is 'What the customer refuses: all messages, or marketing.';
 
 create index customer_leads_tenant_id_phone_idx on public.customer_leads (tenant_id, phone);
@@ -85,8 +91,14 @@ create index customer_leads_tenant_id_assigned_to_idx
     on public.customer_leads (tenant_id, assigned_to) where assigned_to is not null;
 create index customer_leads_tenant_id_thread_id_idx
     on public.customer_leads (tenant_id, thread_id) where thread_id is not null;
+create index customer_leads_tenant_id_merged_into_idx
+    on public.customer_leads (tenant_id, merged_into) where merged_into is not null;
+create index customer_leads_tenant_id_merged_by_idx
+    on public.customer_leads (tenant_id, merged_by) where merged_by is not null;
 -- After the indexes: while there are no statistics the planner finds them as good for an id, and takes the youngest.
 alter table public.customer_leads add constraint customer_leads_pkey primary key (tenant_id, id);
+alter table public.customer_leads add constraint customer_leads_merged_into_fkey
+    foreign key (tenant_id, merged_into) references public.customer_leads (tenant_id, id);
 
 -- A name that comes without its time is the staff's, and stays.
 create function private.lead_named_by_staff() returns trigger

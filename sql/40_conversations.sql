@@ -415,7 +415,9 @@ declare
     v_known uuid[] := array(
         select id from public.conversations
         where tenant_id = p_tenant_id and chat_id = p_chat_id
-            and (status = 'open' or closed_reason = 'silence' and last_at >= p_since - v_idle));
+            and (status = 'open' or closed_reason = 'silence' and coalesce(last_at, opened_at) >= p_since - v_idle));
+    v_is_open boolean := exists (
+        select from public.conversations where tenant_id = p_tenant_id and id = any (v_known) and status = 'open');
     v_sessions private.chat_session[] := private.chat_sessions(p_tenant_id, v_known,
         array(
             select opened_at from public.conversations
@@ -446,14 +448,14 @@ begin
     where tenant_id = p_tenant_id and id = any (v_known)
         and not exists (select from unnest(v_sessions) s where s.id = conversations.id);
     update public.conversations v
-    set status = case when s.is_last then 'open' else 'closed' end,
-        closed_at = case when not s.is_last then v.closed_at end,
-        closed_reason = case when not s.is_last then v.closed_reason end,
+    set status = case when o.is_open then 'open' else 'closed' end,
+        closed_at = case when not o.is_open then v.closed_at end,
+        closed_reason = case when not o.is_open then v.closed_reason end,
         opened_at = s.first_at, last_at = s.last_at, message_count = s.messages,
-        first_response_time = case when not s.is_last then t.first_seconds end,
-        avg_response_time = case when not s.is_last then t.mean_seconds end
+        first_response_time = t.first_seconds, avg_response_time = t.mean_seconds
     from unnest(v_sessions) s
-    left join lateral private.response_times(p_tenant_id, s.id) t on not s.is_last
+    cross join lateral (select s.is_last and v_is_open as is_open) as o
+    left join lateral private.response_times(p_tenant_id, s.id) t on not o.is_open
     where v.tenant_id = p_tenant_id and v.id = s.id;
 end
 $$;

@@ -18,6 +18,18 @@ $$;
 create function private.chats_create(p_events private.inbox_event[], p_leads uuid[], p_chats uuid[]) returns void
 language plpgsql set search_path = '' as $$
 begin
+    perform from public.customer_leads l
+    join (
+        select distinct e.tenant_id, p_leads[e.ordinality] as id
+        from unnest(p_events) with ordinality as e
+        where p_chats[e.ordinality] is null
+    ) as w on l.tenant_id = w.tenant_id and l.id = w.id
+    where l.merged_into is not null
+    for key share of l;
+    if found then
+        raise exception using errcode = 'PT409', message = 'The customer was joined with another in this moment.',
+            hint = 'Deliver it again.';
+    end if;
     insert into public.chats (tenant_id, number_id, lead_id, last_interaction_at)
     select e.tenant_id, e.number_id, p_leads[e.ordinality], min(e.at)
     from unnest(p_events) with ordinality as e

@@ -1,7 +1,8 @@
 """Exactness: what the tables say is a function of the set of updates, not of how they were delivered.
 
 For generated histories the state after one delivery in order is compared with that after deliveries in any
-order, in any grouping, some of them repeated. RECADO_EXAMPLES makes the search longer than CI has time for.
+order, in any grouping, some of them repeated. CI runs the same examples every time; RECADO_EXAMPLES=2000
+looks for new ones.
 
 Compared are customers, addresses, chats, conversations, messages, files, consent and numbers, and what waits
 for an answer; without ids, arrival times, logs and the texts of alerts. Outside of it, by decision:
@@ -25,7 +26,7 @@ from hypothesis import strategies as st
 
 from tests.sql.given import NOW, Business, Event, Inbox, event
 
-EXAMPLES = int(os.environ.get("RECADO_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("RECADO_EXAMPLES", "0"))
 START = NOW - timedelta(hours=23)
 NUMBERS = {"cloud_api": "100000000000001", "whapi": "WHAPI-1", "twilio": "57300000009"}
 
@@ -168,7 +169,7 @@ def deliver(inbox: Inbox, batches: Iterable[list[list[Delivery]]]) -> None:
 # Each: what the rows of a table say, without ids and times of ours.
 STATE = {
     "leads": """
-        select l.name, l.user_name, l.opt_out_scope,
+        select l.name, l.user_name,
             (select array_agg((i.kind, i.scope, i.value, i.valid_from, i.valid_to)::text
                               order by i.kind, i.value, i.valid_to)
              from public.lead_identities i where i.lead_id = l.id) as addresses,
@@ -234,7 +235,9 @@ def after(db: Any, inbox: Inbox, batches: Iterable[list[list[Delivery]]]) -> dic
 
 
 @settings(
-    max_examples=EXAMPLES,
+    max_examples=EXAMPLES or 150,
+    derandomize=not EXAMPLES,
+    database=None,
     deadline=None,
     suppress_health_check=[
         HealthCheck.function_scoped_fixture,
