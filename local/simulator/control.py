@@ -161,7 +161,11 @@ class Control:
         contact = self._out.world.contact(number, _address(address))
         return {
             **shown,
-            "contact": {**asdict(contact), "window_open": self._out.windows.is_open(contact)},
+            "contact": {
+                **asdict(contact),
+                "window_open": self._out.windows.is_open(contact),
+                "has_window": self._out.windows.has_one(contact),
+            },
             "messages": [self._with_side(message) for message in self._out.messages.conversation(contact)],
             "typing": self._out.messages.is_typing(contact),
             "business": None if self._out.database.away else await self._out.database.business_side(contact),

@@ -3,12 +3,13 @@
 const POLL_MS = 1000;
 const TICKS = {
   accepted: ["🕓", "Aceptado"], sent: ["✓", "Enviado"], delivered: ["✓✓", "Entregado"], read: ["✓✓", "Leído"],
-  played: ["✓✓", "Escuchado"], failed: ["⚠ no entregado", "No entregado"],
+  played: ["✓✓", "Escuchado"], failed: ["⚠ no entregado", "No entregado"], undelivered: ["⚠ no entregado", "No entregado"],
+  pending: ["🕓", "Pendiente"], queued: ["🕓", "En cola"], deleted: ["⌫", "Eliminado"], canceled: ["⌫", "Cancelado"],
 };
 const TYPES = {
   image: "Imagen", audio: "Audio", video: "Video", document: "Documento", sticker: "Sticker", location: "Ubicación",
   contacts: "Contacto", template: "Plantilla", interactive: "Opciones", reaction: "Reacción", button: "Botón",
-  system: "Aviso del sistema", unsupported: "Mensaje no admitido", order: "Pedido", edit: "Edición", revoke: "Eliminado",
+  voice: "Nota de voz", contact: "Contacto", reply: "Opción elegida", poll: "Encuesta", system: "Aviso del sistema", unsupported: "Mensaje no admitido", order: "Pedido", edit: "Edición", revoke: "Eliminado",
 };
 const WORDS = {
   received: "recibido", queued: "en cola", sending: "enviando", sent: "enviado", delivered: "entregado", read: "leído",
@@ -16,6 +17,7 @@ const WORDS = {
   applied: "aplicado", dead: "descartado", new: "nuevo", info: "aviso", warning: "atención", critical: "grave",
   probable: "probable", confirmed: "confirmado", agent: "agente", manual: "a mano", staff: "personal",
 };
+const PROVIDERS = { cloud_api: "WhatsApp Cloud API", whapi: "Whapi", twilio: "Twilio" };
 const $ = (id) => document.getElementById(id);
 
 let open = fromHash();
@@ -53,7 +55,8 @@ async function poll() {
 
 async function write(text) {
   try {
-    const { status, said } = await call("inbound", { ...open, text, ...(name() && { name: name() }) });
+    const echo = $("side").value === "business" && { echo: true };
+    const { status, said } = await call("inbound", { ...open, text, ...echo, ...(name() && { name: name() }) });
     say(status === 200 ? "" : `El webhook respondió ${status ?? "nada"}; WhatsApp lo volverá a intentar. ${status ? "" : said}`);
   } catch (error) {
     say(error.message);
@@ -117,7 +120,9 @@ function drawClock() {
 
 function drawNumbers() {
   const chosen = $("number").value || open?.number;
-  const options = shown.numbers.map((n) => element("option", { value: n.number }, `${n.name || "Número"} · +${n.phone}`));
+  const options = Object.entries(PROVIDERS).map(([provider, label]) => element("optgroup", { label },
+    ...shown.numbers.filter((n) => n.provider === provider)
+      .map((n) => element("option", { value: n.number }, `${n.name || "Número"} · +${n.phone}`)))).filter((group) => group.children.length);
   if (!options.length) options.push(element("option", { value: "" }, "No hay números conectados"));
   $("number").replaceChildren(...options);
   if (shown.numbers.some((n) => n.number === chosen)) $("number").value = chosen;
@@ -136,13 +141,17 @@ function drawChats() {
 }
 
 function drawWho() {
-  for (const field of [$("text"), $("write").querySelector("button")]) field.disabled = !open;
+  for (const field of [$("text"), $("write").querySelector("button"), $("side")]) field.disabled = !open;
   $("window").hidden = !open;
   if (!open) return;
   const { contact } = shown;
+  const provider = shown.numbers.find((n) => n.number === open.number)?.provider ?? "cloud_api";
+  $("side").hidden = provider === "twilio"; // which tells nothing of what is written on the phone
+  if ($("side").hidden) $("side").value = "customer";
   $("whom").textContent = contact.name || `+${contact.phone ?? contact.bsuid}`;
   $("face").textContent = initials($("whom").textContent);
-  $("via").textContent = `${contact.phone ? `+${contact.phone}` : contact.bsuid} escribe a ${numberName(open.number)}`;
+  $("via").textContent = `${contact.phone ? `+${contact.phone}` : contact.bsuid} escribe a ${numberName(open.number)} · ${PROVIDERS[provider]}`;
+  if (!contact.has_window) return Object.assign($("window"), { className: "badge", textContent: "sin ventana" });
   const left = contact.window_until - Date.parse(shown.clock) / 1000;
   $("window").className = `badge ${contact.window_open ? "good" : "warn"}`;
   $("window").textContent = contact.window_open ? `ventana abierta ${left > 0 ? span(left) : ""}` : "ventana cerrada";
@@ -170,7 +179,7 @@ function drawMessages() {
 function bubble(message, turn) {
   const [mark, words] = TICKS[message.status] ?? ["", message.status];
   const kind = TYPES[message.type];
-  return element("li", { className: `${message.from} ${turn ? "turn" : ""} ${message.status === "failed" ? "failed" : ""}` },
+  return element("li", { className: `${message.from} ${turn ? "turn" : ""} ${["failed", "undelivered"].includes(message.status) ? "failed" : ""}` },
     ...(kind ? [element("span", { className: "kind" }, kind)] : []),
     ...(message.text ? [element("p", {}, message.text)] : []),
     element("span", { className: "meta" },
