@@ -230,12 +230,17 @@ create table public.tenant_settings (
     block_after_hours int not null default 72,
     enrichment_interval_hours int not null default 24,
     crm_statuses jsonb not null default '["Lead", "Contacted", "Qualified", "Booked", "Won", "Lost"]',
+    crm_pipeline jsonb not null default '{"Lead": "new", "Contacted": "contacted", "Qualified": "qualified",
+        "Booked": "booked", "Won": "won", "Lost": "lost"}',
+    crm_model text not null default 'gpt-6-luna',
     crm_analysis_idle_minutes int not null default 60,
+    crm_person_keeps text not null default 'until_next_message',
     daily_actions_at time not null default '09:00',
     quiet_hours jsonb,
     opt_out_confirmation text
         default 'Listo, no recibirás más promociones nuestras. Puedes escribirnos cuando quieras.',
     closed_hours_message text,
+    shows_typing boolean not null default true,
     ai_daily_token_budget bigint,
     ai_daily_cost_budget numeric(12, 4),
     webhook_log_retention_days int,
@@ -256,6 +261,11 @@ create table public.tenant_settings (
         jsonb_typeof(crm_statuses) = 'array'
         and jsonb_array_length(crm_statuses) between 1 and 50
         and not jsonb_path_exists(crm_statuses, '$[*] ? (@.type() != "string" || @ like_regex "^\\s*$")')),
+    constraint tenant_settings_crm_pipeline_check check (
+        jsonb_typeof(crm_pipeline) = 'object' and not jsonb_path_exists(crm_pipeline, '$.* ? (@.type() != "string")')),
+    constraint tenant_settings_crm_model_check check (crm_model <> '' and length(crm_model) <= 100),
+    constraint tenant_settings_crm_person_keeps_check
+        check (crm_person_keeps in ('until_next_message', 'always', 'never')),
     constraint tenant_settings_crm_analysis_idle_minutes_check check (crm_analysis_idle_minutes between 5 and 10080),
     constraint tenant_settings_quiet_hours_check check (
         quiet_hours is null
@@ -269,14 +279,25 @@ create table public.tenant_settings (
 );
 comment on table public.tenant_settings is
     'How a business wants to be served: one row each, made when its owner signs up. A null switches the rule off.';
-comment on column public.tenant_settings.currency is 'ISO 4217; costs and budgets are in it.';
+comment on column public.tenant_settings.currency is 'ISO 4217; what the business counts its sales in.';
 comment on column public.tenant_settings.crm_statuses is 'The statuses a lead may have, in the order of the pipeline.';
+comment on column public.tenant_settings.crm_pipeline is
+    'What customer_leads.lead_status becomes with each status; one that is not named leaves it alone.';
+comment on column public.tenant_settings.crm_model is 'The model that reads idle conversations.';
+comment on column public.tenant_settings.crm_person_keeps is
+    'How long a field of a lead that a person has set is theirs: until_next_message of the customer, always, never.';
 comment on column public.tenant_settings.daily_actions_at is 'By the business''s clock: users.timezone of the owner.';
 comment on column public.tenant_settings.quiet_hours is
     '{"from": "21:00", "to": "08:00"}, the customer''s time: no bulk message then.';
 comment on column public.tenant_settings.opt_out_confirmation is 'Sent once to who opts out; null: nothing is sent.';
 comment on column public.tenant_settings.closed_hours_message is
     'Answer outside business hours; null: the agent answers.';
+comment on column public.tenant_settings.shows_typing is
+    'Customers see that their message was read, and that an answer is being written.';
+comment on column public.tenant_settings.ai_daily_token_budget is
+    'What analyses and follow-ups may bring a day''s tokens to, answers to customers included; null: no limit.';
+comment on column public.tenant_settings.ai_daily_cost_budget is
+    'The same in money, in the currency of ai_prices; null: no limit.';
 comment on column public.tenant_settings.webhook_log_retention_days is 'null: kept for ever.';
 
 create trigger tenant_settings_touch_updated_at before update on public.tenant_settings
@@ -287,8 +308,9 @@ grant select on public.tenant_settings to authenticated;
 grant update (
     business_name, currency, conversation_idle_hours, activity_delay_seconds, human_takeover_minutes,
     thread_max_age_days, thread_max_input_tokens, block_after_hours, enrichment_interval_hours, crm_statuses,
-    crm_analysis_idle_minutes, daily_actions_at, quiet_hours, opt_out_confirmation, closed_hours_message,
-    ai_daily_token_budget, ai_daily_cost_budget, webhook_log_retention_days
+    crm_pipeline, crm_model, crm_analysis_idle_minutes, crm_person_keeps, daily_actions_at, quiet_hours,
+    opt_out_confirmation, closed_hours_message, shows_typing, ai_daily_token_budget, ai_daily_cost_budget,
+    webhook_log_retention_days
 ) on public.tenant_settings to authenticated;
 grant select, insert, update, delete on public.tenant_settings to service_role;
 
@@ -708,7 +730,11 @@ create table public.whatsapp_numbers (
     default_agent_id uuid,
     rate_per_second int not null default 20,
     quality_rating text,
+    messaging_limit int,
+    is_coexistence boolean not null default false,
     webhook_url text,
+    connected_at timestamptz,
+    app_synced_at timestamptz,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
     constraint whatsapp_numbers_pkey primary key (tenant_id, id),
@@ -719,7 +745,8 @@ create table public.whatsapp_numbers (
     constraint whatsapp_numbers_display_name_check check (btrim(display_name) <> '' and length(display_name) <= 200),
     constraint whatsapp_numbers_business_hours_check check (private.is_hours(business_hours)),
     constraint whatsapp_numbers_timezone_check check (private.is_timezone(timezone)),
-    constraint whatsapp_numbers_rate_per_second_check check (rate_per_second between 1 and 1000)
+    constraint whatsapp_numbers_rate_per_second_check check (rate_per_second between 1 and 1000),
+    constraint whatsapp_numbers_messaging_limit_check check (messaging_limit > 0)
 );
 comment on table public.whatsapp_numbers is
     'The WhatsApp numbers of a business; where a message arrives decides whose it is.';
@@ -732,6 +759,16 @@ comment on column public.whatsapp_numbers.business_hours is 'See private.is_hour
 comment on column public.whatsapp_numbers.account_id is 'Twilio account the number belongs to; null elsewhere.';
 comment on column public.whatsapp_numbers.default_agent_id is 'Answers when no keyword speaks for another agent.';
 comment on column public.whatsapp_numbers.rate_per_second is 'Most messages handed to the provider in any second.';
+comment on column public.whatsapp_numbers.webhook_url is
+    'Where its provider delivers to; null: the provider was not told yet.';
+comment on column public.whatsapp_numbers.connected_at is 'When its owner last proved that the number is theirs.';
+comment on column public.whatsapp_numbers.app_synced_at is
+    'When the Business app was asked for its contacts and history; Meta allows that once.';
+comment on column public.whatsapp_numbers.quality_rating is 'As Meta judges: GREEN, YELLOW, RED or UNKNOWN.';
+comment on column public.whatsapp_numbers.messaging_limit is
+    'Customers who may be written to outside their windows in 24 hours; null: unlimited or unknown.';
+comment on column public.whatsapp_numbers.is_coexistence is
+    'Also used in the WhatsApp Business app, where Meta holds it to 20 messages a second.';
 
 -- Routing keys: an active number belongs to one business, whoever else once had it.
 create unique index whatsapp_numbers_provider_provider_number_id_key
@@ -743,8 +780,29 @@ create index whatsapp_numbers_tenant_id_default_agent_id_idx
 
 create trigger whatsapp_numbers_touch_updated_at before update on public.whatsapp_numbers
     for each row execute function private.touch_updated_at();
-create trigger whatsapp_numbers_plan_limit after insert or update of is_active, tenant_id on public.whatsapp_numbers
+create trigger whatsapp_numbers_plan_limit after insert on public.whatsapp_numbers
     for each row when (new.is_active) execute function private.enforce_plan_limit('WhatsApp number');
+-- one that is active already may be connected anew, whatever the plan says by now
+create trigger whatsapp_numbers_plan_limit_again after update of is_active, tenant_id on public.whatsapp_numbers
+    for each row when (new.is_active and (not old.is_active or new.tenant_id <> old.tenant_id))
+    execute function private.enforce_plan_limit('WhatsApp number');
+
+-- Whoever gave a number up has no claim to it: it comes back by proving again whose it is (channel_connect).
+create function private.enforce_connected() returns trigger
+language plpgsql set search_path = '' as $$
+begin
+    if current_user = 'authenticated' and not exists (
+        select from public.channel_secrets s
+        where s.tenant_id = new.tenant_id and s.number_id = new.id and s.kind = 'access_token')
+    then
+        raise exception using errcode = 'PT409', message = 'This number is disconnected.',
+            hint = 'Connect it again with its token: connect-number.';
+    end if;
+    return new;
+end
+$$;
+create trigger whatsapp_numbers_connected before update of is_active on public.whatsapp_numbers
+    for each row when (new.is_active and not old.is_active) execute function private.enforce_connected();
 
 alter table public.whatsapp_numbers enable row level security;
 grant select, update (display_name, is_active, is_primary, auto_reply, business_hours, timezone, default_agent_id,
@@ -756,28 +814,54 @@ create policy whatsapp_numbers_update_admin on public.whatsapp_numbers for updat
     using (tenant_id = (select private.my_tenant_id()) and (select private.my_role()) = 'admin')
     with check (tenant_id = (select private.my_tenant_id()) and (select private.my_role()) = 'admin');
 
--- channel_secrets: where in Vault a number's token or secret is; never the secret itself.
+-- channel_secrets: where in Vault a number's tokens are; never a token itself. While a token is being replaced there
+-- are three: next_token was issued and is not proven yet, old_token is no longer used and waits to be revoked.
 create table public.channel_secrets (
     tenant_id uuid,
     number_id uuid,
     kind text,
     secret_id uuid not null,
+    issued_at timestamptz,
     expires_at timestamptz,
+    replaced_at timestamptz,
+    checked_at timestamptz,
+    claim uuid,
+    lease_until timestamptz,
     updated_at timestamptz not null default now(),
     constraint channel_secrets_pkey primary key (tenant_id, number_id, kind),
     constraint channel_secrets_number_id_fkey foreign key (tenant_id, number_id)
         references public.whatsapp_numbers (tenant_id, id) on delete cascade,
-    constraint channel_secrets_kind_check check (kind in ('access_token', 'refresh_token', 'webhook_secret'))
+    constraint channel_secrets_kind_check check (kind in ('access_token', 'next_token', 'old_token', 'webhook_secret'))
 );
 comment on table public.channel_secrets is
     'Which Vault secret belongs to which number; the secrets are in Vault alone.';
 comment on column public.channel_secrets.secret_id is 'vault.secrets.id';
+comment on column public.channel_secrets.expires_at is 'null: never, or nobody said.';
+comment on column public.channel_secrets.replaced_at is 'Of an old_token: since when it is not used.';
+comment on column public.channel_secrets.checked_at is 'When refresh_tokens last took this token in hand.';
 
 create trigger channel_secrets_touch_updated_at before update on public.channel_secrets
     for each row execute function private.touch_updated_at();
 
+-- A secret that no row names any more is gone from Vault too.
+create function private.vault_forget() returns trigger
+language plpgsql set search_path = '' as $$
+begin
+    delete from vault.secrets v
+    where v.id = old.secret_id and not exists (select from public.channel_secrets s where s.secret_id = v.id);
+    return null;
+end
+$$;
+create trigger channel_secrets_forget after delete on public.channel_secrets
+    for each row execute function private.vault_forget();
+create trigger channel_secrets_forget_replaced after update of secret_id on public.channel_secrets
+    for each row when (new.secret_id <> old.secret_id) execute function private.vault_forget();
+-- what the two above ask
+create index channel_secrets_secret_id_idx on public.channel_secrets (secret_id);
+
 alter table public.channel_secrets enable row level security;
-grant select (tenant_id, number_id, kind, expires_at, updated_at) on public.channel_secrets to authenticated;
+grant select (tenant_id, number_id, kind, issued_at, expires_at, replaced_at, checked_at, updated_at)
+    on public.channel_secrets to authenticated;
 grant select, insert, update, delete on public.channel_secrets to service_role;
 create policy channel_secrets_select_admin on public.channel_secrets for select to authenticated
     using (tenant_id = (select private.my_tenant_id()) and (select private.my_role()) = 'admin');
@@ -785,31 +869,56 @@ create policy channel_secrets_select_admin on public.channel_secrets for select 
 
 -- sql/22_templates.sql
 
--- Message templates: what may be sent when the window is closed.
+-- Message templates: what may be sent when the window is closed, and how their blanks are filled in.
 
 create table public.message_templates (
     tenant_id uuid,
     id uuid default private.uuid7(),
+    provider text not null default 'cloud_api',
     waba_id text not null,
-    provider_template_id text,
+    provider_template_id text not null,
     name text not null,
     language text not null,
     category text not null,
+    correct_category text,
     status text not null,
+    rejected_reason text,
+    paused_until timestamptz,
     quality text,
-    reason text,
+    parameter_format text not null default 'positional',
     components jsonb not null default '[]',
+    status_at timestamptz not null default 'epoch',
+    category_at timestamptz not null default 'epoch',
+    quality_at timestamptz not null default 'epoch',
+    components_at timestamptz not null default 'epoch',
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
     constraint message_templates_pkey primary key (tenant_id, id),
-    constraint message_templates_tenant_id_waba_id_name_language_key unique (tenant_id, waba_id, name, language),
+    -- a name is free again when its template is deleted; the provider's id never is
+    constraint message_templates_provider_id_key unique (tenant_id, waba_id, provider_template_id),
     constraint message_templates_tenant_id_fkey foreign key (tenant_id) references public.users (id),
+    constraint message_templates_provider_check check (provider in ('cloud_api', 'twilio')),
     constraint message_templates_category_check check (category in ('marketing', 'utility', 'authentication')),
-    constraint message_templates_status_check check (status = lower(status) and status <> '')
+    constraint message_templates_status_check check (status = lower(status) and status <> ''),
+    constraint message_templates_parameter_format_check check (parameter_format in ('positional', 'named')),
+    constraint message_templates_components_check check (jsonb_typeof(components) = 'array')
 );
 comment on table public.message_templates is 'Message templates as the provider last described them.';
+comment on column public.message_templates.waba_id is 'The account they belong to; of Twilio its account SID.';
+comment on column public.message_templates.provider_template_id is 'Graph''s id, or Twilio''s ContentSid (HX…).';
+comment on column public.message_templates.correct_category is
+    'What the provider thinks it is; it becomes the category, and the price, when nobody objects.';
 comment on column public.message_templates.status is
-    'The provider''s word in lower case: approved, rejected, paused, …';
+    'The provider''s word in lower case: approved, pending, rejected, paused, disabled, flagged, … or deleted.';
+comment on column public.message_templates.rejected_reason is
+    'Why it is not approved, in the provider''s words: rejected, paused or disabled.';
+comment on column public.message_templates.paused_until is 'Null where the provider did not say for how long.';
+comment on column public.message_templates.components is
+    'As Graph lists them: header, body, footer, buttons with their examples, blanks as {{1}} or {{name}}.';
+comment on column public.message_templates.status_at is
+    'Of the news it was last changed by; older news of the same kind change nothing any more.';
+
+create index message_templates_tenant_id_name_idx on public.message_templates (tenant_id, waba_id, name, language);
 
 create trigger message_templates_touch_updated_at before update on public.message_templates
     for each row execute function private.touch_updated_at();
@@ -819,6 +928,534 @@ grant select on public.message_templates to authenticated;
 grant select, insert, update, delete on public.message_templates to service_role;
 create policy message_templates_select_member on public.message_templates for select to authenticated
     using (tenant_id = (select private.my_tenant_id()));
+
+-- template_listings: until when we know all about the templates of an account.
+create table public.template_listings (
+    tenant_id uuid,
+    waba_id text,
+    listed_at timestamptz not null,
+    constraint template_listings_pkey primary key (tenant_id, waba_id),
+    constraint template_listings_tenant_id_fkey foreign key (tenant_id) references public.users (id)
+);
+comment on table public.template_listings is 'When the provider last told all templates of an account.';
+comment on column public.template_listings.listed_at is 'In whole seconds, as the provider dates its news.';
+
+alter table public.template_listings enable row level security;
+grant select on public.template_listings to authenticated;
+grant select, insert, update, delete on public.template_listings to service_role;
+create policy template_listings_select_member on public.template_listings for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+
+-- Keeping them up to date.
+
+-- Two of the provider's words mean that it may be sent again.
+create function private.template_status(p_word text) returns text
+language sql immutable set search_path = '' as $$
+    select case lower(p_word) when 'reinstated' then 'approved' when 'unarchived' then 'approved' else lower(p_word) end
+$$;
+
+-- Take over what the provider listed at that time: [{"provider_template_id", "name", "language", "category",
+-- "correct_category", "status", "rejected_reason", "quality", "parameter_format", "components"}]. Only what differs
+-- is written, nothing that news younger than the listing said is undone, and when the listing is complete, what is
+-- not in it is deleted. Answers {"added", "changed", "deleted"}.
+create function public.templates_apply(
+    p_tenant_id uuid, p_provider text, p_waba_id text, p_listed_at timestamptz, p_templates jsonb,
+    p_is_complete boolean default true
+) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+    v_at timestamptz := date_trunc('second', p_listed_at);
+    v_counts jsonb;
+begin
+    -- listings of one account take turns
+    insert into public.template_listings as l (tenant_id, waba_id, listed_at)
+    values (p_tenant_id, p_waba_id, case when p_is_complete then v_at else 'epoch' end)
+    on conflict on constraint template_listings_pkey do update set listed_at = greatest(
+        l.listed_at, excluded.listed_at);
+
+    with listed as materialized (
+        select distinct on (t.provider_template_id) t.*
+        from jsonb_populate_recordset(null::public.message_templates, p_templates) t
+        order by t.provider_template_id
+    ),
+    written as (
+        insert into public.message_templates as m (
+            tenant_id, provider, waba_id, provider_template_id, name, language, category, correct_category, status,
+            rejected_reason, quality, parameter_format, components)
+        select p_tenant_id, p_provider, p_waba_id, t.provider_template_id, t.name, t.language, t.category,
+            t.correct_category, private.template_status(t.status), t.rejected_reason, t.quality,
+            coalesce(t.parameter_format, 'positional'), coalesce(t.components, '[]')
+        from listed t
+        order by t.provider_template_id
+        on conflict on constraint message_templates_provider_id_key do update
+        set name = excluded.name, language = excluded.language, parameter_format = excluded.parameter_format,
+            category = case when m.category_at > v_at then m.category else excluded.category end,
+            correct_category = case when m.category_at > v_at
+                then m.correct_category else excluded.correct_category end,
+            status = case when m.status_at > v_at then m.status else excluded.status end,
+            -- a listing has a reason for rejected templates only
+            rejected_reason = case when m.status_at > v_at or m.status = excluded.status
+                then coalesce(excluded.rejected_reason, m.rejected_reason) else excluded.rejected_reason end,
+            paused_until = case when m.status_at > v_at or m.status = excluded.status then m.paused_until end,
+            quality = case when m.quality_at > v_at then m.quality else excluded.quality end,
+            components = case when m.components_at > v_at then m.components else excluded.components end
+        where (m.name, m.language, m.parameter_format)
+                is distinct from (excluded.name, excluded.language, excluded.parameter_format)
+            or m.category_at <= v_at
+                and (m.category, m.correct_category) is distinct from (excluded.category, excluded.correct_category)
+            or m.status_at <= v_at and (m.status <> excluded.status
+                or excluded.rejected_reason is not null and m.rejected_reason is distinct from excluded.rejected_reason)
+            or m.quality_at <= v_at and m.quality is distinct from excluded.quality
+            or m.components_at <= v_at and m.components <> excluded.components
+        returning m.xmax = 0 as is_new
+    ),
+    gone as (
+        update public.message_templates m set status = 'deleted', status_at = v_at, paused_until = null
+        where p_is_complete and m.tenant_id = p_tenant_id and m.waba_id = p_waba_id and m.status <> 'deleted'
+            and m.status_at <= v_at
+            and not exists (select from listed t where t.provider_template_id = m.provider_template_id)
+        returning m.id
+    )
+    select jsonb_build_object(
+        'added', count(*) filter (where is_new), 'changed', count(*) filter (where not is_new),
+        'deleted', (select count(*) from gone))
+    into v_counts
+    from written;
+    return v_counts;
+end
+$$;
+grant execute on function public.templates_apply(uuid, text, text, timestamptz, jsonb, boolean) to service_role;
+
+-- Ask for a listing, soon: when a number was connected, or the provider speaks of a template we do not know.
+-- Definer: whoever connects a number, or takes in what the provider says, may not read Vault.
+create function private.templates_refresh(p_tenant_id uuid) returns void
+language plpgsql security definer set search_path = '' as $$
+begin
+    -- a database without functions has none to call
+    if exists (select from vault.decrypted_secrets where name = 'functions_url') then
+        perform private.invoke('sync-templates', jsonb_build_object('tenant_id', p_tenant_id));
+    end if;
+end
+$$;
+
+-- Definer: an admin who switches a number on has no right to the function behind it.
+create function private.number_connected() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+    perform private.templates_refresh(new.tenant_id);
+    return null;
+end
+$$;
+create trigger whatsapp_numbers_list_templates
+    after insert or update of is_active, waba_id, account_id on public.whatsapp_numbers
+    for each row when (new.is_active
+        and case new.provider when 'cloud_api' then new.waba_id when 'twilio' then new.account_id end is not null)
+    execute function private.number_connected();
+
+-- What the provider said about a template, by webhook: p_subject is template_status, template_quality,
+-- template_category or template_components. News come late and in any order: older ones change nothing.
+create function private.template_event(
+    p_tenant_id uuid, p_waba_id text, p_at timestamptz, p_subject text, p_data jsonb
+) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_template public.message_templates;
+    v_listed_at timestamptz;
+begin
+    select * into v_template
+    from public.message_templates m
+    where m.tenant_id = p_tenant_id and m.waba_id = p_waba_id
+        and (m.provider_template_id = p_data ->> 'template_id'
+            or p_data ->> 'template_id' is null and m.name = p_data ->> 'name' and m.language = p_data ->> 'language')
+    order by m.status = 'deleted'
+    limit 1
+    for no key update;
+    if not found then
+        perform private.template_unknown(p_tenant_id, p_waba_id, p_at, p_subject, p_data);
+        return;
+    end if;
+    select l.listed_at into v_listed_at
+    from public.template_listings l
+    where l.tenant_id = p_tenant_id and l.waba_id = p_waba_id;
+
+    if p_at < v_listed_at then
+        return;
+    elsif p_subject = 'template_status' and p_at >= v_template.status_at then
+        update public.message_templates
+        set status = private.template_status(p_data ->> 'status'), status_at = p_at,
+            rejected_reason = p_data ->> 'reason', paused_until = private.template_pause_ends(p_data, p_at)
+        where tenant_id = p_tenant_id and id = v_template.id and p_data ->> 'status' <> '';
+    elsif p_subject = 'template_quality' and p_at >= v_template.quality_at then
+        update public.message_templates set quality = upper(p_data ->> 'quality'), quality_at = p_at
+        where tenant_id = p_tenant_id and id = v_template.id;
+    elsif p_subject = 'template_category' and p_at >= v_template.category_at then
+        update public.message_templates
+        set category = case when c.word in ('marketing', 'utility', 'authentication') then c.word else category end,
+            correct_category = p_data ->> 'correct', category_at = p_at
+        from (select lower(p_data ->> 'category') as word) as c
+        where tenant_id = p_tenant_id and id = v_template.id;
+    elsif p_subject = 'template_components' and p_at >= v_template.components_at then
+        -- it tells texts and buttons only: a header's file stays, and the listing will have the whole
+        update public.message_templates
+        set components_at = p_at, components = p_data -> 'components' || jsonb_path_query_array(
+            v_template.components, '$[*] ? (@.type like_regex "^header$" flag "i" && @.format <> "TEXT")')
+        where tenant_id = p_tenant_id and id = v_template.id and jsonb_typeof(p_data -> 'components') = 'array';
+        perform private.templates_refresh(p_tenant_id);
+    end if;
+end
+$$;
+
+-- A template made after the last listing: kept with what is known of it until the next one, which comes at once.
+create function private.template_unknown(
+    p_tenant_id uuid, p_waba_id text, p_at timestamptz, p_subject text, p_data jsonb
+) returns void
+language plpgsql set search_path = '' as $$
+begin
+    insert into public.message_templates (tenant_id, waba_id, provider_template_id, name, language, category, status,
+        rejected_reason, paused_until, status_at)
+    select p_tenant_id, p_waba_id, p_data ->> 'template_id', p_data ->> 'name', p_data ->> 'language',
+        case when c.word in ('marketing', 'utility', 'authentication') then c.word else 'marketing' end,
+        private.template_status(p_data ->> 'status'), p_data ->> 'reason',
+        private.template_pause_ends(p_data, p_at), p_at
+    from (select lower(p_data ->> 'category') as word) as c
+    where p_subject = 'template_status' and p_data ->> 'status' <> '' and p_data ->> 'template_id' <> ''
+        and p_data ->> 'name' <> '' and p_data ->> 'language' <> ''
+    on conflict on constraint message_templates_provider_id_key do nothing;
+    perform private.templates_refresh(p_tenant_id);
+end
+$$;
+
+-- Meta pauses a template for three hours, then for six, and then disables it.
+create function private.template_pause_ends(p_data jsonb, p_at timestamptz) returns timestamptz
+language sql immutable set search_path = '' as $$
+    select case
+        when lower(p_data ->> 'status') is distinct from 'paused' then null
+        when p_data ->> 'reason' ilike '%first%' then p_at + interval '3 hours'
+        when p_data ->> 'reason' ilike '%second%' then p_at + interval '6 hours'
+    end
+$$;
+grant execute on function
+    private.template_status(text), private.templates_refresh(uuid), private.number_connected(),
+    private.template_event(uuid, text, timestamptz, text, jsonb),
+    private.template_unknown(uuid, text, timestamptz, text, jsonb), private.template_pause_ends(jsonb, timestamptz)
+    to service_role;
+
+-- Filling them in. Parameters are {"header": …, "body": …, "buttons": {"0": …}}, each part only where there is a
+-- blank: texts as ["Ana", "10:00"] or {"name": "Ana"}; a header's file as {"link": "https://…"} or {"id": …}, with
+-- "filename" for a document, its place as {"latitude", "longitude", "name", "address"}; a button by its position:
+-- what completes its URL, the payload of a quick reply, a code to copy, or the action of a Flow.
+
+-- What is wrong with a file that is named, not sent along; null: nothing. By Meta's table of media.
+create function private.media_fault(p_kind text, p_media jsonb) returns text
+language plpgsql immutable set search_path = '' as $$
+declare
+    v_mimes text[];
+    v_bytes bigint;
+begin
+    select l.mimes, l.bytes into v_mimes, v_bytes
+    from (values
+        ('image', array['image/jpeg', 'image/png'], 5 * 1024 * 1024),
+        ('audio', array['audio/aac', 'audio/amr', 'audio/mpeg', 'audio/mp4', 'audio/ogg'], 16 * 1024 * 1024),
+        ('video', array['video/mp4', 'video/3gpp'], 16 * 1024 * 1024),
+        ('document', array['application/pdf', 'text/plain', 'application/msword', 'application/vnd.ms-excel',
+            'application/vnd.ms-powerpoint', 'application/vnd.openxmlformats-officedocument.wordprocessingml.document',
+            'application/vnd.openxmlformats-officedocument.spreadsheetml.sheet',
+            'application/vnd.openxmlformats-officedocument.presentationml.presentation'], 100 * 1024 * 1024),
+        ('sticker', array['image/webp'], 500 * 1024)
+    ) as l (kind, mimes, bytes)
+    where l.kind = p_kind;
+    return case
+        when jsonb_typeof(p_media) is distinct from 'object' then 'must name a file: {"link": "https://…"} or {"id": …}'
+        when p_media - '{id,link,filename,mime,size}'::text[] <> '{}' then format('has an unknown key: %s',
+            (select string_agg(k, ', ') from jsonb_object_keys(p_media - '{id,link,filename,mime,size}'::text[]) as k))
+        when coalesce(p_media ->> 'id', '') <> '' and p_media ->> 'link' is not null
+            or coalesce(p_media ->> 'id', p_media ->> 'link', '') = '' then 'must have "link" or "id", one of them'
+        when p_media ->> 'link' !~ '^https://[^\s/?#@]+([/?#]\S*)?$' then 'must have a link that begins with https://'
+        when length(p_media ->> 'link') > 2000 then 'has a link of more than 2000 characters'
+        when p_media ->> 'filename' is not null and p_kind <> 'document' then 'has a file name, which only documents have'
+        when length(p_media ->> 'filename') > 240 then 'has a file name of more than 240 characters'
+        when lower(btrim(split_part(p_media ->> 'mime', ';', 1))) <> all (v_mimes) then format(
+            'is %s, which WhatsApp does not take as %s; it takes %s', p_media ->> 'mime', p_kind,
+            array_to_string(v_mimes, ', '))
+        when p_media ->> 'size' !~ '^\d{1,18}$' then 'has a size that is not a number of bytes'
+        when (p_media ->> 'size')::bigint > v_bytes then format('is too large: %s bytes, at most %s',
+            p_media ->> 'size', v_bytes)
+    end;
+end
+$$;
+
+-- The blanks of a text in order: {{1}}, {{name}}.
+create function private.template_blanks(p_text text) returns text[]
+language sql immutable set search_path = '' as $$
+    select array(select b[1] from regexp_matches(p_text, '\{\{\s*(\w+)\s*\}\}', 'g') as b)
+$$;
+
+-- A text with its blanks filled in from {blank: value}.
+create function private.template_fill(p_text text, p_values jsonb) returns text
+language sql immutable set search_path = '' as $$
+    select string_agg(concat(p.words, p_values ->> p.blank), '' order by p.n)
+    from rows from (
+        unnest(regexp_split_to_array(p_text, '\{\{\s*\w+\s*\}\}')), unnest(private.template_blanks(p_text))
+    ) with ordinality as p (words, blank, n)
+$$;
+
+-- What a template asks for. part: header, body or button; key: the blank, or the button's position; kind: what has
+-- to be given. A kind of unsupported is a part that we cannot fill in.
+create function private.template_slots(p_template public.message_templates)
+returns table (part text, key text, kind text, is_required boolean)
+language plpgsql stable rows 5 set search_path = '' as $$
+begin
+    if p_template.provider = 'twilio' then  -- its variables are numbered through all parts
+        return query
+        select distinct 'body', b, 'text', true
+        from unnest(private.template_blanks(p_template.components::text)) as b;
+        return;
+    end if;
+    return query
+    with components as (
+        select lower(c ->> 'type') as type, lower(coalesce(c ->> 'format', 'text')) as format, c ->> 'text' as text,
+            c -> 'buttons' as buttons
+        from jsonb_array_elements(p_template.components) as c
+    )
+    select distinct c.type, b, 'text', true
+    from components c
+    cross join unnest(private.template_blanks(c.text)) as b
+    where c.type = 'body' or c.type = 'header' and c.format = 'text'
+    union all
+    select 'header', '', case when c.format in ('image', 'video', 'document', 'location')
+        then c.format else 'unsupported' end, true
+    from components c
+    where c.type = 'header' and c.format <> 'text'
+    union all
+    select c.type, '', 'unsupported', true
+    from components c
+    where c.type not in ('header', 'body', 'footer', 'buttons')
+    union all
+    select 'button', (b.position - 1)::text, k.kind, k.kind not in ('payload', 'action')
+    from components c
+    cross join jsonb_array_elements(c.buttons) with ordinality as b (button, position)
+    cross join lateral (
+        select case lower(b.button ->> 'type')
+            when 'url' then case when cardinality(private.template_blanks(b.button ->> 'url')) > 0 then 'url' end
+            when 'quick_reply' then 'payload'
+            when 'copy_code' then 'code'
+            when 'otp' then 'url'
+            when 'flow' then 'action'
+            when 'mpm' then 'unsupported'
+        end as kind
+    ) as k
+    where c.type = 'buttons' and k.kind is not null;
+end
+$$;
+
+-- What was given for its blanks, a row for each; null values are not given. A file or a place is one value.
+create function private.template_given(p_template public.message_templates, p_parameters jsonb)
+returns table (part text, key text, value jsonb)
+language plpgsql stable rows 5 set search_path = '' as $$
+begin
+    return query
+    with parts as (
+        select case p.part when 'buttons' then 'button' else p.part end as part, p.value,
+            case when p.part = 'header' and exists (
+                select from private.template_slots(p_template) s where s.part = 'header' and s.key = '')
+                then 'whole' else jsonb_typeof(p.value) end as type
+        from jsonb_each(p_parameters) as p (part, value)
+    )
+    select p.part, g.key, g.value
+    from parts p
+    cross join lateral (
+        select '' as key, p.value
+        where p.type not in ('array', 'object')
+        union all
+        select (i.n - (p.part = 'button')::int)::text, i.value
+        from jsonb_array_elements(case p.type when 'array' then p.value else '[]' end) with ordinality as i (value, n)
+        union all
+        select e.key, e.value
+        from jsonb_each(case p.type when 'object' then p.value else '{}' end) as e
+    ) as g
+    where jsonb_typeof(g.value) <> 'null';
+end
+$$;
+
+-- What is wrong with the value of a blank; null: nothing.
+create function private.template_value_fault(p_kind text, p_value jsonb) returns text
+language plpgsql immutable set search_path = '' as $$
+declare
+    v_text text := p_value #>> '{}';
+    v_longest int := case p_kind when 'text' then 1024 when 'url' then 2000 when 'payload' then 256 when 'code' then 15 end;
+begin
+    if p_kind in ('image', 'video', 'document') then
+        return private.media_fault(p_kind, p_value);
+    elsif p_kind = 'location' then
+        return case when coalesce(jsonb_typeof(p_value -> 'latitude') <> 'number'
+            or jsonb_typeof(p_value -> 'longitude') <> 'number', true)
+            then 'must be a place: {"latitude", "longitude", "name", "address"}' end;
+    elsif p_kind = 'action' then
+        return case when jsonb_typeof(p_value) <> 'object' then 'must be an object: {"flow_token", "flow_action_data"}' end;
+    end if;
+    return case
+        when jsonb_typeof(p_value) not in ('string', 'number') then 'must be a text'
+        when btrim(v_text) = '' then 'is empty'
+        when length(v_text) > v_longest then format('is too long: %s characters, at most %s', length(v_text), v_longest)
+        when p_kind = 'text' and v_text ~ '[\n\r\t]| {5,}' then
+            'has a line break, a tab or five spaces in a row, which WhatsApp refuses'
+    end;
+end
+$$;
+
+-- Everything wrong with parameters, each named, as one sentence's list; null: nothing.
+create function private.template_faults(p_template public.message_templates, p_parameters jsonb) returns text
+language plpgsql stable set search_path = '' as $$
+begin
+    return (
+        select string_agg(concat_ws(' ', f.label, f.fault), '; ' order by f.rank, f.part, length(f.key), f.key)
+        from (
+            select case coalesce(s.part, g.part) when 'header' then 1 when 'body' then 2 else 3 end as rank,
+                coalesce(s.part, g.part) as part, coalesce(s.key, g.key) as key,
+                private.template_label(coalesce(s.part, g.part), coalesce(s.key, g.key)) as label,
+                case
+                    when s.kind = 'unsupported' then 'is of a kind that cannot be filled in'
+                    when g.value is null and s.is_required then 'is missing'
+                    when s.kind is null then 'is not in it'
+                    else private.template_value_fault(s.kind, g.value)
+                end as fault
+            from private.template_slots(p_template) s
+            full join private.template_given(p_template, p_parameters) g on g.part = s.part and g.key = s.key
+        ) as f
+        where f.fault is not null);
+end
+$$;
+
+-- How a blank is called: body parameter 2, button 0, header.
+create function private.template_label(p_part text, p_key text) returns text
+language sql immutable set search_path = '' as $$
+    select concat_ws(' ', p_part, case when p_part in ('header', 'body') and p_key <> '' then 'parameter' end,
+        nullif(p_key, ''))
+$$;
+
+-- Why a template may not be sent now, whatever it is filled in with; null: it may. Flagged ones still may.
+create function private.template_obstacle(p_template public.message_templates) returns text
+language plpgsql stable set search_path = '' as $$
+begin
+    if p_template.status in ('approved', 'flagged')
+        or p_template.status = 'paused' and p_template.paused_until <= (select private.clock())
+    then
+        return null;
+    end if;
+    return format('The template %s (%s) is %s by WhatsApp%s%s.',
+        p_template.name, p_template.language,
+        case p_template.status when 'pending' then 'not approved yet'
+            when 'in_appeal' then 'under appeal, and not approved' else replace(p_template.status, '_', ' ') end,
+        to_char(p_template.paused_until at time zone 'utc', '" until "YYYY-MM-DD HH24:MI" UTC"'),
+        ': ' || p_template.rejected_reason);
+end
+$$;
+
+-- The template filled in, before anybody calls the provider: {"components": what Graph wants, "text": as the
+-- customer will read it, "variables": {"1": …}, what Twilio wants}. Or why not: {"reason", "message", "hint"}.
+create function private.template_message(p_template public.message_templates, p_parameters jsonb) returns jsonb
+language plpgsql stable set search_path = '' as $$
+declare
+    v_given jsonb := coalesce(nullif(p_parameters, 'null'), '{}');
+    v_fault text := private.template_obstacle(p_template);
+    v_filled jsonb;
+begin
+    if v_fault is not null then
+        return jsonb_build_object('reason', 'template_' || p_template.status, 'message', v_fault,
+            'hint', 'Choose another template, or wait until this one is approved.');
+    elsif jsonb_typeof(v_given) <> 'object' then
+        v_fault := 'its parameters must be an object';
+    elsif p_template.components = '[]' then
+        v_fault := 'its text is not known yet';
+    else
+        v_fault := private.template_faults(p_template, v_given);
+    end if;
+    if v_fault is null then
+        v_filled := private.template_filled(p_template, v_given);
+        v_fault := case
+            when length(v_filled ->> 'header') > 60 then format(
+                'the header becomes too long: %s characters, at most 60', length(v_filled ->> 'header'))
+            when length(v_filled ->> 'body') > 1024 then format(
+                'the body becomes too long: %s characters, at most 1024', length(v_filled ->> 'body'))
+        end;
+    end if;
+    if v_fault is not null then
+        return jsonb_build_object('reason', 'template_parameters',
+            'message', format('The template %s (%s) cannot be sent: %s.', p_template.name, p_template.language, v_fault),
+            'hint', private.template_hint(p_template));
+    end if;
+    return jsonb_build_object('components', v_filled -> 'components', 'variables', v_filled -> 'variables',
+        'text', concat_ws(E'\n\n', v_filled ->> 'header', v_filled ->> 'body', v_filled ->> 'footer'));
+end
+$$;
+
+-- What to give, in a sentence.
+create function private.template_hint(p_template public.message_templates) returns text
+language sql stable set search_path = '' as $$
+    select coalesce(
+        'It needs ' || string_agg(
+            concat(private.template_label(s.part, s.key), ' (' || nullif(s.kind, 'text') || ')'), ', '
+            order by case s.part when 'header' then 1 when 'body' then 2 else 3 end, length(s.key), s.key) || '.',
+        'It takes no parameters.')
+    from private.template_slots(p_template) s
+    where s.is_required
+$$;
+
+-- The template with valid parameters: texts by part, components and variables.
+create function private.template_filled(p_template public.message_templates, p_parameters jsonb) returns jsonb
+language plpgsql stable set search_path = '' as $$
+declare
+    v_values jsonb;
+    v_components jsonb;
+begin
+    select
+        jsonb_object_agg(f.part, f.values) filter (where f.part in ('header', 'body')),
+        jsonb_agg(
+            jsonb_build_object('type', f.part, 'parameters', f.parameters)
+            || case f.part when 'button' then jsonb_build_object('index', f.key, 'sub_type', case f.kind
+                when 'payload' then 'quick_reply' when 'code' then 'copy_code' when 'action' then 'flow' else f.kind end)
+                else '{}' end
+            order by case f.part when 'header' then 1 when 'body' then 2 else 3 end, f.key)
+    into v_values, v_components
+    from (
+        select g.part, case g.part when 'button' then g.key else '' end as key, min(s.kind) as kind,
+            jsonb_object_agg(g.key, g.value #>> '{}') as values,
+            jsonb_agg(private.template_parameter(
+                s.kind, case p_template.parameter_format when 'named' then g.key end, g.value)
+                order by length(g.key), g.key) as parameters
+        from private.template_slots(p_template) s
+        join private.template_given(p_template, p_parameters) g on g.part = s.part and g.key = s.key
+        group by g.part, case g.part when 'button' then g.key else '' end
+    ) as f;
+    return (
+        select jsonb_object_agg(lower(c ->> 'type'), private.template_fill(
+            c ->> 'text', coalesce(v_values -> lower(c ->> 'type'), '{}')))
+        from jsonb_array_elements(p_template.components) as c
+        where lower(c ->> 'type') in ('header', 'body', 'footer') and c ->> 'text' is not null
+    ) || jsonb_build_object('components', coalesce(v_components, '[]'), 'variables', coalesce(v_values -> 'body', '{}'));
+end
+$$;
+
+-- A parameter as Graph wants it. p_name: of a blank with a name.
+create function private.template_parameter(p_kind text, p_name text, p_value jsonb) returns jsonb
+language sql immutable set search_path = '' as $$
+    select case
+        when p_kind = 'text' then jsonb_strip_nulls(jsonb_build_object(
+            'type', 'text', 'parameter_name', p_name, 'text', p_value #>> '{}'))
+        when p_kind = 'url' then jsonb_build_object('type', 'text', 'text', p_value #>> '{}')
+        when p_kind = 'payload' then jsonb_build_object('type', 'payload', 'payload', p_value #>> '{}')
+        when p_kind = 'code' then jsonb_build_object('type', 'coupon_code', 'coupon_code', p_value #>> '{}')
+        else jsonb_build_object('type', p_kind, p_kind, p_value - '{mime,size}'::text[])
+    end
+$$;
+grant execute on function
+    private.media_fault(text, jsonb), private.template_blanks(text), private.template_fill(text, jsonb),
+    private.template_slots(public.message_templates), private.template_given(public.message_templates, jsonb),
+    private.template_value_fault(text, jsonb), private.template_faults(public.message_templates, jsonb),
+    private.template_label(text, text), private.template_obstacle(public.message_templates),
+    private.template_message(public.message_templates, jsonb), private.template_hint(public.message_templates),
+    private.template_filled(public.message_templates, jsonb), private.template_parameter(text, text, jsonb)
+    to service_role;
 
 
 -- sql/24_prices.sql
@@ -914,7 +1551,7 @@ grant execute on function public.channel_tokens(jsonb) to service_role;
 
 -- What a delivery to /<provider>/<our id of the number> is checked with: {"tenant_id", "provider",
 -- "provider_number_id", "account_id", "secrets": […]}; null when there is no such active number. Whapi: the secrets
--- of its header; Twilio: the account's auth tokens. For memory only.
+-- of its header; Twilio: the account's auth tokens, and its key for the newer signature. For memory only.
 create function public.channel_webhook_keys(p_number_id uuid) returns jsonb
 language plpgsql stable set search_path = '' as $$
 begin
@@ -926,12 +1563,416 @@ begin
                 from public.channel_secrets s
                 join vault.decrypted_secrets v on v.id = s.secret_id
                 where s.tenant_id = n.tenant_id and s.number_id = n.id
-                    and s.kind = case n.provider when 'twilio' then 'access_token' else 'webhook_secret' end))
+                    and (s.kind = 'webhook_secret' or n.provider = 'twilio' and s.kind = 'access_token')))
         from public.whatsapp_numbers n
         where n.id = p_number_id and n.is_active);
 end
 $$;
 grant execute on function public.channel_webhook_keys(uuid) to service_role;
+
+
+-- sql/26_connecting.sql
+
+-- Connecting: how a number becomes a business's own, and how it stops being it. Whoever calls channel_connect has
+-- proven with the token that the number is theirs; here it is decided whether they may have it.
+
+-- The business of a member of staff who may connect numbers; its numbers are then nobody else's to change.
+create function private.connecting_tenant(p_user_id uuid) returns uuid
+language plpgsql set search_path = '' as $$
+declare
+    v_tenant_id uuid;
+begin
+    select tenant_id into v_tenant_id from public.users where id = p_user_id and is_active and role = 'admin';
+    if not found then
+        raise exception using errcode = 'PT403', message = 'Only an admin of the business may connect a number.',
+            hint = 'Ask the owner or an admin.';
+    end if;
+    perform from public.users where id = v_tenant_id for no key update;
+    return v_tenant_id;
+end
+$$;
+
+-- Put a secret into Vault, or in the place of the one that is there.
+create function private.channel_secret_put(
+    p_tenant_id uuid, p_number_id uuid, p_kind text, p_secret text,
+    p_issued_at timestamptz default null, p_expires_at timestamptz default null
+) returns void
+language plpgsql set search_path = '' as $$
+begin
+    insert into public.channel_secrets as s (
+        tenant_id, number_id, kind, secret_id, issued_at, expires_at, checked_at)
+    values (p_tenant_id, p_number_id, p_kind, vault.create_secret(p_secret, null, p_kind || ' ' || p_number_id),
+        p_issued_at, p_expires_at, private.clock())
+    on conflict on constraint channel_secrets_pkey do update
+    set secret_id = excluded.secret_id, issued_at = excluded.issued_at, expires_at = excluded.expires_at,
+        checked_at = excluded.checked_at, claim = null, lease_until = null;
+end
+$$;
+
+-- The number's row, active: its own of earlier, else a new one. Null when it is active for somebody else.
+create function private.number_take(p_tenant_id uuid, p_number jsonb) returns uuid
+language plpgsql set search_path = '' as $$
+declare
+    v public.whatsapp_numbers := jsonb_populate_record(null::public.whatsapp_numbers, p_number);
+    v_id uuid;
+begin
+    update public.whatsapp_numbers n
+    set phone_number = v.phone_number, waba_id = v.waba_id, account_id = v.account_id, is_active = true,
+        quality_rating = v.quality_rating, messaging_limit = v.messaging_limit, is_coexistence = v.is_coexistence,
+        rate_per_second = case when v.is_coexistence then 20 else n.rate_per_second end,
+        connected_at = private.clock()
+    where n.tenant_id = p_tenant_id and n.id = (
+        select o.id from public.whatsapp_numbers o
+        where o.tenant_id = p_tenant_id and o.provider = v.provider and o.provider_number_id = v.provider_number_id
+        order by o.is_active desc, o.updated_at desc limit 1)
+    returning n.id into v_id;
+    if not found then
+        insert into public.whatsapp_numbers (
+            tenant_id, provider, phone_number, provider_number_id, waba_id, account_id, display_name, quality_rating,
+            messaging_limit, is_coexistence, rate_per_second, timezone, connected_at, is_primary)
+        select p_tenant_id, v.provider, v.phone_number, v.provider_number_id, v.waba_id, v.account_id,
+            coalesce(left(nullif(btrim(v.display_name), ''), 200), '+' || v.phone_number), v.quality_rating,
+            v.messaging_limit, v.is_coexistence, case v.provider when 'whapi' then 1 else 20 end, u.timezone,
+            private.clock(), not exists (
+                select from public.whatsapp_numbers o where o.tenant_id = p_tenant_id and o.is_primary)
+        from public.users u where u.id = p_tenant_id
+        returning id into v_id;
+    end if;
+    return v_id;
+exception when unique_violation then
+    return null;
+end
+$$;
+
+-- Its messages may go out again, and whatever was wrong with it is over.
+create function private.channel_mend(p_tenant_id uuid, p_number_id uuid) returns void
+language plpgsql set search_path = '' as $$
+begin
+    insert into public.number_pacing as p (tenant_id, number_id) values (p_tenant_id, p_number_id)
+    on conflict on constraint number_pacing_pkey do update set paused_until = null, pause_reason = null;
+    perform private.alert_end(p_tenant_id, kind, p_number_id::text)
+    from unnest(array['channel_stopped', 'token_refresh_failed']) as kind;
+    perform private.wake('deliver');
+end
+$$;
+
+-- Nothing of the number goes out until somebody mends it. One alert, however often it is found.
+create function private.channel_stop(p_tenant_id uuid, p_number_id uuid, p_message text, p_details jsonb default '{}')
+returns void
+language plpgsql set search_path = '' as $$
+begin
+    insert into public.number_pacing as p (tenant_id, number_id, paused_until, pause_reason)
+    values (p_tenant_id, p_number_id, 'infinity', 'stop_channel')
+    on conflict on constraint number_pacing_pkey do update
+    set paused_until = excluded.paused_until, pause_reason = excluded.pause_reason;
+    perform private.alert_raise(p_tenant_id, 'channel_stopped', p_number_id::text, p_message,
+        p_number_id => p_number_id, p_severity => 'critical', p_details => p_details);
+end
+$$;
+
+-- Connect a number, or connect it anew: the new token takes the place of the old one, and a stopped channel goes on.
+-- p_number: {"provider", "phone_number", "provider_number_id", "waba_id"?, "account_id"?, "display_name",
+-- "quality_rating"?, "messaging_limit"?, "is_coexistence"}; p_user_id: the admin who does it. Answers
+-- {"number_id", "needs_sync": the Business app was never asked for its history, "webhook_secret": Whapi only}.
+-- Refuses with PT402 over the plan, PT409 when the number is active elsewhere. The same call again changes nothing.
+create function public.channel_connect(
+    p_user_id uuid, p_number jsonb, p_token text,
+    p_issued_at timestamptz default null, p_expires_at timestamptz default null
+) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+    v_tenant_id uuid := private.connecting_tenant(p_user_id);
+    v_number_id uuid := private.number_take(v_tenant_id, p_number || jsonb_build_object(
+        'is_coexistence', coalesce(p_number -> 'is_coexistence', 'false')));
+begin
+    if v_number_id is null then
+        raise exception using errcode = 'PT409', message = 'This number is already connected.',
+            hint = 'One number serves one business through one provider: disconnect it where it is active.';
+    end if;
+    delete from public.channel_secrets
+    where tenant_id = v_tenant_id and number_id = v_number_id and kind in ('next_token', 'old_token');
+    perform private.channel_secret_put(v_tenant_id, v_number_id, 'access_token', p_token, p_issued_at, p_expires_at);
+    -- one that is in use stays: deliveries under way carry it
+    perform private.channel_secret_put(v_tenant_id, v_number_id, 'webhook_secret', private.secret_make())
+    where p_number ->> 'provider' = 'whapi' and not exists (
+        select from public.channel_secrets s
+        where s.tenant_id = v_tenant_id and s.number_id = v_number_id and s.kind = 'webhook_secret');
+    perform private.channel_mend(v_tenant_id, v_number_id);
+    return jsonb_build_object(
+        'number_id', v_number_id,
+        'needs_sync', (
+            select n.is_coexistence and n.app_synced_at is null from public.whatsapp_numbers n
+            where n.tenant_id = v_tenant_id and n.id = v_number_id),
+        'webhook_secret', (
+            select v.decrypted_secret
+            from public.channel_secrets s
+            join vault.decrypted_secrets v on v.id = s.secret_id
+            where s.tenant_id = v_tenant_id and s.number_id = v_number_id and s.kind = 'webhook_secret'));
+end
+$$;
+
+-- 64 hexadecimal digits nobody can guess: the random bits of two uuids are 244.
+create function private.secret_make() returns text
+language sql volatile set search_path = '' as $$
+    select encode(sha256(convert_to(gen_random_uuid()::text || gen_random_uuid()::text, 'utf8')), 'hex')
+$$;
+
+-- What came of telling the provider where to deliver: its address, or the problem (then somebody should look).
+-- p_synced: the Business app was asked for its contacts and history.
+create function public.channel_setup_settle(
+    p_user_id uuid, p_number_id uuid, p_webhook_url text default null, p_problem text default null,
+    p_synced boolean default false
+) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_tenant_id uuid := private.connecting_tenant(p_user_id);
+begin
+    update public.whatsapp_numbers
+    set webhook_url = coalesce(p_webhook_url, webhook_url),
+        app_synced_at = case when p_synced then coalesce(app_synced_at, private.clock()) else app_synced_at end
+    where tenant_id = v_tenant_id and id = p_number_id;
+    if p_problem is not null then
+        perform private.alert_raise(v_tenant_id, 'channel_setup', p_number_id::text, p_problem,
+            p_number_id => p_number_id);
+    else
+        perform private.alert_end(v_tenant_id, 'channel_setup', p_number_id::text);
+    end if;
+end
+$$;
+grant execute on function
+    private.connecting_tenant(uuid), private.number_take(uuid, jsonb), private.secret_make(),
+    private.channel_secret_put(uuid, uuid, text, text, timestamptz, timestamptz),
+    private.channel_mend(uuid, uuid), private.channel_stop(uuid, uuid, text, jsonb),
+    public.channel_connect(uuid, jsonb, text, timestamptz, timestamptz),
+    public.channel_setup_settle(uuid, uuid, text, text, boolean)
+    to service_role;
+
+-- The caller's number, locked.
+create function private.number_lock(p_number_id uuid) returns public.whatsapp_numbers
+language plpgsql set search_path = '' as $$
+declare
+    v_number public.whatsapp_numbers;
+    v_tenant_id uuid := private.require_admin();
+begin
+    select * into v_number from public.whatsapp_numbers
+    where tenant_id = v_tenant_id and id = p_number_id
+    for no key update;
+    if not found then
+        raise exception using errcode = 'PT404', message = 'There is no such number in your business.',
+            hint = 'Read its id from whatsapp_numbers.';
+    end if;
+    return v_number;
+end
+$$;
+
+-- Definer: people may write neither numbers nor secrets.
+create function private.number_disconnect(p_number_id uuid) returns void
+language plpgsql security definer set search_path = '' as $$
+declare
+    v_number public.whatsapp_numbers := private.number_lock(p_number_id);
+begin
+    update public.whatsapp_numbers set is_active = false, is_primary = false, webhook_url = null
+    where tenant_id = v_number.tenant_id and id = v_number.id;
+    delete from public.channel_secrets where tenant_id = v_number.tenant_id and number_id = v_number.id;
+    insert into public.number_pacing as p (tenant_id, number_id, paused_until, pause_reason)
+    values (v_number.tenant_id, v_number.id, 'infinity', 'disconnected')
+    on conflict on constraint number_pacing_pkey do update
+    set paused_until = excluded.paused_until, pause_reason = excluded.pause_reason;
+    perform private.alert_end(v_number.tenant_id, kind, v_number.id::text)
+    from unnest(array['channel_stopped', 'channel_setup', 'token_refresh_failed']) as kind;
+end
+$$;
+
+-- Definer: people may not write pacing.
+create function private.number_resume(p_number_id uuid) returns void
+language plpgsql security definer set search_path = '' as $$
+declare
+    v_number public.whatsapp_numbers := private.number_lock(p_number_id);
+begin
+    if not v_number.is_active then
+        raise exception using errcode = 'PT409', message = 'This number is disconnected.',
+            hint = 'Connect it again with its token: connect-number.';
+    end if;
+    perform private.channel_mend(v_number.tenant_id, v_number.id);
+end
+$$;
+grant execute on function private.number_disconnect(uuid), private.number_resume(uuid) to authenticated;
+
+-- Give a number up: its tokens are forgotten, nothing is sent or received any more, what it said stays. Another
+-- business may connect it then; connecting it here again goes on where it ended.
+create function public.number_disconnect(p_number_id uuid) returns void
+language sql set search_path = '' as $$
+    select private.number_disconnect(p_number_id)
+$$;
+
+-- A stopped number goes on with the token it has: for what was mended at the provider (a payment, a restriction).
+create function public.number_resume(p_number_id uuid) returns void
+language sql set search_path = '' as $$
+    select private.number_resume(p_number_id)
+$$;
+grant execute on function public.number_disconnect(uuid), public.number_resume(uuid) to authenticated;
+
+
+-- sql/27_token_checks.sql
+
+-- Token checks: refresh_tokens takes the numbers of Meta in hand, one by one, and tells what it found. A token goes
+-- through here in steps, each a transaction of its own, so that a run may die after any of them: the new token is
+-- kept beside the old one (offer), takes its place when it is proven (adopt), and the old one is revoked later, when
+-- no worker remembers it any more (drop).
+
+-- Take numbers nobody has looked at since p_since (null: since now), for p_lease_seconds: {"claim", "now",
+-- "numbers": [{"tenant_id", "number_id", "provider_number_id", "waba_id", "issued_at", "expires_at", "token",
+-- "next_token"?: from a run that died, "old_token"?: may be revoked now}]}. For memory only.
+create function public.token_checks_claim(
+    p_since timestamptz default null, p_limit int default 20, p_lease_seconds int default 120
+) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+    v_claim uuid := private.uuid7();
+    v_now timestamptz := private.clock();
+    v_numbers jsonb;
+begin
+    with due as materialized (
+        select s.tenant_id, s.number_id
+        from public.channel_secrets s
+        join public.whatsapp_numbers n on n.tenant_id = s.tenant_id and n.id = s.number_id
+        where s.kind = 'access_token' and n.provider = 'cloud_api' and n.is_active
+            and coalesce(s.checked_at < coalesce(p_since, v_now), true)
+            and coalesce(s.lease_until < clock_timestamp(), true)
+        order by s.checked_at nulls first, s.tenant_id, s.number_id
+        limit p_limit
+        for update of s skip locked
+    ),
+    taken as (
+        update public.channel_secrets s
+        set claim = v_claim, checked_at = v_now,
+            lease_until = clock_timestamp() + make_interval(secs => p_lease_seconds)
+        from due
+        where s.tenant_id = due.tenant_id and s.number_id = due.number_id and s.kind = 'access_token'
+        returning s.tenant_id, s.number_id, s.issued_at, s.expires_at
+    )
+    select jsonb_agg(to_jsonb(t) || jsonb_build_object(
+        'provider_number_id', n.provider_number_id, 'waba_id', n.waba_id) || (
+            select jsonb_object_agg(replace(s.kind, 'access_token', 'token'), v.decrypted_secret)
+            from public.channel_secrets s
+            join vault.decrypted_secrets v on v.id = s.secret_id
+            where s.tenant_id = t.tenant_id and s.number_id = t.number_id
+                and (s.kind in ('access_token', 'next_token')
+                    or s.kind = 'old_token' and s.replaced_at <= v_now - interval '10 minutes')))
+    into v_numbers
+    from taken t
+    join public.whatsapp_numbers n on n.tenant_id = t.tenant_id and n.id = t.number_id;
+    return jsonb_build_object('claim', v_claim, 'now', v_now, 'numbers', coalesce(v_numbers, '[]'));
+end
+$$;
+
+-- Is the number still in the hands of this claim? Then until the end of the transaction.
+create function private.token_check_is_mine(p_tenant_id uuid, p_number_id uuid, p_claim uuid) returns boolean
+language plpgsql set search_path = '' as $$
+begin
+    perform from public.channel_secrets
+    where tenant_id = p_tenant_id and number_id = p_number_id and kind = 'access_token' and claim = p_claim
+        and lease_until > clock_timestamp()
+    for update;
+    return found;
+end
+$$;
+
+-- Keep a token that was just issued, beside the one in use. False: somebody else has the number in hand by now, or it
+-- was connected with another token; then forget the new one.
+create function public.token_offer(
+    p_claim uuid, p_tenant_id uuid, p_number_id uuid, p_token text, p_expires_at timestamptz
+) returns boolean
+language plpgsql set search_path = '' as $$
+begin
+    if not private.token_check_is_mine(p_tenant_id, p_number_id, p_claim) then
+        return false;
+    end if;
+    perform private.channel_secret_put(
+        p_tenant_id, p_number_id, 'next_token', p_token, private.clock(), p_expires_at);
+    return true;
+end
+$$;
+
+-- The offered token was proven: it is the one in use from now on. Workers that remember the old one may go on with
+-- it for some minutes.
+create function public.token_adopt(
+    p_claim uuid, p_tenant_id uuid, p_number_id uuid, p_issued_at timestamptz, p_expires_at timestamptz
+) returns boolean
+language plpgsql set search_path = '' as $$
+begin
+    if not private.token_check_is_mine(p_tenant_id, p_number_id, p_claim) then
+        return false;
+    end if;
+    delete from public.channel_secrets
+    where tenant_id = p_tenant_id and number_id = p_number_id and kind = 'old_token';
+    update public.channel_secrets set kind = 'old_token', replaced_at = private.clock(), claim = null
+    where tenant_id = p_tenant_id and number_id = p_number_id and kind = 'access_token';
+    update public.channel_secrets
+    set kind = 'access_token', issued_at = p_issued_at, expires_at = p_expires_at, claim = p_claim,
+        lease_until = clock_timestamp() + interval '1 minute'
+    where tenant_id = p_tenant_id and number_id = p_number_id and kind = 'next_token';
+    if not found then
+        raise exception using errcode = 'PT409', message = 'No token was offered for this number.',
+            hint = 'Call token_offer first.';
+    end if;
+    return true;
+end
+$$;
+
+-- Forget a token that is of no use: an old_token that is revoked, a next_token that does not work.
+create function public.token_drop(p_claim uuid, p_tenant_id uuid, p_number_id uuid, p_kind text) returns boolean
+language plpgsql set search_path = '' as $$
+begin
+    if p_kind is null or p_kind not in ('old_token', 'next_token') then
+        raise exception using errcode = 'PT400', message = format('A token of kind %L is not dropped.', p_kind),
+            hint = 'Choose old_token or next_token.';
+    end if;
+    delete from public.channel_secrets
+    where tenant_id = p_tenant_id and number_id = p_number_id and kind = p_kind
+        and private.token_check_is_mine(p_tenant_id, p_number_id, p_claim);
+    return found;
+end
+$$;
+
+-- How the check of a number ended. p_result: good (the alert about it is over) | failed (it works, but was not checked
+-- or replaced: an alert, critical in the last three days) | dead (Meta takes it no more: the channel stops).
+create function public.token_check_settle(
+    p_claim uuid, p_tenant_id uuid, p_number_id uuid, p_result text, p_problem text default null,
+    p_issued_at timestamptz default null, p_expires_at timestamptz default null
+) returns boolean
+language plpgsql set search_path = '' as $$
+declare
+    v_expires_at timestamptz;
+begin
+    if not private.token_check_is_mine(p_tenant_id, p_number_id, p_claim) then
+        return false;
+    end if;
+    update public.channel_secrets
+    set claim = null, lease_until = null,
+        issued_at = case p_result when 'good' then coalesce(p_issued_at, issued_at) else issued_at end,
+        expires_at = case p_result when 'good' then p_expires_at else expires_at end
+    where tenant_id = p_tenant_id and number_id = p_number_id and kind = 'access_token'
+    returning expires_at into v_expires_at;
+    if p_result = 'failed' then
+        perform private.alert_raise(p_tenant_id, 'token_refresh_failed', p_number_id::text, p_problem,
+            p_number_id => p_number_id, p_details => jsonb_build_object('expires_at', v_expires_at),
+            p_severity => case when v_expires_at < private.clock() + interval '3 days' then 'critical' else 'warning' end);
+        return true;
+    end if;
+    perform private.alert_end(p_tenant_id, 'token_refresh_failed', p_number_id::text);
+    if p_result = 'dead' then
+        perform private.channel_stop(p_tenant_id, p_number_id, p_problem, '{"code": 190}');
+    end if;
+    return true;
+end
+$$;
+grant execute on function
+    public.token_checks_claim(timestamptz, int, int), private.token_check_is_mine(uuid, uuid, uuid),
+    public.token_offer(uuid, uuid, uuid, text, timestamptz),
+    public.token_adopt(uuid, uuid, uuid, timestamptz, timestamptz), public.token_drop(uuid, uuid, uuid, text),
+    public.token_check_settle(uuid, uuid, uuid, text, text, timestamptz, timestamptz)
+    to service_role;
 
 
 -- sql/30_leads.sql
@@ -1161,6 +2202,7 @@ create table public.chats (
     agent_paused_until timestamptz,
     thread_id uuid,
     unread_count int not null default 0,
+    has_news boolean not null default false,
     created_at timestamptz not null default now(),
     -- The inbox is read by it, hour by hour, and sorted within the hour: an index on the time itself would
     -- make every message's update of its chat rewrite all indexes.
@@ -1169,6 +2211,8 @@ create table public.chats (
     constraint chats_pkey primary key (tenant_id, id),
     -- in this order, so that no index leads from a number to its chats alone: a number may have very many
     constraint chats_tenant_id_number_id_lead_id_key unique (tenant_id, number_id, lead_id),
+    -- what messages refer to
+    constraint chats_tenant_id_lead_id_id_number_id_key unique (tenant_id, lead_id, id, number_id),
     constraint chats_lead_id_fkey foreign key (tenant_id, lead_id) references public.customer_leads (tenant_id, id),
     constraint chats_number_id_fkey foreign key (tenant_id, number_id)
         references public.whatsapp_numbers (tenant_id, id),
@@ -1182,10 +2226,12 @@ comment on column public.chats.window_expires_at is
 comment on column public.chats.free_entry_until is 'Messages cost nothing until then; says nothing about the window.';
 comment on column public.chats.referral is 'pii: the ad that brought the customer, as the provider told it once.';
 comment on column public.chats.agent_paused_until is 'A person has taken over; the agent is silent until then.';
+comment on column public.chats.has_news is 'Something was said since the last analysis began.';
 comment on column public.chats.unread_count is 'Customer''s messages since somebody last opened the chat.';
 
 create index chats_tenant_id_inbox_hour_idx on public.chats (tenant_id, inbox_hour desc);
-create index chats_tenant_id_lead_id_idx on public.chats (tenant_id, lead_id);
+-- set once a quiet period, so the updates of its other messages are HOT
+create index chats_tenant_id_id_news_idx on public.chats (tenant_id, id) where has_news;
 create index chats_tenant_id_thread_id_idx on public.chats (tenant_id, thread_id) where thread_id is not null;
 
 alter table public.chats enable row level security;
@@ -1290,21 +2336,24 @@ create table public.messages (
     pricing jsonb,
     price_class text,
     estimated_cost numeric(12, 6),
+    consented_cost numeric(12, 6),
     actual_cost numeric(12, 6),
     currency text,
     edited_at timestamptz,
     revoked_at timestamptz,
     previous jsonb,
     reactions jsonb,
+    scheduled_at timestamptz,
+    idempotency_key text,
+    request_hash text,
     provider_at timestamptz not null,
     created_at timestamptz not null default now(),
     constraint messages_pkey primary key (tenant_id, id),
-    constraint messages_chat_id_fkey foreign key (tenant_id, chat_id) references public.chats (tenant_id, id),
+    -- lead and number are the chat's: one check in place of three, and none that locks the number's row
+    constraint messages_chat_id_fkey foreign key (tenant_id, lead_id, chat_id, number_id)
+        references public.chats (tenant_id, lead_id, id, number_id) on update cascade,
     constraint messages_conversation_id_fkey foreign key (tenant_id, conversation_id)
         references public.conversations (tenant_id, id),
-    constraint messages_lead_id_fkey foreign key (tenant_id, lead_id) references public.customer_leads (tenant_id, id),
-    constraint messages_number_id_fkey foreign key (tenant_id, number_id)
-        references public.whatsapp_numbers (tenant_id, id),
     constraint messages_author_id_fkey foreign key (tenant_id, author_id) references public.users (tenant_id, id),
     constraint messages_forced_by_fkey foreign key (tenant_id, forced_by) references public.users (tenant_id, id),
     constraint messages_template_id_fkey foreign key (tenant_id, template_id)
@@ -1317,12 +2366,18 @@ create table public.messages (
         'received', 'queued', 'sending', 'sent', 'delivered', 'read', 'played', 'failed', 'skipped', 'canceled',
         'unknown')),
     constraint messages_direction_status_check check ((direction = 'inbound') = (status = 'received')),
-    constraint messages_send_verdict_check check (send_verdict in ('send', 'wait', 'template', 'manual', 'never'))
+    constraint messages_send_verdict_check check (send_verdict in ('send', 'wait', 'template', 'manual', 'never')),
+    constraint messages_idempotency_key_check check (
+        length(idempotency_key) between 1 and 200 and (idempotency_key is null) = (request_hash is null))
 ) with (fillfactor = 90);
 comment on table public.messages is 'Every message of both sides, stored once per number and provider id.';
 comment on column public.messages.wa_message_id is 'pii: the provider''s id; Meta''s carries the phone, in base64';
 comment on column public.messages.content is 'pii: text, or the caption of a medium';
 comment on column public.messages.forced_by is 'The member of staff who sent it against the rules, knowing the cost.';
+comment on column public.messages.consented_cost is 'The estimate that forced_by was shown, and agreed to.';
+comment on column public.messages.scheduled_at is 'When it was meant to go out; null: at once.';
+comment on column public.messages.idempotency_key is
+    'The front end''s own name for what it asked, so that asking twice sends once; request_hash tells what it asked.';
 comment on column public.messages.data is
     'pii: what the type carries besides text: place, card, button, order, template';
 comment on column public.messages.raw is 'pii: what the provider sent, where we do not model it';
@@ -1341,11 +2396,14 @@ comment on column public.messages.actual_cost is 'From pricing: nothing where it
 create index messages_tenant_id_chat_id_provider_at_id_idx
     on public.messages (tenant_id, chat_id, provider_at desc, id desc);
 create index messages_tenant_id_conversation_id_idx on public.messages (tenant_id, conversation_id);
-create index messages_tenant_id_lead_id_idx on public.messages (tenant_id, lead_id);
+create index messages_tenant_id_lead_id_chat_id_number_id_idx
+    on public.messages (tenant_id, lead_id, chat_id, number_id);
 create index messages_tenant_id_author_id_idx on public.messages (tenant_id, author_id) where author_id is not null;
 create index messages_tenant_id_forced_by_idx on public.messages (tenant_id, forced_by) where forced_by is not null;
 create index messages_tenant_id_template_id_idx
     on public.messages (tenant_id, template_id) where template_id is not null;
+create unique index messages_tenant_id_idempotency_key
+    on public.messages (tenant_id, idempotency_key) where idempotency_key is not null;
 create index messages_tenant_id_agent_id_idx on public.messages (tenant_id, agent_id) where agent_id is not null;
 
 -- The same message is delivered again for days: it is stored once. After the indexes, for the reason given at
@@ -1833,9 +2891,16 @@ begin
         select position, body, row_number() over (partition by body ->> 'delivery_id' order by position) as copy
         from jsonb_array_elements(p_batch) with ordinality as batch (body, position)
     ) as b
-    left join public.whatsapp_numbers n
-        on n.provider = b.body ->> 'provider' and n.provider_number_id = b.body ->> 'number' and n.is_active
-    left join public.webhook_logs l on l.delivery_id = b.body ->> 'delivery_id';
+    -- by key, one payload after the other: a join would read all numbers
+    left join lateral (
+        select w.tenant_id, w.id, w.portfolio_id, w.waba_id
+        from public.whatsapp_numbers w
+        where w.provider = b.body ->> 'provider' and w.provider_number_id = b.body ->> 'number' and w.is_active
+        limit 1
+    ) as n on true
+    left join lateral (
+        select k.id from public.webhook_logs k where k.delivery_id = b.body ->> 'delivery_id' limit 1
+    ) as l on true;
     return v_payloads;
 end
 $$;
@@ -2650,6 +3715,7 @@ begin
         last_interaction_at = greatest(c.last_interaction_at, t.inbound_at, t.outbound_at),
         window_expires_at = greatest(c.window_expires_at, t.opened_at + interval '24 hours'),
         unread_count = c.unread_count + t.unread,
+        has_news = c.has_news or t.is_live,
         agent_paused_until = greatest(c.agent_paused_until, t.taken_over_at + make_interval(mins => (
             select human_takeover_minutes from public.tenant_settings where tenant_id = c.tenant_id))),
         referral = case when t.referral_at > coalesce(c.referral_at, '-infinity') then t.referral else c.referral end,
@@ -2662,6 +3728,7 @@ begin
             max(m.at) filter (where m.kind <> 'echo' and not m.is_history) as opened_at,
             max(m.at) filter (where m.kind = 'echo' and m.is_live) as taken_over_at,
             count(*) filter (where m.kind = 'message' and not m.is_history) as unread,
+            bool_or(m.is_live) as is_live,
             max(m.at) filter (where jsonb_typeof(m.body -> 'referral') = 'object') as referral_at,
             (array_agg(m.body -> 'referral' order by m.at desc)
                 filter (where jsonb_typeof(m.body -> 'referral') = 'object'))[1] as referral
@@ -3454,7 +4521,11 @@ begin
                 'email', l.email, 'company', l.company, 'customer_type', l.customer_type, 'tags', l.tags,
                 'labels', array_remove(array[l.label1, l.label2, l.label3], null), 'status', l.profile_status,
                 'next_action', l.next_action, 'next_action_at', l.next_action_at, 'metadata', l.metadata),
-            'messages', recent.messages)
+            'messages', recent.messages,
+            'seen', case when s.shows_typing and seen.wa_message_id is not null then jsonb_build_object('message_id', seen.wa_message_id,
+                'tenant_id', c.tenant_id, 'number_id', n.id, 'provider', n.provider,
+                'provider_number_id', n.provider_number_id, 'account_id', n.account_id,
+                'to', private.chat_address(c.tenant_id, c.id)) end)
         from public.pending_replies r
         join public.chats c on c.tenant_id = r.tenant_id and c.id = r.chat_id
         join public.whatsapp_numbers n on n.tenant_id = c.tenant_id and n.id = c.number_id
@@ -3481,6 +4552,14 @@ begin
                 limit greatest(10, r.fragments)
             ) as m
         ) as recent
+        left join lateral (
+            select m.wa_message_id
+            from public.messages m
+            where m.tenant_id = c.tenant_id and m.chat_id = c.id and m.direction = 'inbound'
+                and m.wa_message_id is not null
+            order by m.provider_at desc, m.id desc
+            limit 1
+        ) as seen on true
         left join public.ai_agents a on a.tenant_id = c.tenant_id
             and a.id = private.agent_choose(c.tenant_id, n.id, burst.text, private.clock())
         left join public.agent_prompts p on p.tenant_id = a.tenant_id and p.agent_id = a.id and p.is_active
@@ -3535,8 +4614,7 @@ begin
 end
 $$;
 
--- Runs of a model for a chat: [{purpose, model, input_tokens, cached_tokens, output_tokens, reasoning_tokens,
--- cost, currency, latency_ms, response_id}].
+-- Runs of a model for a chat, as private.usage_insert() takes them; those that belong to its thread count there.
 create function private.usage_record(p_tenant_id uuid, p_chat_id uuid, p_agent_id uuid, p_usage jsonb) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -3544,18 +4622,7 @@ declare
     v_total bigint;
 begin
     select * into v_chat from public.chats where tenant_id = p_tenant_id and id = p_chat_id;
-    with spent as (
-        insert into public.ai_usage (tenant_id, purpose, agent_id, chat_id, thread_id, model, input_tokens,
-            cached_tokens, output_tokens, reasoning_tokens, total_tokens, cost, currency, latency_ms, response_id)
-        select p_tenant_id, coalesce(u.purpose, 'reply'), p_agent_id, p_chat_id, v_chat.thread_id, u.model,
-            u.input_tokens, coalesce(u.cached_tokens, 0), u.output_tokens, coalesce(u.reasoning_tokens, 0),
-            u.input_tokens + u.output_tokens, u.cost, u.currency, u.latency_ms, u.response_id
-        from jsonb_to_recordset(p_usage) as u (purpose text, model text, input_tokens int, cached_tokens int,
-            output_tokens int, reasoning_tokens int, cost numeric, currency text, latency_ms int, response_id text)
-        on conflict (tenant_id, response_id) where response_id is not null do nothing
-        returning total_tokens
-    )
-    select coalesce(sum(total_tokens), 0) into v_total from spent;
+    v_total := private.usage_insert(p_tenant_id, p_chat_id, p_agent_id, v_chat.thread_id, p_usage);
     if v_total > 0 then
         update public.ai_threads
         set run_count = run_count + 1, token_count = token_count + v_total,
@@ -3658,6 +4725,131 @@ grant execute on function private.agent_choose(uuid, uuid, text, timestamptz),
     private.reply_hand_over(uuid, uuid, text, text), private.usage_record(uuid, uuid, uuid, jsonb),
     public.reply_claim(int, int), public.reply_settle(uuid, uuid, uuid, uuid, text, jsonb, text, boolean),
     public.reply_fail(uuid, uuid, uuid, text, boolean, int, uuid, jsonb) to service_role;
+
+
+-- sql/61_ai_prices.sql
+
+-- What models cost, and what each run of one took.
+
+-- ai_prices: list prices for everybody, dated and sourced; for one million tokens. The longest model that the name
+-- begins with wins, so that dated versions of a model find its price.
+create table public.ai_prices (
+    model text,
+    valid_from date,
+    input numeric(12, 6) not null,
+    cached numeric(12, 6) not null,
+    output numeric(12, 6) not null,
+    currency text not null default 'USD',
+    source text not null,
+    is_verified boolean not null default false,
+    constraint ai_prices_pkey primary key (model, valid_from),
+    constraint ai_prices_model_check check (model <> ''),
+    constraint ai_prices_input_check check (input >= 0 and cached >= 0 and output >= 0),
+    constraint ai_prices_currency_check check (currency ~ '^[A-Z]{3}$')
+);
+comment on table public.ai_prices is 'Prices of models, for a million tokens: the ground of every AI cost.';
+comment on column public.ai_prices.is_verified is
+    'False until somebody compared it with the provider''s own price list.';
+
+alter table public.ai_prices enable row level security;
+grant select on public.ai_prices to authenticated;
+grant select, insert, update, delete on public.ai_prices to service_role;
+create policy ai_prices_select_anyone on public.ai_prices for select to authenticated using (true);
+
+insert into public.ai_prices (model, valid_from, input, cached, output, source, is_verified) values
+    ('gpt-6-luna', '2026-01-01', 0.10, 0.01, 0.50, 'OpenAI model page, November 2026', true),
+    ('gpt-6.1-terra', '2026-10-26', 1.00, 0.05, 5.00, 'third-party price lists, November 2026', false),
+    ('gpt-6-sol', '2026-01-01', 2.00, 0.20, 10.00, 'third-party price lists, November 2026', false),
+    ('gpt-6-astra', '2026-01-01', 10.00, 1.00, 50.00, 'third-party price lists, November 2026', false),
+    ('gpt-5.6-luna', '2026-01-01', 0.20, 0.02, 1.20, 'OpenAI model page, November 2026', true),
+    ('gpt-5.6-terra', '2026-01-01', 2.00, 0.20, 12.00, 'third-party price lists, November 2026', false);
+
+-- What a run took, in money; nothing is known of a model without a price.
+create function private.ai_cost(
+    p_model text, p_input int, p_cached int, p_output int, p_at timestamptz
+) returns table (cost numeric, currency text)
+language plpgsql stable rows 1 set search_path = '' as $$
+begin
+    return query
+    select round(((p_input - p_cached) * p.input + p_cached * p.cached + p_output * p.output) / 1000000, 6), p.currency
+    from public.ai_prices p
+    where starts_with(p_model, p.model) and p.valid_from <= p_at::date
+    order by length(p.model) desc, p.valid_from desc
+    limit 1;
+end
+$$;
+
+-- Runs of a model, told by whoever asked it: [{purpose, model, input_tokens, cached_tokens, output_tokens,
+-- reasoning_tokens, latency_ms, response_id}]. The same response is counted once. Returns the tokens that are news.
+create function private.usage_insert(
+    p_tenant_id uuid, p_chat_id uuid, p_agent_id uuid, p_thread_id uuid, p_usage jsonb
+) returns bigint
+language plpgsql set search_path = '' as $$
+declare
+    v_total bigint;
+begin
+    with spent as (
+        insert into public.ai_usage (tenant_id, purpose, agent_id, chat_id, thread_id, model, input_tokens,
+            cached_tokens, output_tokens, reasoning_tokens, total_tokens, cost, currency, latency_ms, response_id,
+            created_at)
+        select p_tenant_id, coalesce(u.purpose, 'reply'), p_agent_id, p_chat_id, p_thread_id, u.model,
+            u.input_tokens, coalesce(u.cached_tokens, 0), u.output_tokens, coalesce(u.reasoning_tokens, 0),
+            u.input_tokens + u.output_tokens, c.cost, c.currency, u.latency_ms, u.response_id, private.clock()
+        from jsonb_to_recordset(p_usage) as u (purpose text, model text, input_tokens int, cached_tokens int,
+            output_tokens int, reasoning_tokens int, latency_ms int, response_id text)
+        left join lateral private.ai_cost(
+            u.model, u.input_tokens, coalesce(u.cached_tokens, 0), u.output_tokens, private.clock()) as c on true
+        on conflict (tenant_id, response_id) where response_id is not null do nothing
+        returning total_tokens
+    )
+    select coalesce(sum(total_tokens), 0) into v_total from spent;
+    return v_total;
+end
+$$;
+
+-- The business's own day, and what its models took since it began.
+create function private.ai_spent_today(p_tenant_id uuid) returns table (tokens bigint, cost numeric)
+language plpgsql stable rows 1 set search_path = '' as $$
+begin
+    return query
+    select coalesce(sum(u.total_tokens), 0)::bigint, coalesce(sum(u.cost), 0)
+    from public.ai_usage u
+    where u.tenant_id = p_tenant_id and u.created_at >= (
+        select date_trunc('day', (select private.clock()) at time zone o.timezone) at time zone o.timezone
+        from public.users o
+        where o.id = p_tenant_id);
+end
+$$;
+
+-- Has the business used up what it allows its models in a day? Answers to customers are given all the same: only
+-- what can wait for tomorrow asks.
+create function private.ai_budget_spent(p_tenant_id uuid) returns boolean
+language plpgsql stable set search_path = '' as $$
+begin
+    return exists (
+        select
+        from public.tenant_settings s
+        cross join lateral private.ai_spent_today(p_tenant_id) as t
+        where s.tenant_id = p_tenant_id
+            and (t.tokens >= s.ai_daily_token_budget or t.cost >= s.ai_daily_cost_budget));
+end
+$$;
+
+create view public.ai_usage_daily with (security_invoker = true) as
+select
+    u.tenant_id, (u.created_at at time zone o.timezone)::date as day, u.purpose, u.model, count(*) as runs,
+    sum(u.input_tokens) as input_tokens, sum(u.cached_tokens) as cached_tokens, sum(u.output_tokens) as output_tokens,
+    sum(u.total_tokens) as total_tokens, sum(u.cost) as cost, u.currency,
+    percentile_disc(0.5) within group (order by u.latency_ms) as latency_ms_p50
+from public.ai_usage u
+join public.users o on o.id = u.tenant_id
+group by u.tenant_id, (u.created_at at time zone o.timezone)::date, u.purpose, u.model, u.currency;
+comment on view public.ai_usage_daily is 'What models took, by the business''s own day, purpose and model.';
+grant select on public.ai_usage_daily to authenticated, service_role;
+
+grant execute on function private.ai_cost(text, int, int, int, timestamptz),
+    private.usage_insert(uuid, uuid, uuid, uuid, jsonb), private.ai_spent_today(uuid), private.ai_budget_spent(uuid)
+    to service_role;
 
 
 -- sql/62_decisions.sql
@@ -4168,8 +5360,8 @@ create type private.send_result as (
 );
 
 -- Tell how sends ended: [{"tenant_id", "message_id", "outcome", "wa_message_id", "error_code", "error_message",
--- "retry_after_seconds"}]. outcome: sent | retry | slow_number | slow_pair | needs_template | opted_out | invalid |
--- stop_channel. Only errands of this claim are touched; answers how many that were.
+-- "retry_after_seconds"}]. outcome: see shared/senders/base.py. Only errands of this claim are touched; answers how
+-- many that were.
 create function public.outbox_settle(p_claim uuid, p_results jsonb) returns int
 language plpgsql set search_path = '' as $$
 declare
@@ -4201,7 +5393,8 @@ begin
         where r.outcome in ('slow_number', 'slow_pair', 'stop_channel') or r.outcome = 'retry' and r.attempts < 6));
     perform private.sends_failed(array(
         select r from unnest(v_results) r
-        where r.outcome in ('needs_template', 'opted_out', 'invalid') or r.outcome = 'retry' and r.attempts >= 6));
+        where r.outcome in ('needs_template', 'opted_out', 'unreachable', 'invalid', 'pause_bulk')
+            or r.outcome = 'retry' and r.attempts >= 6));
     perform private.sends_unknown(array(select r from unnest(v_results) r where r.outcome = 'unknown'));
     return cardinality(v_results);
 end
@@ -4334,9 +5527,673 @@ grant execute on function
     to service_role;
 
 
+-- sql/68_sending.sql
+
+-- Sending by people: what staff ask for is checked whole, decided, and put into the outbox, or refused in plain words.
+
+-- Take messages back that nobody has begun to send. Returns those it got: the others are on their way, sent or gone.
+create function private.outbox_cancel(p_tenant_id uuid, p_message_ids uuid[]) returns uuid[]
+language plpgsql set search_path = '' as $$
+declare
+    v_canceled uuid[];
+begin
+    with mine as (
+        select o.message_id from public.outbox o
+        where o.tenant_id = p_tenant_id and o.message_id = any(p_message_ids) and o.state = 'queued'
+        order by o.message_id for update
+    ),
+    gone as (
+        delete from public.outbox o using mine
+        where o.tenant_id = p_tenant_id and o.message_id = mine.message_id
+        returning o.message_id
+    ),
+    noted as (
+        update public.messages m set status = 'canceled'
+        from gone g
+        where m.tenant_id = p_tenant_id and m.id = g.message_id
+    )
+    select coalesce(array_agg(message_id order by message_id), '{}') into v_canceled from gone;
+    return v_canceled;
+end
+$$;
+
+-- Send again what failed, was skipped, or may never have arrived: a person has decided so, and it goes out as theirs.
+-- p_forced_by: who, if against the rules. Returns those it got; whatever is on its way or was sent is left alone.
+create function private.outbox_requeue(p_tenant_id uuid, p_message_ids uuid[], p_forced_by uuid default null)
+returns uuid[]
+language plpgsql set search_path = '' as $$
+declare
+    v_requeued uuid[];
+begin
+    delete from public.outbox o
+    using (
+        select u.message_id from public.outbox u
+        where u.tenant_id = p_tenant_id and u.message_id = any(p_message_ids) and u.state = 'unknown'
+        order by u.message_id for update
+    ) as unknown
+    where o.tenant_id = p_tenant_id and o.message_id = unknown.message_id;
+
+    with again as (
+        select m.id from public.messages m
+        where m.tenant_id = p_tenant_id and m.id = any(p_message_ids) and m.direction = 'outbound'
+            and m.status in ('failed', 'skipped', 'canceled', 'unknown')
+        order by m.id for no key update
+    ),
+    reset as (
+        update public.messages m
+        set status = 'queued', wa_message_id = null, sent_at = null, failed_at = null, error_code = null,
+            error_message = null, send_verdict = null, send_reason = null,
+            forced_by = coalesce(p_forced_by, m.forced_by)
+        from again a
+        where m.tenant_id = p_tenant_id and m.id = a.id
+        returning m.id, m.chat_id, m.number_id
+    ),
+    queued as (
+        insert into public.outbox (tenant_id, message_id, chat_id, number_id, purpose, priority, not_before)
+        select p_tenant_id, r.id, r.chat_id, r.number_id, 'staff', 0, now()
+        from reset r
+        order by r.id
+        returning message_id
+    )
+    select coalesce(array_agg(message_id order by message_id), '{}') into v_requeued from queued;
+    perform private.wake('deliver');
+    return v_requeued;
+end
+$$;
+
+create type private.send_request as (
+    chat_id uuid, lead_id uuid, number_id uuid, type text, content text, template_id uuid, parameters jsonb,
+    media jsonb, reply_to text, send_at timestamptz, is_forced boolean, expected_cost numeric, currency text,
+    idempotency_key text
+);
+
+-- Refuse: the sentence and the hint are for people, details ({"reason", …} as text) for programs.
+create function private.send_refuse(
+    p_code text, p_reason text, p_message text, p_hint text, p_details jsonb default '{}'
+) returns void
+language plpgsql immutable set search_path = '' as $$
+begin
+    raise exception using errcode = p_code, message = p_message, hint = p_hint,
+        detail = (jsonb_strip_nulls(p_details) || jsonb_build_object('reason', p_reason))::text;
+end
+$$;
+
+-- The message as people see it, with what was decided about it.
+create function private.message_shown(p_tenant_id uuid, p_message_id uuid) returns jsonb
+language sql stable set search_path = '' as $$
+    select to_jsonb(m) - '{raw,request_hash}'::text[] || jsonb_build_object('decision', jsonb_build_object(
+        'verdict', m.send_verdict, 'reason', m.send_reason, 'price_class', m.price_class,
+        'estimated_cost', m.estimated_cost, 'currency', m.currency,
+        'not_before', (
+            select o.not_before from public.outbox o where o.tenant_id = m.tenant_id and o.message_id = m.id)))
+    from public.messages m
+    where m.tenant_id = p_tenant_id and m.id = p_message_id
+$$;
+
+-- The message that this key stands for already; null when it is new. Requests with the same key take turns.
+create function private.message_of_key(p_tenant_id uuid, p_key text, p_hash text) returns uuid
+language plpgsql set search_path = '' as $$
+declare
+    v_message record;
+begin
+    if p_key is null then
+        return null;
+    elsif length(p_key) not between 1 and 200 then
+        perform private.send_refuse('PT400', 'idempotency_key', 'The idempotency key is empty or too long.',
+            'Use 1 to 200 characters, new for each message: a uuid.');
+    end if;
+    perform pg_advisory_xact_lock(hashtextextended(format('messages.idempotency_key %s %s', p_tenant_id, p_key), 0));
+    select m.id, m.request_hash into v_message
+    from public.messages m
+    where m.tenant_id = p_tenant_id and m.idempotency_key = p_key;
+    if v_message.request_hash <> p_hash then
+        perform private.send_refuse('PT409', 'idempotency_conflict',
+            'Another message was sent with this idempotency key.', 'Use a new key for each message.',
+            jsonb_build_object('message_id', v_message.id));
+    end if;
+    return v_message.id;
+end
+$$;
+
+-- The chat to write into, locked; a lead without one on that number gets it.
+create function private.send_chat(p_tenant_id uuid, p_request private.send_request) returns public.chats
+language plpgsql set search_path = '' as $$
+declare
+    v_chat public.chats;
+begin
+    if p_request.chat_id is null then
+        insert into public.chats (tenant_id, number_id, lead_id, last_interaction_at)
+        select p_tenant_id, n.id, l.id, (select private.clock())
+        from public.whatsapp_numbers n
+        join public.customer_leads l on l.tenant_id = n.tenant_id
+        where n.tenant_id = p_tenant_id and n.id = p_request.number_id and l.id = p_request.lead_id
+        on conflict on constraint chats_tenant_id_number_id_lead_id_key do nothing;
+    end if;
+    select * into v_chat
+    from public.chats c
+    where c.tenant_id = p_tenant_id
+        and case when p_request.chat_id is null
+            then c.number_id = p_request.number_id and c.lead_id = p_request.lead_id
+            else c.id = p_request.chat_id and c.number_id = coalesce(p_request.number_id, c.number_id)
+                and c.lead_id = coalesce(p_request.lead_id, c.lead_id) end
+    for no key update;
+    if not found then
+        perform private.send_refuse('PT404', 'no_chat', 'There is no such chat.',
+            'Give p_chat_id from inbox_list(), or p_lead_id and p_number_id of your business to begin one.');
+    end if;
+    return v_chat;
+end
+$$;
+
+-- What each type is made of: {"content", "data", "template_id"}. Whatever cannot be sent is refused here.
+
+create function private.compose_text(p_number public.whatsapp_numbers, p_request private.send_request) returns jsonb
+language plpgsql stable set search_path = '' as $$
+declare
+    v_longest int := case p_number.provider when 'twilio' then 1600 else 4096 end;
+begin
+    if coalesce(btrim(p_request.content, E' \n\r\t'), '') = '' then
+        perform private.send_refuse('PT400', 'empty', 'The message has no text.', 'Give it in p_content.');
+    elsif length(p_request.content) > v_longest then
+        perform private.send_refuse('PT400', 'too_long', format('The text is too long: %s characters, at most %s.',
+            length(p_request.content), v_longest), 'Send it in parts.', jsonb_build_object('longest', v_longest));
+    end if;
+    return jsonb_build_object('content', p_request.content);
+end
+$$;
+
+create function private.compose_template(p_number public.whatsapp_numbers, p_request private.send_request)
+returns jsonb
+language plpgsql stable set search_path = '' as $$
+declare
+    v_template public.message_templates;
+    v_filled jsonb;
+begin
+    select * into v_template
+    from public.message_templates t
+    where t.tenant_id = p_number.tenant_id and t.id = p_request.template_id;
+    if not found then
+        perform private.send_refuse('PT404', 'no_template', 'There is no such template.',
+            'Give p_template_id from message_templates.');
+    elsif (v_template.provider, v_template.waba_id) is distinct from (p_number.provider,
+        case p_number.provider when 'twilio' then p_number.account_id else p_number.waba_id end)
+    then
+        perform private.send_refuse('PT409', 'template_of_other_account', format(
+            'The template %s belongs to another WhatsApp account than %s.', v_template.name, p_number.display_name),
+            'Choose one whose waba_id is that of the number.');
+    end if;
+    v_filled := private.template_message(v_template, p_request.parameters);
+    if v_filled ? 'reason' then
+        perform private.send_refuse(case v_filled ->> 'reason' when 'template_parameters' then 'PT400' else 'PT409' end,
+            v_filled ->> 'reason', v_filled ->> 'message', v_filled ->> 'hint');
+    end if;
+    return jsonb_build_object('content', v_filled -> 'text', 'template_id', v_template.id,
+        'data', jsonb_build_object('category', v_template.category, 'template', jsonb_build_object(
+            'name', v_template.name, 'language', v_template.language, 'category', v_template.category,
+            'provider_template_id', v_template.provider_template_id, 'components', v_filled -> 'components',
+            'variables', v_filled -> 'variables', 'parameters', coalesce(p_request.parameters, '{}'))));
+end
+$$;
+
+-- p_media: {"link"} or {"id"}, with filename, mime and size where known; or {"media_id"} of a file of ours.
+create function private.compose_media(p_number public.whatsapp_numbers, p_request private.send_request)
+returns jsonb
+language plpgsql stable set search_path = '' as $$
+declare
+    v_media jsonb := case when p_request.media ? 'media_id'
+        then private.media_reference(p_number, p_request.media) else p_request.media end;
+    v_fault text := private.media_fault(p_request.type, v_media);
+begin
+    v_fault := case
+        when v_fault is not null then v_fault
+        when p_number.provider = 'twilio' and v_media ->> 'link' is null then 'must have a link: Twilio takes nothing else'
+        when p_request.content is not null and p_request.type in ('audio', 'sticker') then 'cannot have a text with it'
+        when length(p_request.content) > 1024 then format('has too long a text: %s characters, at most 1024',
+            length(p_request.content))
+    end;
+    if v_fault is not null then
+        perform private.send_refuse('PT400', 'media', format('The %s %s.', p_request.type, v_fault),
+            'p_media names the file; its text, if it has one, is p_content.');
+    end if;
+    return jsonb_build_object('content', p_request.content, 'data',
+        jsonb_build_object('media', v_media - '{filename,mime,size}'::text[])
+        || jsonb_strip_nulls(jsonb_build_object('filename', v_media -> 'filename', 'mime', v_media -> 'mime')));
+end
+$$;
+
+-- A file that was sent or received before, as the provider knows it: for seven days, on the number it came to.
+create function private.media_reference(p_number public.whatsapp_numbers, p_media jsonb) returns jsonb
+language plpgsql stable set search_path = '' as $$
+declare
+    v_file jsonb;
+begin
+    select jsonb_build_object('id', f.provider_media_id, 'mime', f.mime, 'size', f.size, 'filename', f.filename)
+    into v_file
+    from public.media f
+    join public.messages m on m.tenant_id = f.tenant_id and m.id = f.message_id
+    where f.tenant_id = p_number.tenant_id and f.id::text = lower(p_media ->> 'media_id')
+        and m.number_id = p_number.id and f.provider_media_id is not null
+        and m.provider_at > (select private.clock()) - interval '7 days';
+    if not found then
+        perform private.send_refuse('PT409', 'media_gone', 'WhatsApp has this file no more, or not for this number.',
+            'Files can be sent on for 7 days, from the number they came to. Give a link to it instead.');
+    end if;
+    return jsonb_strip_nulls(case p_media ->> 'filename' is null when true then v_file
+        else v_file || jsonb_build_object('filename', p_media -> 'filename') end);
+end
+$$;
+
+-- What belongs to another type than the one asked for.
+create function private.send_misfits(p_request private.send_request) returns text
+language sql immutable set search_path = '' as $$
+    select concat_ws(', ',
+        case when p_request.type <> 'template' and p_request.template_id is not null then 'p_template_id' end,
+        case when p_request.type <> 'template' and p_request.parameters is not null then 'p_parameters' end,
+        case when p_request.type in ('text', 'template') and p_request.media is not null then 'p_media' end,
+        case when p_request.type = 'template' and p_request.content is not null then 'p_content' end)
+$$;
+
+-- The provider's id of the message that is quoted; p_reply_to is that id, or ours.
+create function private.send_quote(p_chat public.chats, p_reply_to text) returns text
+language plpgsql stable set search_path = '' as $$
+declare
+    v_quoted public.messages;
+begin
+    if p_reply_to is null then
+        return null;
+    elsif p_reply_to ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then
+        select * into v_quoted from public.messages m
+        where m.tenant_id = p_chat.tenant_id and m.id = p_reply_to::uuid and m.chat_id = p_chat.id;
+    else
+        select * into v_quoted from public.messages m
+        where m.tenant_id = p_chat.tenant_id and m.number_id = p_chat.number_id and m.wa_message_id = p_reply_to
+            and m.chat_id = p_chat.id;
+    end if;
+    if v_quoted.id is null then
+        perform private.send_refuse('PT404', 'no_quoted_message', 'The message to be quoted is not in this chat.',
+            'p_reply_to is id or wa_message_id of a message of the same chat.');
+    elsif v_quoted.wa_message_id is null then
+        perform private.send_refuse('PT409', 'quote_not_sent', 'The message to be quoted has not been sent yet.',
+            'Wait until it is sent.');
+    end if;
+    return v_quoted.wa_message_id;
+end
+$$;
+
+-- The moment to send at by the business clock; what has passed is now: null.
+create function private.send_time(p_send_at timestamptz) returns timestamptz
+language plpgsql stable set search_path = '' as $$
+declare
+    v_now timestamptz := private.clock();
+begin
+    if p_send_at > v_now + interval '1 year' then
+        perform private.send_refuse('PT400', 'send_at', 'A message can be scheduled for one year ahead at most.',
+            'Choose an earlier p_send_at.');
+    end if;
+    return case when p_send_at > v_now then p_send_at end;
+end
+$$;
+
+create function private.send_compose(p_chat public.chats, p_request private.send_request) returns private.outgoing
+language plpgsql stable set search_path = '' as $$
+declare
+    v_number public.whatsapp_numbers;
+    v_misfits text := private.send_misfits(p_request);
+    v_made jsonb;
+begin
+    if v_misfits <> '' then
+        perform private.send_refuse('PT400', 'misfit', format('A message of type %s takes no %s.', p_request.type,
+            v_misfits), 'Leave it out, or choose another p_type.');
+    elsif private.chat_address(p_chat.tenant_id, p_chat.id) is null then
+        perform private.send_refuse('PT409', 'no_address', 'This customer has no address on WhatsApp.',
+            'They must write to you first.');
+    end if;
+    select * into v_number from public.whatsapp_numbers n where n.tenant_id = p_chat.tenant_id and n.id = p_chat.number_id;
+    v_made := case
+        when p_request.type = 'text' then private.compose_text(v_number, p_request)
+        when p_request.type = 'template' then private.compose_template(v_number, p_request)
+        when p_request.type in ('image', 'audio', 'video', 'document', 'sticker')
+            then private.compose_media(v_number, p_request)
+    end;
+    if v_made is null then
+        perform private.send_refuse('PT400', 'type', format('There is no type %L of message.', p_request.type),
+            'Choose text, template, image, audio, video, document or sticker.');
+    end if;
+    return private.outgoing(p_chat.tenant_id, p_chat.id, 'staff', 'staff', 'human', v_made ->> 'content',
+        p_request.type, p_data => v_made -> 'data', p_send_at => private.send_time(p_request.send_at),
+        p_author_id => private.my_user_id(), p_template_id => (v_made ->> 'template_id')::uuid,
+        p_reply_to => private.send_quote(p_chat, p_request.reply_to));
+end
+$$;
+
+-- The decision, and what a refusal of it says.
+
+-- The decision about a message of staff. One that is to go out when its window will be closed needs a template.
+create function private.send_decide(
+    p_tenant_id uuid, p_chat_id uuid, p_type text, p_category text, p_template_id uuid, p_send_at timestamptz,
+    p_is_forced boolean
+) returns jsonb
+language plpgsql stable set search_path = '' as $$
+declare
+    v_decision jsonb;
+begin
+    select to_jsonb(d) - 'ref' into v_decision
+    from private.send_decisions(array[(private.uuid7(), p_tenant_id, p_chat_id, 'staff', p_type = 'template',
+        p_category, p_template_id, p_is_forced)::private.send_candidate]) d;
+    if v_decision ->> 'verdict' = 'send' and p_type <> 'template' and not p_is_forced and exists (
+        select from public.chats c
+        join public.whatsapp_numbers n on n.tenant_id = c.tenant_id and n.id = c.number_id
+        where c.tenant_id = p_tenant_id and c.id = p_chat_id and n.provider <> 'whapi'
+            and c.window_expires_at <= p_send_at
+    ) then
+        v_decision := v_decision || '{"verdict": "template", "reason": "window_will_be_closed"}';
+    end if;
+    return v_decision;
+end
+$$;
+
+-- How long, roughly: 5 min, 3 h, 2 days.
+create function private.duration_words(p_interval interval) returns text
+language sql immutable set search_path = '' as $$
+    select case
+        when p_interval < interval '1 hour' then ceil(extract(epoch from p_interval) / 60) || ' min'
+        when p_interval < interval '48 hours' then floor(extract(epoch from p_interval) / 3600) || ' h'
+        else floor(extract(epoch from p_interval) / 86400) || ' days'
+    end
+$$;
+
+-- Why a message may not be sent, in a sentence.
+create function private.send_refusal(p_chat public.chats, p_reason text) returns text
+language plpgsql stable set search_path = '' as $$
+declare
+    v_closed_for interval := (select private.clock()) - p_chat.window_expires_at;
+begin
+    return case p_reason
+        when 'window_closed' then case when p_chat.window_expires_at is null
+            then 'This customer has not written to this number yet, so only a template may be sent.'
+            else format('The window closed %s ago, so only a template may be sent.', private.duration_words(v_closed_for))
+            end
+        when 'window_will_be_closed' then
+            'The window will be closed by then unless the customer writes again, so only a template may be scheduled.'
+        when 'opted_out' then 'This customer does not want to be written to.'
+        when 'opted_out_of_marketing' then 'This customer does not want marketing.'
+        when 'number_inactive' then 'The number of this chat is switched off.'
+        else format('This message may not be sent: %s.', replace(p_reason, '_', ' '))
+    end;
+end
+$$;
+
+-- Refuse what was decided against, with what it would cost instead.
+create function private.send_forbid(p_chat public.chats, p_decision jsonb) returns void
+language plpgsql stable set search_path = '' as $$
+declare
+    -- the dearest kind: which template it will be, nobody knows
+    v_instead jsonb := case p_decision ->> 'verdict' when 'template' then private.send_decide(
+        p_chat.tenant_id, p_chat.id, 'template', 'marketing', null, null, false) else p_decision end;
+begin
+    perform private.send_refuse('PT409', p_decision ->> 'reason',
+        private.send_refusal(p_chat, p_decision ->> 'reason'),
+        concat_ws(' ',
+            case p_decision ->> 'verdict' when 'template'
+                then 'Choose a template (p_type, p_template_id).'
+                else 'If it must be sent all the same: p_force, with the estimated cost.' end,
+            'It is estimated to cost up to ' || private.cost_words(v_instead) || '.'),
+        p_decision || jsonb_build_object('window_expires_at', p_chat.window_expires_at,
+            'estimated_cost', v_instead -> 'estimated_cost', 'currency', v_instead -> 'currency'));
+end
+$$;
+
+create function private.cost_words(p_decision jsonb) returns text
+language sql immutable set search_path = '' as $$
+    select (p_decision ->> 'currency') || ' ' || round((p_decision ->> 'estimated_cost')::numeric, 4)
+$$;
+
+-- Who forces a message agrees to its cost as they were shown it; it may have changed since.
+create function private.send_consent(p_request private.send_request, p_decision jsonb) returns void
+language plpgsql stable set search_path = '' as $$
+declare
+    v_cost numeric := round((p_decision ->> 'estimated_cost')::numeric, 6);
+    v_words text := coalesce(private.cost_words(p_decision), 'not known');
+begin
+    if round(p_request.expected_cost, 6) = v_cost and upper(p_request.currency) = p_decision ->> 'currency'
+        or v_cost is null and p_request.expected_cost is null
+    then
+        return;
+    elsif p_request.expected_cost is null then
+        perform private.send_refuse('PT400', 'cost_not_shown',
+            format('Who forces a message must have seen its estimated cost, which is %s.', v_words),
+            'Show it, then send it along as p_expected_cost and p_currency.', p_decision);
+    end if;
+    perform private.send_refuse('PT409', 'cost_changed', format('The estimated cost is now %s, no longer %s %s.',
+        v_words, p_request.currency, p_request.expected_cost), 'Show the new one, and send again with it.', p_decision);
+end
+$$;
+
+-- The decision that lets this message out, {"is_forced": true} when it took force; or a refusal.
+create function private.send_permit(
+    p_chat public.chats, p_message private.outgoing, p_request private.send_request
+) returns jsonb
+language plpgsql stable set search_path = '' as $$
+declare
+    v_decision jsonb := private.send_decide(p_message.tenant_id, p_message.chat_id, p_message.type,
+        p_message.data ->> 'category', p_message.template_id, p_message.send_at, false);
+begin
+    if p_request.is_forced and v_decision ->> 'verdict' not in ('send', 'wait') then
+        v_decision := private.send_decide(p_message.tenant_id, p_message.chat_id, p_message.type,
+            p_message.data ->> 'category', p_message.template_id, p_message.send_at, true) || '{"is_forced": true}';
+    end if;
+    if v_decision ->> 'verdict' not in ('send', 'wait') then
+        perform private.send_forbid(p_chat, v_decision);
+    elsif p_request.is_forced then
+        perform private.send_consent(p_request, v_decision);
+    end if;
+    return v_decision;
+end
+$$;
+
+-- A person writes: the chat has a session, and the agent is silent for a while.
+create function private.staff_takes_over(p_tenant_id uuid, p_chat_id uuid) returns void
+language plpgsql set search_path = '' as $$
+begin
+    insert into public.conversations (tenant_id, chat_id, opened_at)
+    values (p_tenant_id, p_chat_id, private.clock())
+    on conflict (tenant_id, chat_id) where status = 'open' do nothing;
+    update public.chats c
+    set agent_paused_until = greatest(
+        c.agent_paused_until, (select private.clock()) + make_interval(mins => s.human_takeover_minutes))
+    from public.tenant_settings s
+    where c.tenant_id = p_tenant_id and c.id = p_chat_id and s.tenant_id = c.tenant_id;
+end
+$$;
+
+-- Definer: staff may not write messages, outbox or chats; tenant from require_staff.
+create function private.message_send(p_request private.send_request) returns jsonb
+language plpgsql security definer set search_path = '' as $$
+declare
+    v_tenant_id uuid := private.require_staff();
+    v_hash text := encode(sha256(convert_to((to_jsonb(p_request) - 'idempotency_key')::text, 'utf8')), 'hex');
+    v_id uuid := private.message_of_key(v_tenant_id, p_request.idempotency_key, v_hash);
+    v_chat public.chats;
+    v_message private.outgoing;
+    v_decision jsonb;
+begin
+    if v_id is not null then
+        return private.message_shown(v_tenant_id, v_id);
+    end if;
+    v_chat := private.send_chat(v_tenant_id, p_request);
+    v_message := private.send_compose(v_chat, p_request);
+    v_decision := private.send_permit(v_chat, v_message, p_request);
+    if v_decision ? 'is_forced' then
+        v_message.forced_by := private.my_user_id();
+    end if;
+
+    if v_message.send_at is null then
+        perform private.staff_takes_over(v_tenant_id, v_chat.id);
+    end if;
+    v_id := (private.outbox_enqueue(array[v_message]))[1];
+    update public.messages m
+    set idempotency_key = p_request.idempotency_key,
+        request_hash = case when p_request.idempotency_key is not null then v_hash end,
+        scheduled_at = v_message.send_at,
+        consented_cost = case when v_decision ? 'is_forced' then p_request.expected_cost end,
+        send_verdict = v_decision ->> 'verdict', send_reason = v_decision ->> 'reason',
+        price_class = v_decision ->> 'price_class', estimated_cost = (v_decision ->> 'estimated_cost')::numeric,
+        currency = v_decision ->> 'currency'
+    where m.tenant_id = v_tenant_id and m.id = v_id;
+    return private.message_shown(v_tenant_id, v_id);
+end
+$$;
+
+-- A message of ours on its way or not, with its chat locked.
+create function private.message_locked(p_tenant_id uuid, p_message_id uuid) returns public.messages
+language plpgsql set search_path = '' as $$
+declare
+    v_message public.messages;
+begin
+    perform from public.chats c
+    where c.tenant_id = p_tenant_id and c.id = (
+        select m.chat_id from public.messages m where m.tenant_id = p_tenant_id and m.id = p_message_id)
+    for no key update;
+    select * into v_message from public.messages m where m.tenant_id = p_tenant_id and m.id = p_message_id;
+    if not found then
+        perform private.send_refuse('PT404', 'no_message', 'There is no such message.',
+            'Read its id from messages_list().');
+    elsif v_message.direction = 'inbound' then
+        perform private.send_refuse('PT409', 'received', 'The customer wrote this message.',
+            'Only your own can be canceled or sent again.');
+    end if;
+    return v_message;
+end
+$$;
+
+create function private.message_cancel(p_message_id uuid) returns jsonb
+language plpgsql security definer set search_path = '' as $$
+declare
+    v_message public.messages := private.message_locked(private.require_staff(), p_message_id);
+begin
+    if cardinality(private.outbox_cancel(v_message.tenant_id, array[p_message_id])) = 0 then
+        perform private.send_refuse('PT409', 'not_queued', format('This message cannot be canceled: it is %s.',
+            case v_message.status when 'queued' then 'being sent' when 'sending' then 'being sent'
+                when 'unknown' then 'unknown whether it was sent' when 'canceled' then 'canceled already'
+                else v_message.status end),
+            'Only what waits can be canceled.', jsonb_build_object('status', v_message.status));
+    end if;
+    return private.message_shown(v_message.tenant_id, p_message_id);
+end
+$$;
+
+-- Once more, as it was written, under the rules that hold now. p_force: a person has compared a message whose fate
+-- nobody knows with the phone, and says that it did not arrive.
+create function private.message_retry(p_message_id uuid, p_force boolean) returns jsonb
+language plpgsql security definer set search_path = '' as $$
+declare
+    v_message public.messages := private.message_locked(private.require_staff(), p_message_id);
+    v_chat public.chats;
+    v_template public.message_templates;
+    v_decision jsonb;
+begin
+    if v_message.status not in ('failed', 'skipped', 'canceled', 'unknown') then
+        perform private.send_refuse('PT409', 'not_failed', format('There is nothing to repeat: this message is %s.',
+            v_message.status), 'Only what failed, was skipped or canceled can be sent again.',
+            jsonb_build_object('status', v_message.status));
+    elsif v_message.status = 'unknown' and not coalesce(p_force, false) then
+        perform private.send_refuse('PT409', 'unknown', 'Nobody knows whether this message was sent.',
+            'Compare with the phone; if it did not arrive, repeat it with p_force.');
+    end if;
+    select * into v_template from public.message_templates t
+    where t.tenant_id = v_message.tenant_id and t.id = v_message.template_id;
+    if private.template_obstacle(v_template) is not null and v_template.id is not null then
+        perform private.send_refuse('PT409', 'template_' || v_template.status, private.template_obstacle(v_template),
+            'Send another template instead.');
+    end if;
+    select * into v_chat from public.chats c where c.tenant_id = v_message.tenant_id and c.id = v_message.chat_id;
+    v_decision := private.send_decide(v_message.tenant_id, v_message.chat_id, v_message.type,
+        v_message.data ->> 'category', v_message.template_id, null, v_message.forced_by is not null);
+    if v_decision ->> 'verdict' not in ('send', 'wait') then
+        perform private.send_forbid(v_chat, v_decision);
+    end if;
+    perform private.staff_takes_over(v_message.tenant_id, v_message.chat_id);
+    perform private.outbox_requeue(v_message.tenant_id, array[p_message_id]);
+    return private.message_shown(v_message.tenant_id, p_message_id);
+end
+$$;
+grant execute on function private.message_send(private.send_request), private.message_cancel(uuid),
+    private.message_retry(uuid, boolean) to authenticated;
+
+-- What staff call. Each answers with the message as it is then, and its `decision`; a refusal stores nothing.
+
+-- p_type text: p_content. template: p_template_id, p_parameters (see 22_templates.sql). image, audio, video, document,
+-- sticker: p_media {"link" | "id" | "media_id", "filename", "mime", "size"}, with p_content as its text. To p_chat_id,
+-- or to p_lead_id on p_number_id. p_send_at schedules it. p_force, with the cost that was shown, overrules what a
+-- person may overrule. p_idempotency_key: asking again with the same key answers with the same message.
+create function public.message_send(
+    p_chat_id uuid default null, p_type text default 'text', p_content text default null,
+    p_template_id uuid default null, p_parameters jsonb default null, p_media jsonb default null,
+    p_reply_to text default null, p_send_at timestamptz default null, p_force boolean default false,
+    p_expected_cost numeric default null, p_currency text default null, p_idempotency_key text default null,
+    p_lead_id uuid default null, p_number_id uuid default null
+) returns jsonb
+language sql set search_path = '' as $$
+    select private.message_send((p_chat_id, p_lead_id, p_number_id, p_type, p_content, p_template_id, p_parameters,
+        p_media, p_reply_to, p_send_at, p_force, p_expected_cost, p_currency, p_idempotency_key)::private.send_request)
+$$;
+
+create function public.message_cancel(p_message_id uuid) returns jsonb
+language sql set search_path = '' as $$
+    select private.message_cancel(p_message_id)
+$$;
+
+create function public.message_retry(p_message_id uuid, p_force boolean default false) returns jsonb
+language sql set search_path = '' as $$
+    select private.message_retry(p_message_id, p_force)
+$$;
+grant execute on function
+    public.message_send(
+        uuid, text, text, uuid, jsonb, jsonb, text, timestamptz, boolean, numeric, text, text, uuid, uuid),
+    public.message_cancel(uuid), public.message_retry(uuid, boolean)
+    to authenticated;
+
+
 -- sql/75_delivery_health.sql
 
 -- Delivery health: what somebody should look at.
+
+-- alert_kinds: every kind of alert, what it is about, and how it is told to staff who do not read English.
+create table public.alert_kinds (
+    kind text,
+    meaning text not null,
+    subject text not null,
+    texts jsonb not null,
+    constraint alert_kinds_pkey primary key (kind),
+    constraint alert_kinds_subject_check check (subject in ('number', 'chat', 'message', 'template', 'account', 'job')),
+    constraint alert_kinds_texts_check check (texts ? 'es')
+);
+comment on table public.alert_kinds is 'What alerts there are: their meaning, and their words by language.';
+comment on column public.alert_kinds.subject is 'What alerts.subject names: by our id, where it has one.';
+comment on column public.alert_kinds.texts is '{"es": "…"} by language; English is what the raiser says.';
+
+alter table public.alert_kinds enable row level security;
+grant select on public.alert_kinds to authenticated;
+grant select, insert, update, delete on public.alert_kinds to service_role;
+create policy alert_kinds_select_anyone on public.alert_kinds for select to authenticated using (true);
+
+insert into public.alert_kinds (kind, subject, meaning, texts) values
+    ('channel_stopped', 'number', 'The provider refuses the whole number; nothing of it is sent until it is mended.',
+        '{"es": "El proveedor ya no acepta este número y no se envía nada. Vuelve a conectarlo."}'),
+    ('channel_setup', 'number', 'The number is connected, but its provider was not told where to deliver.',
+        '{"es": "El número está conectado, pero todavía no recibe mensajes. Vuelve a conectarlo."}'),
+    ('token_refresh_failed', 'number', 'The access token could not be checked or replaced; it still works.',
+        '{"es": "No se pudo renovar el acceso de este número. Si no se resuelve solo, vuelve a conectarlo."}'),
+    ('send_failed', 'chat', 'A reply or a message of staff could not be sent.',
+        '{"es": "Un mensaje no se pudo enviar."}'),
+    ('send_unknown', 'chat', 'Nobody knows whether a message was sent; it is not sent again.',
+        '{"es": "No se sabe si un mensaje llegó a salir. Revisa el chat antes de repetirlo."}'),
+    ('not_sent', 'chat', 'The rules of WhatsApp or of the business keep a message back; a person decides.',
+        '{"es": "Un mensaje no se envió y espera la decisión de una persona."}'),
+    ('no_agent', 'chat', 'A customer waits and there is no agent who could answer.',
+        '{"es": "Un cliente espera y no hay agente que le responda."}'),
+    ('reply_failed', 'chat', 'The agent could not answer.',
+        '{"es": "El agente no pudo responder a un cliente."}');
 
 create table public.alerts (
     tenant_id uuid,
@@ -4379,16 +6236,63 @@ grant select, insert, update, delete on public.alerts to service_role;
 create policy alerts_select_member on public.alerts for select to authenticated
     using (tenant_id = (select private.my_tenant_id()));
 
+-- How bad, in order.
+create function private.severity_rank(p_severity text) returns int
+language sql immutable set search_path = '' as $$
+    select array_position(array['info', 'warning', 'critical'], p_severity)
+$$;
+
+-- What staff read about an incident, in the language of the business's owner; p_message is what it is in English.
+create function private.alert_text(p_tenant_id uuid, p_kind text, p_message text) returns text
+language plpgsql stable set search_path = '' as $$
+begin
+    return coalesce(
+        (select coalesce(k.texts ->> u.locale, k.texts ->> split_part(u.locale, '-', 1))
+        from public.users u
+        join public.alert_kinds k on k.kind = p_kind
+        where u.id = p_tenant_id),
+        p_message);
+end
+$$;
+
+-- Somebody should look at this. While it is open, the same again is counted in the same row, which keeps the worst
+-- severity and the latest words. p_message: English, and the provider's own words; it stays in details as `reason`.
 create function private.alert_raise(
     p_tenant_id uuid, p_kind text, p_subject text, p_message text, p_number_id uuid default null,
-    p_chat_id uuid default null, p_severity text default 'warning'
+    p_chat_id uuid default null, p_severity text default 'warning', p_details jsonb default '{}'
 ) returns void
 language plpgsql set search_path = '' as $$
 begin
-    insert into public.alerts as a (tenant_id, kind, subject, message, number_id, chat_id, severity)
-    values (p_tenant_id, p_kind, p_subject, p_message, p_number_id, p_chat_id, p_severity)
+    insert into public.alerts as a (
+        tenant_id, kind, subject, message, details, number_id, chat_id, severity, created_at, last_at)
+    values (
+        p_tenant_id, p_kind, p_subject, private.alert_text(p_tenant_id, p_kind, p_message),
+        p_details || jsonb_build_object('reason', p_message), p_number_id, p_chat_id, p_severity,
+        private.clock(), private.clock())
     on conflict (tenant_id, kind, subject) where resolved_at is null do update
-    set occurrences = a.occurrences + 1, last_at = now(), message = excluded.message;
+    set occurrences = a.occurrences + 1, last_at = excluded.last_at, message = excluded.message,
+        details = a.details || excluded.details,
+        severity = case when private.severity_rank(excluded.severity) > private.severity_rank(a.severity)
+            then excluded.severity else a.severity end;
+end
+$$;
+
+-- The trouble is over by itself: nobody resolved it, so resolved_by stays empty.
+create function private.alert_end(p_tenant_id uuid, p_kind text, p_subject text) returns void
+language plpgsql set search_path = '' as $$
+begin
+    update public.alerts set resolved_at = private.clock()
+    where tenant_id = p_tenant_id and kind = p_kind and subject = p_subject and resolved_at is null;
+end
+$$;
+
+-- The same for many: p_tenants and p_subjects go in pairs.
+create function private.alerts_end(p_kind text, p_tenants uuid[], p_subjects text[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    update public.alerts a set resolved_at = private.clock()
+    from unnest(p_tenants, p_subjects) as e (tenant_id, subject)
+    where a.tenant_id = e.tenant_id and a.kind = p_kind and a.subject = e.subject and a.resolved_at is null;
 end
 $$;
 
@@ -4401,8 +6305,9 @@ begin
     perform private.alert_raise(p_tenant_id, p_kind, p_chat_id::text, p_message, p_chat_id => p_chat_id);
 end
 $$;
-grant execute on function private.alert_raise(uuid, text, text, text, uuid, uuid, text),
-    private.flag_for_person(uuid, uuid, text, text) to service_role;
+grant execute on function private.severity_rank(text), private.alert_text(uuid, text, text),
+    private.alert_raise(uuid, text, text, text, uuid, uuid, text, jsonb), private.alert_end(uuid, text, text),
+    private.alerts_end(text, uuid[], text[]), private.flag_for_person(uuid, uuid, text, text) to service_role;
 
 -- Definer: staff may not write alerts, only say that one is dealt with.
 create function private.alert_resolve(p_alert_id uuid) returns void
@@ -4410,7 +6315,9 @@ language plpgsql security definer set search_path = '' as $$
 declare
     v_tenant_id uuid := private.require_staff();
 begin
-    update public.alerts set resolved_at = coalesce(resolved_at, now()), resolved_by = private.my_user_id()
+    update public.alerts
+    set resolved_by = case when resolved_at is null then private.my_user_id() else resolved_by end,
+        resolved_at = coalesce(resolved_at, private.clock())
     where tenant_id = v_tenant_id and id = p_alert_id;
     if not found then
         raise exception using errcode = 'PT404', message = 'There is no such alert.', hint = 'Read its id from alerts.';
@@ -4462,6 +6369,385 @@ language sql set search_path = '' as $$
     values (p_tenant_id, p_job, least(p_started_at, clock_timestamp()), clock_timestamp(), p_counts, p_error)
 $$;
 grant execute on function public.job_run_record(text, timestamptz, jsonb, text, uuid) to service_role;
+
+
+-- sql/82_analysis.sql
+
+-- CRM analysis: idle conversations are read by a model, which says what became of the customer and what comes next.
+-- A person's word counts more than the model's, and an answer that cannot be trusted changes nothing.
+
+-- lead_edits: who changed what about a customer, by hand.
+create table public.lead_edits (
+    tenant_id uuid,
+    id uuid default private.uuid7(),
+    lead_id uuid not null,
+    field text not null,
+    old_value jsonb,
+    new_value jsonb,
+    edited_by uuid not null,
+    edited_at timestamptz not null,
+    constraint lead_edits_pkey primary key (tenant_id, id),
+    constraint lead_edits_lead_id_fkey foreign key (tenant_id, lead_id)
+        references public.customer_leads (tenant_id, id) on delete cascade,
+    constraint lead_edits_edited_by_fkey foreign key (tenant_id, edited_by) references public.users (tenant_id, id)
+);
+comment on table public.lead_edits is 'Changes that staff made to fields of a lead; only ever added to.';
+comment on column public.lead_edits.old_value is 'pii: what the field held';
+comment on column public.lead_edits.new_value is 'pii: what the person wrote';
+
+create index lead_edits_tenant_id_lead_id_edited_at_idx on public.lead_edits (tenant_id, lead_id, edited_at desc);
+create index lead_edits_tenant_id_edited_by_idx on public.lead_edits (tenant_id, edited_by);
+
+alter table public.lead_edits enable row level security;
+grant select on public.lead_edits to authenticated;
+grant select, insert on public.lead_edits to service_role;
+create policy lead_edits_select_member on public.lead_edits for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+
+-- after update of a lead: note what a person changed. Definer: staff may not write lead_edits themselves.
+create function private.lead_edits_note() returns trigger
+language plpgsql security definer set search_path = '' as $$
+declare
+    v_user_id uuid := private.my_user_id();
+begin
+    if v_user_id is not null then
+        insert into public.lead_edits (tenant_id, lead_id, field, old_value, new_value, edited_by, edited_at)
+        select new.tenant_id, new.id, n.key, o.value, n.value, v_user_id, private.clock()
+        from jsonb_each(to_jsonb(new)) n
+        join jsonb_each(to_jsonb(old)) o using (key)
+        where n.value <> o.value and n.key not in ('updated_at');
+    end if;
+    return null;
+end
+$$;
+create trigger customer_leads_note_edits after update of name, label1, label2, label3, email, company, customer_type,
+    business_category, tags, lead_status, lead_grade, qualification_score, assigned_to, profile_status, next_action,
+    next_action_at, priority, metadata, is_active on public.customer_leads
+    for each row execute function private.lead_edits_note();
+
+create table public.crm_analyses (
+    tenant_id uuid,
+    id uuid default private.uuid7(),
+    chat_id uuid not null,
+    lead_id uuid not null,
+    outcome text not null,
+    profile_status text,
+    next_action text,
+    next_action_at timestamptz,
+    priority smallint,
+    sentiment text,
+    satisfaction smallint,
+    summary text,
+    language text,
+    evidence jsonb not null default '[]',
+    confidence numeric(3, 2),
+    kept_fields text[] not null default '{}',
+    error text,
+    model text,
+    until_at timestamptz not null,
+    analysed_at timestamptz not null,
+    constraint crm_analyses_pkey primary key (tenant_id, id),
+    constraint crm_analyses_chat_id_fkey foreign key (tenant_id, chat_id) references public.chats (tenant_id, id)
+        on delete cascade,
+    constraint crm_analyses_lead_id_fkey foreign key (tenant_id, lead_id)
+        references public.customer_leads (tenant_id, id) on delete cascade,
+    constraint crm_analyses_outcome_check check (outcome in ('applied', 'unchanged', 'failed')),
+    constraint crm_analyses_priority_check check (priority between 1 and 5),
+    constraint crm_analyses_satisfaction_check check (satisfaction between 1 and 5),
+    constraint crm_analyses_sentiment_check check (sentiment in ('positive', 'neutral', 'negative')),
+    constraint crm_analyses_confidence_check check (confidence between 0 and 1)
+);
+comment on table public.crm_analyses is 'What a model made of each quiet conversation; the lead holds the result.';
+comment on column public.crm_analyses.outcome is
+    'applied: the lead was changed; unchanged: it said so already, or a person had; failed: nothing usable came.';
+comment on column public.crm_analyses.kept_fields is 'What a person had set, and which therefore stayed as it was.';
+comment on column public.crm_analyses.until_at is 'The last message that was read.';
+comment on column public.crm_analyses.next_action is 'pii: may quote the customer';
+comment on column public.crm_analyses.summary is 'pii: what was said';
+comment on column public.crm_analyses.profile_status is 'pii: what became of the customer';
+comment on column public.crm_analyses.evidence is 'pii: [{"message_id", "quote"}], the customer''s own words';
+comment on column public.crm_analyses.error is 'pii: an error may quote the answer';
+
+create index crm_analyses_tenant_id_chat_id_analysed_at_idx
+    on public.crm_analyses (tenant_id, chat_id, analysed_at desc);
+create index crm_analyses_tenant_id_lead_id_analysed_at_idx
+    on public.crm_analyses (tenant_id, lead_id, analysed_at desc);
+
+alter table public.crm_analyses enable row level security;
+grant select on public.crm_analyses to authenticated;
+grant select, insert, update, delete on public.crm_analyses to service_role;
+create policy crm_analyses_select_member on public.crm_analyses for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+
+-- pending_analyses: chats in the hands of a worker, or that one had and did not finish.
+create table public.pending_analyses (
+    tenant_id uuid,
+    chat_id uuid,
+    claim uuid,
+    lease_until timestamptz not null,
+    attempts int not null default 1,
+    until_at timestamptz not null,
+    constraint pending_analyses_pkey primary key (tenant_id, chat_id),
+    constraint pending_analyses_chat_id_fkey foreign key (tenant_id, chat_id) references public.chats (tenant_id, id)
+        on delete cascade
+) with (fillfactor = 70);
+comment on table public.pending_analyses is 'Chats that are being analysed; due again when the lease is over.';
+
+alter table public.pending_analyses enable row level security;
+grant select on public.pending_analyses to authenticated;
+grant select, insert, update, delete on public.pending_analyses to service_role;
+create policy pending_analyses_select_member on public.pending_analyses for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+
+-- Due chats: with news and silent long enough, or begun and not finished; the same share for every business that has
+-- any and may still spend. Chats somebody else is busy with are left to the next look.
+create function private.analyses_due(p_limit int) returns private.chat_ref[]
+language plpgsql set search_path = '' as $$
+declare
+    v_now timestamptz := private.clock();
+begin
+    return array(
+        with recursive news as (
+            (select c.tenant_id from public.chats c where c.has_news order by 1 limit 1)
+            union all
+            select following.tenant_id
+            from news
+            cross join lateral (
+                select c.tenant_id from public.chats c
+                where c.has_news and c.tenant_id > news.tenant_id
+                order by 1
+                limit 1
+            ) as following
+        ),
+        tenants as materialized (
+            select t.tenant_id, s.crm_analysis_idle_minutes
+            from (select tenant_id from news union select tenant_id from public.pending_analyses) as t
+            join public.tenant_settings s on s.tenant_id = t.tenant_id
+            join public.users o on o.id = t.tenant_id and o.is_active and o.crm_enabled
+            where not private.ai_budget_spent(t.tenant_id)
+        )
+        select (due.tenant_id, due.id)::private.chat_ref
+        from tenants t
+        cross join lateral (
+            select c.tenant_id, c.id
+            from (
+                select n.id
+                from public.chats n
+                where n.tenant_id = t.tenant_id and n.has_news
+                    and n.last_interaction_at <= v_now - make_interval(mins => t.crm_analysis_idle_minutes)
+                    and not exists (
+                        select from public.pending_analyses p where p.tenant_id = n.tenant_id and p.chat_id = n.id)
+                union all
+                select p.chat_id
+                from public.pending_analyses p
+                where p.tenant_id = t.tenant_id and p.lease_until < now()
+            ) as candidates
+            join public.chats c on c.tenant_id = t.tenant_id and c.id = candidates.id
+            order by c.last_interaction_at
+            limit (select greatest(1, p_limit / count(*)) from tenants)
+            for no key update of c skip locked
+        ) as due
+        limit p_limit);
+end
+$$;
+
+-- What a model is told about a chat. messages: the latest of them, oldest first.
+create function private.analysis_job(p_tenant_id uuid, p_chat_id uuid) returns jsonb
+language plpgsql stable set search_path = '' as $$
+begin
+    return (
+        select jsonb_build_object(
+            'tenant_id', c.tenant_id, 'chat_id', c.id, 'claim', p.claim, 'attempts', p.attempts,
+            'business', jsonb_build_object('name', s.business_name, 'locale', o.locale, 'timezone', o.timezone,
+                'now', private.clock(), 'statuses', s.crm_statuses, 'model', s.crm_model),
+            'lead', jsonb_build_object('id', l.id, 'name', l.name, 'status', l.profile_status,
+                'next_action', l.next_action, 'next_action_at', l.next_action_at, 'priority', l.priority,
+                'labels', array_remove(array[l.label1, l.label2, l.label3], null)),
+            'before', (
+                select a.summary from public.crm_analyses a
+                where a.tenant_id = c.tenant_id and a.chat_id = c.id and a.summary is not null
+                order by a.analysed_at desc
+                limit 1),
+            'messages', (
+                select jsonb_agg(jsonb_build_object('id', m.id, 'role', m.role, 'type', m.type,
+                    'content', left(m.content, 2000), 'at', m.provider_at) order by m.provider_at, m.id)
+                from (
+                    select * from public.messages m
+                    where m.tenant_id = c.tenant_id and m.chat_id = c.id and m.revoked_at is null
+                        and m.status not in ('failed', 'skipped', 'canceled', 'queued')
+                    order by m.provider_at desc, m.id desc
+                    limit 60
+                ) as m))
+        from public.pending_analyses p
+        join public.chats c on c.tenant_id = p.tenant_id and c.id = p.chat_id
+        join public.customer_leads l on l.tenant_id = c.tenant_id and l.id = c.lead_id
+        join public.tenant_settings s on s.tenant_id = c.tenant_id
+        join public.users o on o.id = c.tenant_id
+        where p.tenant_id = p_tenant_id and p.chat_id = p_chat_id);
+end
+$$;
+
+-- Take chats to analyse, for p_lease_seconds: {"jobs": […], "next_in_ms": 0 when there may be more, else null}.
+create function public.analysis_claim(p_limit int default 20, p_lease_seconds int default 120) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+    v_chats private.chat_ref[] := private.analyses_due(p_limit);
+    v_claim uuid := private.uuid7();
+    v_jobs jsonb;
+begin
+    insert into public.pending_analyses as p (tenant_id, chat_id, claim, lease_until, until_at)
+    select c.tenant_id, c.id, v_claim, now() + make_interval(secs => p_lease_seconds), c.last_interaction_at
+    from unnest(v_chats) d
+    join public.chats c on c.tenant_id = d.tenant_id and c.id = d.chat_id
+    order by c.tenant_id, c.id
+    on conflict (tenant_id, chat_id) do update
+    set claim = excluded.claim, lease_until = excluded.lease_until, until_at = excluded.until_at,
+        attempts = p.attempts + 1;
+    -- what is said from here on is news for the next analysis
+    update public.chats c set has_news = false
+    from unnest(v_chats) d
+    where c.tenant_id = d.tenant_id and c.id = d.chat_id and c.has_news;
+    select jsonb_agg(private.analysis_job(d.tenant_id, d.chat_id)) into v_jobs from unnest(v_chats) d;
+    return jsonb_build_object(
+        'jobs', coalesce(v_jobs, '[]'), 'next_in_ms', case when cardinality(v_chats) > 0 then 0 end);
+end
+$$;
+
+-- The fields of a lead that are a person's for now: set by hand since the customer last spoke.
+create function private.lead_fields_kept(p_tenant_id uuid, p_lead_id uuid) returns text[]
+language plpgsql stable set search_path = '' as $$
+begin
+    return array(
+        select distinct e.field
+        from public.lead_edits e
+        join public.tenant_settings s on s.tenant_id = e.tenant_id
+        where e.tenant_id = p_tenant_id and e.lead_id = p_lead_id and case s.crm_person_keeps
+            when 'always' then true
+            when 'until_next_message' then e.edited_at > coalesce((
+                select max(c.last_inbound_at) from public.chats c
+                where c.tenant_id = p_tenant_id and c.lead_id = p_lead_id), '-infinity')
+            else false
+        end);
+end
+$$;
+
+-- An analysis is finished: keep it, and give the lead what it says, except for what a person has set. p_result:
+-- {profile_status, next_action, next_action_at, priority, sentiment, satisfaction, summary, language, evidence,
+-- confidence, model}; checked by the worker. Answers applied, unchanged, or lost when the chat is no longer yours.
+create function public.analysis_settle(
+    p_tenant_id uuid, p_chat_id uuid, p_claim uuid, p_result jsonb, p_usage jsonb default '[]'
+) returns text
+language plpgsql set search_path = '' as $$
+declare
+    v_pending public.pending_analyses;
+    v_lead public.customer_leads;
+    v_kept text[];
+    v_says record;
+    v_pipeline text;
+    v_changed boolean;
+begin
+    perform private.usage_insert(p_tenant_id, p_chat_id, null, null, p_usage);
+    select l.* into v_lead
+    from public.customer_leads l
+    where l.tenant_id = p_tenant_id and l.id = (
+        select lead_id from public.chats where tenant_id = p_tenant_id and id = p_chat_id)
+    for no key update;
+    delete from public.pending_analyses p
+    where p.tenant_id = p_tenant_id and p.chat_id = p_chat_id and p.claim = p_claim
+    returning p.* into v_pending;
+    if v_pending.chat_id is null then
+        return 'lost';
+    end if;
+    v_kept := private.lead_fields_kept(p_tenant_id, v_lead.id);
+    select * into v_says
+    from jsonb_to_record(p_result) as r (profile_status text, next_action text, next_action_at timestamptz,
+        priority smallint, sentiment text, satisfaction smallint, summary text, language text, evidence jsonb,
+        confidence numeric, model text);
+    select s.crm_pipeline ->> v_says.profile_status into v_pipeline
+    from public.tenant_settings s where s.tenant_id = p_tenant_id;
+
+    update public.customer_leads l
+    set profile_status = n.profile_status, next_action = n.next_action, next_action_at = n.next_action_at,
+        priority = n.priority, lead_status = n.lead_status
+    from (
+        select
+            case when 'profile_status' = any (v_kept) then v_lead.profile_status else v_says.profile_status end
+                as profile_status,
+            case when v_kept && '{next_action, next_action_at}' then v_lead.next_action else v_says.next_action end
+                as next_action,
+            case when v_kept && '{next_action, next_action_at}' then v_lead.next_action_at
+                else v_says.next_action_at end as next_action_at,
+            case when 'priority' = any (v_kept) then v_lead.priority else v_says.priority end as priority,
+            case when v_kept && '{profile_status, lead_status}' then v_lead.lead_status
+                else coalesce(v_pipeline, v_lead.lead_status) end as lead_status
+    ) as n
+    where l.tenant_id = p_tenant_id and l.id = v_lead.id
+        and (l.profile_status, l.next_action, l.next_action_at, l.priority, l.lead_status)
+            is distinct from (n.profile_status, n.next_action, n.next_action_at, n.priority, n.lead_status);
+    v_changed := found;
+
+    insert into public.crm_analyses (tenant_id, chat_id, lead_id, outcome, profile_status, next_action,
+        next_action_at, priority, sentiment, satisfaction, summary, language, evidence, confidence, kept_fields, model,
+        until_at, analysed_at)
+    values (p_tenant_id, p_chat_id, v_lead.id, case when v_changed then 'applied' else 'unchanged' end,
+        v_says.profile_status, v_says.next_action, v_says.next_action_at, v_says.priority, v_says.sentiment,
+        v_says.satisfaction, v_says.summary, v_says.language, coalesce(v_says.evidence, '[]'), v_says.confidence,
+        v_kept, v_says.model, v_pending.until_at, private.clock());
+    return case when v_changed then 'applied' else 'unchanged' end;
+end
+$$;
+
+-- Nothing usable came: once more after a pause, then it is recorded and the chat waits for its next message. The
+-- lead stays as it was. Answers retry, failed or lost.
+create function public.analysis_fail(
+    p_tenant_id uuid, p_chat_id uuid, p_claim uuid, p_error text, p_retry_after_seconds int default null,
+    p_usage jsonb default '[]'
+) returns text
+language plpgsql set search_path = '' as $$
+declare
+    v_pending public.pending_analyses;
+begin
+    perform private.usage_insert(p_tenant_id, p_chat_id, null, null, p_usage);
+    select p.* into v_pending
+    from public.pending_analyses p
+    where p.tenant_id = p_tenant_id and p.chat_id = p_chat_id and p.claim = p_claim
+    for no key update;
+    if not found then
+        return 'lost';
+    end if;
+    if v_pending.attempts < 2 then
+        update public.pending_analyses
+        set claim = null, lease_until = now() + make_interval(secs => coalesce(p_retry_after_seconds, 5))
+        where tenant_id = p_tenant_id and chat_id = p_chat_id;
+        return 'retry';
+    end if;
+    delete from public.pending_analyses where tenant_id = p_tenant_id and chat_id = p_chat_id;
+    insert into public.crm_analyses (tenant_id, chat_id, lead_id, outcome, error, until_at, analysed_at)
+    select p_tenant_id, c.id, c.lead_id, 'failed', p_error, v_pending.until_at, private.clock()
+    from public.chats c
+    where c.tenant_id = p_tenant_id and c.id = p_chat_id;
+    return 'failed';
+end
+$$;
+
+-- Give chats back unread, as if they had not been taken: the model's provider wants money, and asks everybody for it.
+create function public.analysis_release(p_claim uuid) returns int
+language plpgsql set search_path = '' as $$
+declare
+    v_count int;
+begin
+    update public.pending_analyses
+    set claim = null, lease_until = now() + interval '15 minutes', attempts = attempts - 1
+    where claim = p_claim;
+    get diagnostics v_count = row_count;
+    return v_count;
+end
+$$;
+
+grant execute on function private.analyses_due(int), private.analysis_job(uuid, uuid),
+    private.lead_fields_kept(uuid, uuid), public.analysis_claim(int, int),
+    public.analysis_settle(uuid, uuid, uuid, jsonb, jsonb),
+    public.analysis_fail(uuid, uuid, uuid, text, int, jsonb), public.analysis_release(uuid) to service_role;
 
 
 -- sql/95_schedules.sql
@@ -4525,6 +6811,12 @@ begin
             left join public.number_pacing p on p.tenant_id = o.tenant_id and p.number_id = o.number_id
             where o.state = 'queued' and o.not_before < now() + interval '15 seconds'
                 and coalesce(p.paused_until < now(), true))
+        when 'crm-analysis' then exists (
+            select from public.chats c
+            join public.tenant_settings s on s.tenant_id = c.tenant_id
+            where c.has_news and c.last_interaction_at
+                <= (select private.clock()) - make_interval(mins => s.crm_analysis_idle_minutes))
+            or exists (select from public.pending_analyses p where p.lease_until < now())
         else false
     end;
 end
@@ -4596,4 +6888,7 @@ select cron.schedule(
     'reply-sweep', '* * * * *', $$select private.wake('reply') where private.worker_has_work('reply')$$);
 select cron.schedule(
     'deliver-sweep', '* * * * *', $$select private.wake('deliver') where private.worker_has_work('deliver')$$);
+select cron.schedule(
+    'crm-analysis', '*/15 * * * *',
+    $$select private.wake('crm-analysis') where private.worker_has_work('crm-analysis')$$);
 select cron.schedule('traces-purge', '17 3 * * *', 'select private.traces_purge()');

@@ -44,6 +44,20 @@ isOneToOne: false
       referencedColumns: ["id"]
     }
                   ]
+                },"ai_prices": {
+                  Row: {
+                    "cached": number,"currency": string,"input": number,"is_verified": boolean,"model": string,"output": number,"source": string,"valid_from": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "cached": number,"currency"?: string,"input": number,"is_verified"?: boolean,"model": string,"output": number,"source": string,"valid_from": string
+                  }
+                  Update: {
+                    "cached"?: number,"currency"?: string,"input"?: number,"is_verified"?: boolean,"model"?: string,"output"?: number,"source"?: string,"valid_from"?: string
+                  }
+                  Relationships: [
+
+                  ]
                 },"ai_threads": {
                   Row: {
                     "chat_id": string,"closed_at": string | null,"closed_reason": string | null,"created_at": string,"id": string,"last_input_tokens": number,"run_count": number,"summary": string | null,"tenant_id": string,"token_count": number
@@ -102,6 +116,20 @@ isOneToOne: false
       referencedColumns: ["tenant_id","id"]
     }
                   ]
+                },"alert_kinds": {
+                  Row: {
+                    "kind": string,"meaning": string,"subject": string,"texts": NonNullable<Json>
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "kind": string,"meaning": string,"subject": string,"texts": NonNullable<Json>
+                  }
+                  Update: {
+                    "kind"?: string,"meaning"?: string,"subject"?: string,"texts"?: NonNullable<Json>
+                  }
+                  Relationships: [
+
+                  ]
                 },"alerts": {
                   Row: {
                     "chat_id": string | null,"created_at": string,"details": NonNullable<Json>,"id": string,"kind": string,"last_at": string,"message": string,"number_id": string | null,"occurrences": number,"resolved_at": string | null,"resolved_by": string | null,"severity": string,"subject": string,"tenant_id": string
@@ -142,14 +170,14 @@ isOneToOne: false
                   ]
                 },"channel_secrets": {
                   Row: {
-                    "expires_at": string | null,"kind": string,"number_id": string,"secret_id": string,"tenant_id": string,"updated_at": string
+                    "checked_at": string | null,"claim": string | null,"expires_at": string | null,"issued_at": string | null,"kind": string,"lease_until": string | null,"number_id": string,"replaced_at": string | null,"secret_id": string,"tenant_id": string,"updated_at": string
                   }
                   ComputedFields: never
                   Insert: {
-                    "expires_at"?: string | null,"kind": string,"number_id": string,"secret_id": string,"tenant_id": string,"updated_at"?: string
+                    "checked_at"?: string | null,"claim"?: string | null,"expires_at"?: string | null,"issued_at"?: string | null,"kind": string,"lease_until"?: string | null,"number_id": string,"replaced_at"?: string | null,"secret_id": string,"tenant_id": string,"updated_at"?: string
                   }
                   Update: {
-                    "expires_at"?: string | null,"kind"?: string,"number_id"?: string,"secret_id"?: string,"tenant_id"?: string,"updated_at"?: string
+                    "checked_at"?: string | null,"claim"?: string | null,"expires_at"?: string | null,"issued_at"?: string | null,"kind"?: string,"lease_until"?: string | null,"number_id"?: string,"replaced_at"?: string | null,"secret_id"?: string,"tenant_id"?: string,"updated_at"?: string
                   }
                   Relationships: [
                     {
@@ -162,14 +190,14 @@ isOneToOne: false
                   ]
                 },"chats": {
                   Row: {
-                    "agent_paused_until": string | null,"block_state": string,"created_at": string,"free_entry_until": string | null,"id": string,"inbox_hour": string,"last_inbound_at": string | null,"last_interaction_at": string,"last_outbound_at": string | null,"lead_id": string,"number_id": string,"referral": Json | null,"referral_at": string | null,"tenant_id": string,"thread_id": string | null,"unread_count": number,"window_expires_at": string | null
+                    "agent_paused_until": string | null,"block_state": string,"created_at": string,"free_entry_until": string | null,"has_news": boolean,"id": string,"inbox_hour": string,"last_inbound_at": string | null,"last_interaction_at": string,"last_outbound_at": string | null,"lead_id": string,"number_id": string,"referral": Json | null,"referral_at": string | null,"tenant_id": string,"thread_id": string | null,"unread_count": number,"window_expires_at": string | null
                   }
                   ComputedFields: never
                   Insert: {
-                    "agent_paused_until"?: string | null,"block_state"?: string,"created_at"?: string,"free_entry_until"?: string | null,"id"?: string,"inbox_hour"?: never,"last_inbound_at"?: string | null,"last_interaction_at": string,"last_outbound_at"?: string | null,"lead_id": string,"number_id": string,"referral"?: Json | null,"referral_at"?: string | null,"tenant_id": string,"thread_id"?: string | null,"unread_count"?: number,"window_expires_at"?: string | null
+                    "agent_paused_until"?: string | null,"block_state"?: string,"created_at"?: string,"free_entry_until"?: string | null,"has_news"?: boolean,"id"?: string,"inbox_hour"?: never,"last_inbound_at"?: string | null,"last_interaction_at": string,"last_outbound_at"?: string | null,"lead_id": string,"number_id": string,"referral"?: Json | null,"referral_at"?: string | null,"tenant_id": string,"thread_id"?: string | null,"unread_count"?: number,"window_expires_at"?: string | null
                   }
                   Update: {
-                    "agent_paused_until"?: string | null,"block_state"?: string,"created_at"?: string,"free_entry_until"?: string | null,"id"?: string,"inbox_hour"?: never,"last_inbound_at"?: string | null,"last_interaction_at"?: string,"last_outbound_at"?: string | null,"lead_id"?: string,"number_id"?: string,"referral"?: Json | null,"referral_at"?: string | null,"tenant_id"?: string,"thread_id"?: string | null,"unread_count"?: number,"window_expires_at"?: string | null
+                    "agent_paused_until"?: string | null,"block_state"?: string,"created_at"?: string,"free_entry_until"?: string | null,"has_news"?: boolean,"id"?: string,"inbox_hour"?: never,"last_inbound_at"?: string | null,"last_interaction_at"?: string,"last_outbound_at"?: string | null,"lead_id"?: string,"number_id"?: string,"referral"?: Json | null,"referral_at"?: string | null,"tenant_id"?: string,"thread_id"?: string | null,"unread_count"?: number,"window_expires_at"?: string | null
                   }
                   Relationships: [
                     {
@@ -244,6 +272,32 @@ isOneToOne: false
       referencedColumns: ["tenant_id","id"]
     }
                   ]
+                },"crm_analyses": {
+                  Row: {
+                    "analysed_at": string,"chat_id": string,"confidence": number | null,"error": string | null,"evidence": NonNullable<Json>,"id": string,"kept_fields": (string)[],"language": string | null,"lead_id": string,"model": string | null,"next_action": string | null,"next_action_at": string | null,"outcome": string,"priority": number | null,"profile_status": string | null,"satisfaction": number | null,"sentiment": string | null,"summary": string | null,"tenant_id": string,"until_at": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "analysed_at": string,"chat_id": string,"confidence"?: number | null,"error"?: string | null,"evidence"?: NonNullable<Json>,"id"?: string,"kept_fields"?: (string)[],"language"?: string | null,"lead_id": string,"model"?: string | null,"next_action"?: string | null,"next_action_at"?: string | null,"outcome": string,"priority"?: number | null,"profile_status"?: string | null,"satisfaction"?: number | null,"sentiment"?: string | null,"summary"?: string | null,"tenant_id": string,"until_at": string
+                  }
+                  Update: {
+                    "analysed_at"?: string,"chat_id"?: string,"confidence"?: number | null,"error"?: string | null,"evidence"?: NonNullable<Json>,"id"?: string,"kept_fields"?: (string)[],"language"?: string | null,"lead_id"?: string,"model"?: string | null,"next_action"?: string | null,"next_action_at"?: string | null,"outcome"?: string,"priority"?: number | null,"profile_status"?: string | null,"satisfaction"?: number | null,"sentiment"?: string | null,"summary"?: string | null,"tenant_id"?: string,"until_at"?: string
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "crm_analyses_chat_id_fkey"
+      columns: ["tenant_id","chat_id"]
+isOneToOne: false
+      referencedRelation: "chats"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "crm_analyses_lead_id_fkey"
+      columns: ["tenant_id","lead_id"]
+isOneToOne: false
+      referencedRelation: "customer_leads"
+      referencedColumns: ["tenant_id","id"]
+    }
+                  ]
                 },"customer_leads": {
                   Row: {
                     "assigned_to": string | null,"business_category": string | null,"chat_id": string | null,"company": string | null,"created_at": string,"customer_type": string | null,"email": string | null,"id": string,"is_active": boolean,"label1": string | null,"label2": string | null,"label3": string | null,"last_activity": string | null,"lead_grade": string,"lead_status": string,"metadata": NonNullable<Json>,"name": string | null,"next_action": string | null,"next_action_at": string | null,"opt_out_scope": string | null,"opted_out_at": string | null,"phone": string | null,"priority": number,"profile_status": string | null,"qualification_score": number,"tags": (string)[],"tenant_id": string,"thread_id": string | null,"thread_token_count": number,"updated_at": string,"user_name": string | null
@@ -314,6 +368,32 @@ isOneToOne: false
 isOneToOne: false
       referencedRelation: "users"
       referencedColumns: ["id"]
+    }
+                  ]
+                },"lead_edits": {
+                  Row: {
+                    "edited_at": string,"edited_by": string,"field": string,"id": string,"lead_id": string,"new_value": Json | null,"old_value": Json | null,"tenant_id": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "edited_at": string,"edited_by": string,"field": string,"id"?: string,"lead_id": string,"new_value"?: Json | null,"old_value"?: Json | null,"tenant_id": string
+                  }
+                  Update: {
+                    "edited_at"?: string,"edited_by"?: string,"field"?: string,"id"?: string,"lead_id"?: string,"new_value"?: Json | null,"old_value"?: Json | null,"tenant_id"?: string
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "lead_edits_edited_by_fkey"
+      columns: ["tenant_id","edited_by"]
+isOneToOne: false
+      referencedRelation: "users"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "lead_edits_lead_id_fkey"
+      columns: ["tenant_id","lead_id"]
+isOneToOne: false
+      referencedRelation: "customer_leads"
+      referencedColumns: ["tenant_id","id"]
     }
                   ]
                 },"lead_identities": {
@@ -390,14 +470,14 @@ isOneToOne: false
                   ]
                 },"message_templates": {
                   Row: {
-                    "category": string,"components": NonNullable<Json>,"created_at": string,"id": string,"language": string,"name": string,"provider_template_id": string | null,"quality": string | null,"reason": string | null,"status": string,"tenant_id": string,"updated_at": string,"waba_id": string
+                    "category": string,"category_at": string,"components": NonNullable<Json>,"components_at": string,"correct_category": string | null,"created_at": string,"id": string,"language": string,"name": string,"parameter_format": string,"paused_until": string | null,"provider": string,"provider_template_id": string,"quality": string | null,"quality_at": string,"rejected_reason": string | null,"status": string,"status_at": string,"tenant_id": string,"updated_at": string,"waba_id": string
                   }
                   ComputedFields: never
                   Insert: {
-                    "category": string,"components"?: NonNullable<Json>,"created_at"?: string,"id"?: string,"language": string,"name": string,"provider_template_id"?: string | null,"quality"?: string | null,"reason"?: string | null,"status": string,"tenant_id": string,"updated_at"?: string,"waba_id": string
+                    "category": string,"category_at"?: string,"components"?: NonNullable<Json>,"components_at"?: string,"correct_category"?: string | null,"created_at"?: string,"id"?: string,"language": string,"name": string,"parameter_format"?: string,"paused_until"?: string | null,"provider"?: string,"provider_template_id": string,"quality"?: string | null,"quality_at"?: string,"rejected_reason"?: string | null,"status": string,"status_at"?: string,"tenant_id": string,"updated_at"?: string,"waba_id": string
                   }
                   Update: {
-                    "category"?: string,"components"?: NonNullable<Json>,"created_at"?: string,"id"?: string,"language"?: string,"name"?: string,"provider_template_id"?: string | null,"quality"?: string | null,"reason"?: string | null,"status"?: string,"tenant_id"?: string,"updated_at"?: string,"waba_id"?: string
+                    "category"?: string,"category_at"?: string,"components"?: NonNullable<Json>,"components_at"?: string,"correct_category"?: string | null,"created_at"?: string,"id"?: string,"language"?: string,"name"?: string,"parameter_format"?: string,"paused_until"?: string | null,"provider"?: string,"provider_template_id"?: string,"quality"?: string | null,"quality_at"?: string,"rejected_reason"?: string | null,"status"?: string,"status_at"?: string,"tenant_id"?: string,"updated_at"?: string,"waba_id"?: string
                   }
                   Relationships: [
                     {
@@ -410,14 +490,14 @@ isOneToOne: false
                   ]
                 },"messages": {
                   Row: {
-                    "actual_cost": number | null,"agent_id": string | null,"author_id": string | null,"chat_id": string,"content": string | null,"conversation_id": string | null,"created_at": string,"currency": string | null,"data": Json | null,"delivered_at": string | null,"direction": string,"edited_at": string | null,"error_code": number | null,"error_message": string | null,"estimated_cost": number | null,"failed_at": string | null,"forced_by": string | null,"id": string,"is_forwarded": boolean,"lead_id": string,"number_id": string,"played_at": string | null,"previous": Json | null,"price_class": string | null,"pricing": Json | null,"provider_at": string,"raw": Json | null,"reactions": Json | null,"read_at": string | null,"referral": Json | null,"reply_to": string | null,"revoked_at": string | null,"role": string,"send_reason": string | null,"send_verdict": string | null,"sent_at": string | null,"source": string,"status": string,"template_id": string | null,"tenant_id": string,"type": string,"wa_message_id": string | null
+                    "actual_cost": number | null,"agent_id": string | null,"author_id": string | null,"chat_id": string,"consented_cost": number | null,"content": string | null,"conversation_id": string | null,"created_at": string,"currency": string | null,"data": Json | null,"delivered_at": string | null,"direction": string,"edited_at": string | null,"error_code": number | null,"error_message": string | null,"estimated_cost": number | null,"failed_at": string | null,"forced_by": string | null,"id": string,"idempotency_key": string | null,"is_forwarded": boolean,"lead_id": string,"number_id": string,"played_at": string | null,"previous": Json | null,"price_class": string | null,"pricing": Json | null,"provider_at": string,"raw": Json | null,"reactions": Json | null,"read_at": string | null,"referral": Json | null,"reply_to": string | null,"request_hash": string | null,"revoked_at": string | null,"role": string,"scheduled_at": string | null,"send_reason": string | null,"send_verdict": string | null,"sent_at": string | null,"source": string,"status": string,"template_id": string | null,"tenant_id": string,"type": string,"wa_message_id": string | null
                   }
                   ComputedFields: never
                   Insert: {
-                    "actual_cost"?: number | null,"agent_id"?: string | null,"author_id"?: string | null,"chat_id": string,"content"?: string | null,"conversation_id"?: string | null,"created_at"?: string,"currency"?: string | null,"data"?: Json | null,"delivered_at"?: string | null,"direction": string,"edited_at"?: string | null,"error_code"?: number | null,"error_message"?: string | null,"estimated_cost"?: number | null,"failed_at"?: string | null,"forced_by"?: string | null,"id"?: string,"is_forwarded"?: boolean,"lead_id": string,"number_id": string,"played_at"?: string | null,"previous"?: Json | null,"price_class"?: string | null,"pricing"?: Json | null,"provider_at": string,"raw"?: Json | null,"reactions"?: Json | null,"read_at"?: string | null,"referral"?: Json | null,"reply_to"?: string | null,"revoked_at"?: string | null,"role": string,"send_reason"?: string | null,"send_verdict"?: string | null,"sent_at"?: string | null,"source": string,"status": string,"template_id"?: string | null,"tenant_id": string,"type": string,"wa_message_id"?: string | null
+                    "actual_cost"?: number | null,"agent_id"?: string | null,"author_id"?: string | null,"chat_id": string,"consented_cost"?: number | null,"content"?: string | null,"conversation_id"?: string | null,"created_at"?: string,"currency"?: string | null,"data"?: Json | null,"delivered_at"?: string | null,"direction": string,"edited_at"?: string | null,"error_code"?: number | null,"error_message"?: string | null,"estimated_cost"?: number | null,"failed_at"?: string | null,"forced_by"?: string | null,"id"?: string,"idempotency_key"?: string | null,"is_forwarded"?: boolean,"lead_id": string,"number_id": string,"played_at"?: string | null,"previous"?: Json | null,"price_class"?: string | null,"pricing"?: Json | null,"provider_at": string,"raw"?: Json | null,"reactions"?: Json | null,"read_at"?: string | null,"referral"?: Json | null,"reply_to"?: string | null,"request_hash"?: string | null,"revoked_at"?: string | null,"role": string,"scheduled_at"?: string | null,"send_reason"?: string | null,"send_verdict"?: string | null,"sent_at"?: string | null,"source": string,"status": string,"template_id"?: string | null,"tenant_id": string,"type": string,"wa_message_id"?: string | null
                   }
                   Update: {
-                    "actual_cost"?: number | null,"agent_id"?: string | null,"author_id"?: string | null,"chat_id"?: string,"content"?: string | null,"conversation_id"?: string | null,"created_at"?: string,"currency"?: string | null,"data"?: Json | null,"delivered_at"?: string | null,"direction"?: string,"edited_at"?: string | null,"error_code"?: number | null,"error_message"?: string | null,"estimated_cost"?: number | null,"failed_at"?: string | null,"forced_by"?: string | null,"id"?: string,"is_forwarded"?: boolean,"lead_id"?: string,"number_id"?: string,"played_at"?: string | null,"previous"?: Json | null,"price_class"?: string | null,"pricing"?: Json | null,"provider_at"?: string,"raw"?: Json | null,"reactions"?: Json | null,"read_at"?: string | null,"referral"?: Json | null,"reply_to"?: string | null,"revoked_at"?: string | null,"role"?: string,"send_reason"?: string | null,"send_verdict"?: string | null,"sent_at"?: string | null,"source"?: string,"status"?: string,"template_id"?: string | null,"tenant_id"?: string,"type"?: string,"wa_message_id"?: string | null
+                    "actual_cost"?: number | null,"agent_id"?: string | null,"author_id"?: string | null,"chat_id"?: string,"consented_cost"?: number | null,"content"?: string | null,"conversation_id"?: string | null,"created_at"?: string,"currency"?: string | null,"data"?: Json | null,"delivered_at"?: string | null,"direction"?: string,"edited_at"?: string | null,"error_code"?: number | null,"error_message"?: string | null,"estimated_cost"?: number | null,"failed_at"?: string | null,"forced_by"?: string | null,"id"?: string,"idempotency_key"?: string | null,"is_forwarded"?: boolean,"lead_id"?: string,"number_id"?: string,"played_at"?: string | null,"previous"?: Json | null,"price_class"?: string | null,"pricing"?: Json | null,"provider_at"?: string,"raw"?: Json | null,"reactions"?: Json | null,"read_at"?: string | null,"referral"?: Json | null,"reply_to"?: string | null,"request_hash"?: string | null,"revoked_at"?: string | null,"role"?: string,"scheduled_at"?: string | null,"send_reason"?: string | null,"send_verdict"?: string | null,"sent_at"?: string | null,"source"?: string,"status"?: string,"template_id"?: string | null,"tenant_id"?: string,"type"?: string,"wa_message_id"?: string | null
                   }
                   Relationships: [
                     {
@@ -434,10 +514,10 @@ isOneToOne: false
       referencedColumns: ["tenant_id","id"]
     },{
       foreignKeyName: "messages_chat_id_fkey"
-      columns: ["tenant_id","chat_id"]
+      columns: ["tenant_id","lead_id","chat_id","number_id"]
 isOneToOne: false
       referencedRelation: "chats"
-      referencedColumns: ["tenant_id","id"]
+      referencedColumns: ["tenant_id","lead_id","id","number_id"]
     },{
       foreignKeyName: "messages_conversation_id_fkey"
       columns: ["tenant_id","conversation_id"]
@@ -449,18 +529,6 @@ isOneToOne: false
       columns: ["tenant_id","forced_by"]
 isOneToOne: false
       referencedRelation: "users"
-      referencedColumns: ["tenant_id","id"]
-    },{
-      foreignKeyName: "messages_lead_id_fkey"
-      columns: ["tenant_id","lead_id"]
-isOneToOne: false
-      referencedRelation: "customer_leads"
-      referencedColumns: ["tenant_id","id"]
-    },{
-      foreignKeyName: "messages_number_id_fkey"
-      columns: ["tenant_id","number_id"]
-isOneToOne: false
-      referencedRelation: "whatsapp_numbers"
       referencedColumns: ["tenant_id","id"]
     },{
       foreignKeyName: "messages_template_id_fkey"
@@ -548,6 +616,26 @@ isOneToOne: false
       referencedColumns: ["tenant_id","id"]
     }
                   ]
+                },"pending_analyses": {
+                  Row: {
+                    "attempts": number,"chat_id": string,"claim": string | null,"lease_until": string,"tenant_id": string,"until_at": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "attempts"?: number,"chat_id": string,"claim"?: string | null,"lease_until": string,"tenant_id": string,"until_at": string
+                  }
+                  Update: {
+                    "attempts"?: number,"chat_id"?: string,"claim"?: string | null,"lease_until"?: string,"tenant_id"?: string,"until_at"?: string
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "pending_analyses_chat_id_fkey"
+      columns: ["tenant_id","chat_id"]
+isOneToOne: true
+      referencedRelation: "chats"
+      referencedColumns: ["tenant_id","id"]
+    }
+                  ]
                 },"pending_replies": {
                   Row: {
                     "attempts": number,"chat_id": string,"claim": string | null,"claimed_fragments": number | null,"due_at": string,"due_by": string,"first_at": string,"fragments": number,"last_at": string,"last_error": string | null,"lease_until": string | null,"number_id": string,"redo_count": number,"tenant_id": string
@@ -602,16 +690,36 @@ isOneToOne: false
                   Relationships: [
 
                   ]
-                },"tenant_settings": {
+                },"template_listings": {
                   Row: {
-                    "activity_delay_seconds": number,"ai_daily_cost_budget": number | null,"ai_daily_token_budget": number | null,"block_after_hours": number,"business_name": string,"closed_hours_message": string | null,"conversation_idle_hours": number,"created_at": string,"crm_analysis_idle_minutes": number,"crm_statuses": NonNullable<Json>,"currency": string,"daily_actions_at": string,"enrichment_interval_hours": number,"human_takeover_minutes": number,"opt_out_confirmation": string | null,"quiet_hours": Json | null,"tenant_id": string,"thread_max_age_days": number,"thread_max_input_tokens": number,"updated_at": string,"webhook_log_retention_days": number | null
+                    "listed_at": string,"tenant_id": string,"waba_id": string
                   }
                   ComputedFields: never
                   Insert: {
-                    "activity_delay_seconds"?: number,"ai_daily_cost_budget"?: number | null,"ai_daily_token_budget"?: number | null,"block_after_hours"?: number,"business_name": string,"closed_hours_message"?: string | null,"conversation_idle_hours"?: number,"created_at"?: string,"crm_analysis_idle_minutes"?: number,"crm_statuses"?: NonNullable<Json>,"currency"?: string,"daily_actions_at"?: string,"enrichment_interval_hours"?: number,"human_takeover_minutes"?: number,"opt_out_confirmation"?: string | null,"quiet_hours"?: Json | null,"tenant_id": string,"thread_max_age_days"?: number,"thread_max_input_tokens"?: number,"updated_at"?: string,"webhook_log_retention_days"?: number | null
+                    "listed_at": string,"tenant_id": string,"waba_id": string
                   }
                   Update: {
-                    "activity_delay_seconds"?: number,"ai_daily_cost_budget"?: number | null,"ai_daily_token_budget"?: number | null,"block_after_hours"?: number,"business_name"?: string,"closed_hours_message"?: string | null,"conversation_idle_hours"?: number,"created_at"?: string,"crm_analysis_idle_minutes"?: number,"crm_statuses"?: NonNullable<Json>,"currency"?: string,"daily_actions_at"?: string,"enrichment_interval_hours"?: number,"human_takeover_minutes"?: number,"opt_out_confirmation"?: string | null,"quiet_hours"?: Json | null,"tenant_id"?: string,"thread_max_age_days"?: number,"thread_max_input_tokens"?: number,"updated_at"?: string,"webhook_log_retention_days"?: number | null
+                    "listed_at"?: string,"tenant_id"?: string,"waba_id"?: string
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "template_listings_tenant_id_fkey"
+      columns: ["tenant_id"]
+isOneToOne: false
+      referencedRelation: "users"
+      referencedColumns: ["id"]
+    }
+                  ]
+                },"tenant_settings": {
+                  Row: {
+                    "activity_delay_seconds": number,"ai_daily_cost_budget": number | null,"ai_daily_token_budget": number | null,"block_after_hours": number,"business_name": string,"closed_hours_message": string | null,"conversation_idle_hours": number,"created_at": string,"crm_analysis_idle_minutes": number,"crm_model": string,"crm_person_keeps": string,"crm_pipeline": NonNullable<Json>,"crm_statuses": NonNullable<Json>,"currency": string,"daily_actions_at": string,"enrichment_interval_hours": number,"human_takeover_minutes": number,"opt_out_confirmation": string | null,"quiet_hours": Json | null,"shows_typing": boolean,"tenant_id": string,"thread_max_age_days": number,"thread_max_input_tokens": number,"updated_at": string,"webhook_log_retention_days": number | null
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "activity_delay_seconds"?: number,"ai_daily_cost_budget"?: number | null,"ai_daily_token_budget"?: number | null,"block_after_hours"?: number,"business_name": string,"closed_hours_message"?: string | null,"conversation_idle_hours"?: number,"created_at"?: string,"crm_analysis_idle_minutes"?: number,"crm_model"?: string,"crm_person_keeps"?: string,"crm_pipeline"?: NonNullable<Json>,"crm_statuses"?: NonNullable<Json>,"currency"?: string,"daily_actions_at"?: string,"enrichment_interval_hours"?: number,"human_takeover_minutes"?: number,"opt_out_confirmation"?: string | null,"quiet_hours"?: Json | null,"shows_typing"?: boolean,"tenant_id": string,"thread_max_age_days"?: number,"thread_max_input_tokens"?: number,"updated_at"?: string,"webhook_log_retention_days"?: number | null
+                  }
+                  Update: {
+                    "activity_delay_seconds"?: number,"ai_daily_cost_budget"?: number | null,"ai_daily_token_budget"?: number | null,"block_after_hours"?: number,"business_name"?: string,"closed_hours_message"?: string | null,"conversation_idle_hours"?: number,"created_at"?: string,"crm_analysis_idle_minutes"?: number,"crm_model"?: string,"crm_person_keeps"?: string,"crm_pipeline"?: NonNullable<Json>,"crm_statuses"?: NonNullable<Json>,"currency"?: string,"daily_actions_at"?: string,"enrichment_interval_hours"?: number,"human_takeover_minutes"?: number,"opt_out_confirmation"?: string | null,"quiet_hours"?: Json | null,"shows_typing"?: boolean,"tenant_id"?: string,"thread_max_age_days"?: number,"thread_max_input_tokens"?: number,"updated_at"?: string,"webhook_log_retention_days"?: number | null
                   }
                   Relationships: [
                     {
@@ -664,14 +772,14 @@ isOneToOne: false
                   ]
                 },"whatsapp_numbers": {
                   Row: {
-                    "account_id": string | null,"auto_reply": boolean,"business_hours": Json | null,"created_at": string,"default_agent_id": string | null,"display_name": string,"id": string,"is_active": boolean,"is_primary": boolean,"phone_number": string,"portfolio_id": string | null,"provider": string,"provider_number_id": string,"quality_rating": string | null,"rate_per_second": number,"tenant_id": string,"timezone": string,"updated_at": string,"waba_id": string | null,"webhook_url": string | null
+                    "account_id": string | null,"app_synced_at": string | null,"auto_reply": boolean,"business_hours": Json | null,"connected_at": string | null,"created_at": string,"default_agent_id": string | null,"display_name": string,"id": string,"is_active": boolean,"is_coexistence": boolean,"is_primary": boolean,"messaging_limit": number | null,"phone_number": string,"portfolio_id": string | null,"provider": string,"provider_number_id": string,"quality_rating": string | null,"rate_per_second": number,"tenant_id": string,"timezone": string,"updated_at": string,"waba_id": string | null,"webhook_url": string | null
                   }
                   ComputedFields: never
                   Insert: {
-                    "account_id"?: string | null,"auto_reply"?: boolean,"business_hours"?: Json | null,"created_at"?: string,"default_agent_id"?: string | null,"display_name": string,"id"?: string,"is_active"?: boolean,"is_primary"?: boolean,"phone_number": string,"portfolio_id"?: string | null,"provider": string,"provider_number_id": string,"quality_rating"?: string | null,"rate_per_second"?: number,"tenant_id": string,"timezone"?: string,"updated_at"?: string,"waba_id"?: string | null,"webhook_url"?: string | null
+                    "account_id"?: string | null,"app_synced_at"?: string | null,"auto_reply"?: boolean,"business_hours"?: Json | null,"connected_at"?: string | null,"created_at"?: string,"default_agent_id"?: string | null,"display_name": string,"id"?: string,"is_active"?: boolean,"is_coexistence"?: boolean,"is_primary"?: boolean,"messaging_limit"?: number | null,"phone_number": string,"portfolio_id"?: string | null,"provider": string,"provider_number_id": string,"quality_rating"?: string | null,"rate_per_second"?: number,"tenant_id": string,"timezone"?: string,"updated_at"?: string,"waba_id"?: string | null,"webhook_url"?: string | null
                   }
                   Update: {
-                    "account_id"?: string | null,"auto_reply"?: boolean,"business_hours"?: Json | null,"created_at"?: string,"default_agent_id"?: string | null,"display_name"?: string,"id"?: string,"is_active"?: boolean,"is_primary"?: boolean,"phone_number"?: string,"portfolio_id"?: string | null,"provider"?: string,"provider_number_id"?: string,"quality_rating"?: string | null,"rate_per_second"?: number,"tenant_id"?: string,"timezone"?: string,"updated_at"?: string,"waba_id"?: string | null,"webhook_url"?: string | null
+                    "account_id"?: string | null,"app_synced_at"?: string | null,"auto_reply"?: boolean,"business_hours"?: Json | null,"connected_at"?: string | null,"created_at"?: string,"default_agent_id"?: string | null,"display_name"?: string,"id"?: string,"is_active"?: boolean,"is_coexistence"?: boolean,"is_primary"?: boolean,"messaging_limit"?: number | null,"phone_number"?: string,"portfolio_id"?: string | null,"provider"?: string,"provider_number_id"?: string,"quality_rating"?: string | null,"rate_per_second"?: number,"tenant_id"?: string,"timezone"?: string,"updated_at"?: string,"waba_id"?: string | null,"webhook_url"?: string | null
                   }
                   Relationships: [
                     {
@@ -691,7 +799,21 @@ isOneToOne: false
                 }
           }
           Views: {
-            "client_view": {
+            "ai_usage_daily": {
+                  Row: {
+                    "cached_tokens": number | null,"cost": number | null,"currency": string | null,"day": string | null,"input_tokens": number | null,"latency_ms_p50": number | null,"model": string,"output_tokens": number | null,"purpose": string,"runs": number | null,"tenant_id": string,"total_tokens": number | null
+                  }
+                  ComputedFields: never
+                  Relationships: [
+                    {
+      foreignKeyName: "ai_usage_tenant_id_fkey"
+      columns: ["tenant_id"]
+isOneToOne: false
+      referencedRelation: "users"
+      referencedColumns: ["id"]
+    }
+                  ]
+                },"client_view": {
                   Row: {
                     "chat_id": string | null,"fecha_proxima_accion": string | null,"label1": string | null,"label2": string | null,"label3": string | null,"last_activity": string | null,"name": string | null,"phone_number": string | null,"prioridad": number,"profile_status": string | null,"proxima_accion": string | null,"thread_id": string | null,"thread_token_count": number,"user_name": string | null
                   }
@@ -713,6 +835,24 @@ isOneToOne: false
                            },
 "alert_resolve":
 { Args: { "p_alert_id": string }; Returns: undefined
+                           },
+"analysis_claim":
+{ Args: { "p_lease_seconds"?: number,"p_limit"?: number }; Returns: Json
+                           },
+"analysis_fail":
+{ Args: { "p_chat_id": string,"p_claim": string,"p_error": string,"p_retry_after_seconds"?: number,"p_tenant_id": string,"p_usage"?: Json }; Returns: string
+                           },
+"analysis_release":
+{ Args: { "p_claim": string }; Returns: number
+                           },
+"analysis_settle":
+{ Args: { "p_chat_id": string,"p_claim": string,"p_result": Json,"p_tenant_id": string,"p_usage"?: Json }; Returns: string
+                           },
+"channel_connect":
+{ Args: { "p_expires_at"?: string,"p_issued_at"?: string,"p_number": Json,"p_token": string,"p_user_id": string }; Returns: Json
+                           },
+"channel_setup_settle":
+{ Args: { "p_number_id": string,"p_problem"?: string,"p_synced"?: boolean,"p_user_id": string,"p_webhook_url"?: string }; Returns: undefined
                            },
 "channel_tokens":
 { Args: { "p_numbers": Json }; Returns: Json
@@ -836,10 +976,25 @@ isOneToOne: false
 "me":
 { Args: Record<PropertyKey, never>; Returns: Json
                            },
+"message_cancel":
+{ Args: { "p_message_id": string }; Returns: Json
+                           },
+"message_retry":
+{ Args: { "p_force"?: boolean,"p_message_id": string }; Returns: Json
+                           },
+"message_send":
+{ Args: { "p_chat_id"?: string,"p_content"?: string,"p_currency"?: string,"p_expected_cost"?: number,"p_force"?: boolean,"p_idempotency_key"?: string,"p_lead_id"?: string,"p_media"?: Json,"p_number_id"?: string,"p_parameters"?: Json,"p_reply_to"?: string,"p_send_at"?: string,"p_template_id"?: string,"p_type"?: string }; Returns: Json
+                           },
 "messages_list":
 { Args: { "p_before_at"?: string,"p_before_id"?: string,"p_chat_id": string,"p_limit"?: number }; Returns: {
               "agent_id": string,"author_id": string,"content": string,"conversation_id": string,"data": Json,"delivered_at": string,"direction": string,"edited_at": string,"error_code": number,"error_message": string,"failed_at": string,"id": string,"media": Json,"provider_at": string,"reactions": Json,"read_at": string,"reply_to": string,"revoked_at": string,"role": string,"sent_at": string,"source": string,"status": string,"type": string,"wa_message_id": string
             }[]
+                           },
+"number_disconnect":
+{ Args: { "p_number_id": string }; Returns: undefined
+                           },
+"number_resume":
+{ Args: { "p_number_id": string }; Returns: undefined
                            },
 "outbox_claim":
 { Args: { "p_lease_seconds"?: number,"p_limit"?: number }; Returns: Json
@@ -879,6 +1034,24 @@ isOneToOne: false
                            },
 "staff_remove":
 { Args: { "p_user_id": string }; Returns: undefined
+                           },
+"templates_apply":
+{ Args: { "p_is_complete"?: boolean,"p_listed_at": string,"p_provider": string,"p_templates": Json,"p_tenant_id": string,"p_waba_id": string }; Returns: Json
+                           },
+"token_adopt":
+{ Args: { "p_claim": string,"p_expires_at": string,"p_issued_at": string,"p_number_id": string,"p_tenant_id": string }; Returns: boolean
+                           },
+"token_check_settle":
+{ Args: { "p_claim": string,"p_expires_at"?: string,"p_issued_at"?: string,"p_number_id": string,"p_problem"?: string,"p_result": string,"p_tenant_id": string }; Returns: boolean
+                           },
+"token_checks_claim":
+{ Args: { "p_lease_seconds"?: number,"p_limit"?: number,"p_since"?: string }; Returns: Json
+                           },
+"token_drop":
+{ Args: { "p_claim": string,"p_kind": string,"p_number_id": string,"p_tenant_id": string }; Returns: boolean
+                           },
+"token_offer":
+{ Args: { "p_claim": string,"p_expires_at": string,"p_number_id": string,"p_tenant_id": string,"p_token": string }; Returns: boolean
                            },
 "webhook_receive":
 { Args: { "p_batch": Json }; Returns: Json
