@@ -31,7 +31,12 @@ class Tokens:
 
     def latest(self, subject: str) -> str:
         """The one that was made last: what an account signs with."""
-        found = self._store.value("select token from token where subject = ? order by rowid desc", subject)
+        found = self._store.value(
+            """select token from token where subject = ? and (expires_at is null or expires_at > ?)
+            order by rowid desc limit 1""",
+            subject,
+            self._clock.now(),
+        )
         return str(found or DEMO + subject)
 
     def expires_at(self, token: str) -> float | None:
