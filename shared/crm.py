@@ -12,19 +12,18 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
-from shared.drain import Claim, insist, seconds
+from shared.drain import insist
 from shared.events import JsonObject
+from shared.jobs import ModelWorker
 from shared.llm import Form, Llm, NoAnswer, Question, Turn, alias, run_of
 from shared.shapes import listing, mapping, text
 
 ANSWER_TOKENS = 900
 MESSAGE_CHARACTERS = 600
 TRANSCRIPT_CHARACTERS = 16_000
-LEASE_MARGIN = 20  # seconds to settle in, beyond what the model may take
 FURTHEST = timedelta(days=730)  # a next action later than this is a slip of the model
 SENTIMENTS = ("positive", "neutral", "negative")
 
@@ -68,40 +67,22 @@ class UntrustedAnswerError(Exception):
     """The answer is not what was asked for, or rests on what nobody said."""
 
 
-class Analyses:
-    """The worker: claims chats, asks the model, and hands in what it made of them."""
+class Analyses(ModelWorker):
+    """Claims chats, asks the model, and hands in what it made of them."""
 
     name = "crm-analysis"
 
     def __init__(self, database: Database, llm: Llm, *, at_once: int, patience: float) -> None:
+        super().__init__(llm, at_once=at_once, patience=patience)
         self._database = database
-        self._llm = llm
-        self._at_once = at_once
-        self._busy = 0
-        self._lease_seconds = round(patience) + LEASE_MARGIN
         self._is_unpaid = False
 
-    @property
-    def room(self) -> int:
-        return self._at_once - self._busy
-
-    async def warm(self) -> None:
-        await self._llm.warm()
-
-    async def claim(self) -> Claim:
+    async def _take(self, limit: int, lease_seconds: int) -> JsonObject:
         if self._is_unpaid:
-            return Claim((), None)
-        claimed = await self._database.analysis_claim(limit=self.room, lease_seconds=self._lease_seconds)
-        self._busy += len(claimed["jobs"])
-        return Claim([partial(self._run, job) for job in claimed["jobs"]], seconds(claimed["next_in_ms"]))
+            return {"jobs": [], "next_in_ms": None}
+        return await self._database.analysis_claim(limit=limit, lease_seconds=lease_seconds)
 
-    async def _run(self, job: JsonObject) -> Mapping[str, int]:
-        try:
-            return {await self._analyse(job): 1}
-        finally:
-            self._busy -= 1
-
-    async def _analyse(self, job: JsonObject) -> str:
+    async def _do(self, job: JsonObject) -> str:
         question = question_of(job)
         said = await self._llm.reply(question)
         run = run_of(question, "analysis", said)

@@ -160,6 +160,56 @@ class Database:
         """Give back what was claimed, as if it had not been."""
         return int(await self._rpc("analysis_release", p_claim=claim))
 
+    async def daily_plan(self, *, tenant_id: str | None, force: bool) -> int:
+        """Plan the day of the businesses whose hour has come; how many follow-ups that made."""
+        return int(await self._rpc("daily_plan", p_tenant_id=tenant_id, p_force=force))
+
+    async def daily_claim(self, *, limit: int, lease_seconds: int) -> JsonObject:
+        """{"jobs", "next_in_ms"}: planned follow-ups, each with all that writing it needs."""
+        return await self._object("daily_claim", p_limit=limit, p_lease_seconds=lease_seconds)
+
+    async def daily_settle(
+        self,
+        *,
+        keys: JsonObject,
+        agent_id: str,
+        decision: str,
+        message: str | None,
+        at: str | None,
+        usage: Sequence[JsonObject],
+    ) -> str:
+        """Hand a follow-up in: sent, rescheduled, manual, skipped or lost. `keys` name it and its claim."""
+        answer = await self._rpc(
+            "daily_settle",
+            **{f"p_{name}": value for name, value in keys.items()},
+            p_agent_id=agent_id,
+            p_decision=decision,
+            p_text=message,
+            p_at=at,
+            p_usage=usage,
+        )
+        return str(answer)
+
+    async def daily_fail(
+        self,
+        *,
+        keys: JsonObject,
+        error: str,
+        is_final: bool,
+        retry_after_seconds: int | None,
+        usage: Sequence[JsonObject],
+    ) -> str:
+        """Give a follow-up back: retry, manual or lost."""
+        answer = await self._rpc(
+            "daily_fail",
+            **{f"p_{name}": value for name, value in keys.items()},
+            p_error=error,
+            p_is_final=is_final,
+            p_retry_after_seconds=retry_after_seconds,
+            p_usage=usage,
+        )
+        return str(answer)
+
     async def outbox_claim(self, *, limit: int, lease_seconds: int, worker: str, lead_ms: int) -> JsonObject:
         """{"claim", "now", "messages", "next_in_ms", "unknown"}: what may be sent within the next second.
 

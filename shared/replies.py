@@ -9,20 +9,19 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 from zoneinfo import ZoneInfo
 
-from shared.drain import Claim, insist, seconds
+from shared.drain import insist
 from shared.errors import RecadoError
 from shared.events import JsonObject
+from shared.jobs import ModelWorker
 from shared.llm import Answer, Llm, NoAnswer, Question, Turn, alias, run_of
 
 if TYPE_CHECKING:
     from shared.attention import Attention
 
 LONGEST_MESSAGE = 4096  # characters WhatsApp takes
-LEASE_MARGIN = 20  # seconds to settle in, beyond what the model may take
 SUMMARY_TOKENS = 300
 
 log = logging.getLogger(__name__)
@@ -98,7 +97,7 @@ class Job:
         )
 
 
-class Replies:
+class Replies(ModelWorker):
     name = "reply"
 
     def __init__(
@@ -110,36 +109,22 @@ class Replies:
         patience: float,
         attention: Attention | None = None,
     ) -> None:
+        super().__init__(llm, at_once=at_once, patience=patience)
         self._database = database
-        self._llm = llm
         self._attention = attention
-        self._at_once = at_once
-        self._busy = 0
-        self._lease_seconds = round(patience) + LEASE_MARGIN
 
-    @property
-    def room(self) -> int:
-        return self._at_once - self._busy
+    async def _take(self, limit: int, lease_seconds: int) -> JsonObject:
+        return await self._database.reply_claim(limit=limit, lease_seconds=lease_seconds)
 
-    async def warm(self) -> None:
-        await self._llm.warm()
-
-    async def claim(self) -> Claim:
-        claimed = await self._database.reply_claim(limit=self.room, lease_seconds=self._lease_seconds)
-        self._busy += len(claimed["jobs"])
-        return Claim([partial(self._run, job) for job in claimed["jobs"]], seconds(claimed["next_in_ms"]))
-
-    async def _run(self, given: JsonObject) -> Mapping[str, int]:
-        if self._attention and given.get("seen"):
-            self._attention.show(given["seen"])
+    async def _do(self, job: JsonObject) -> str:
+        if self._attention and job.get("seen"):
+            self._attention.show(job["seen"])
         try:
-            return {await self._answer(Job.read(given)): 1}
+            return await self._answer(Job.read(job))
         except Exception as exc:  # whatever it is, the customer must not wait for nobody
-            log.exception("reply broken", extra={"action": "reply", "chat_id": given["chat_id"]})
+            log.exception("reply broken", extra={"action": "reply", "chat_id": job["chat_id"]})
             reason = exc.message if isinstance(exc, RecadoError) else "Something broke; see the log."
-            return {await self._fail(given, None, NoAnswer(reason)): 1}
-        finally:
-            self._busy -= 1
+            return await self._fail(job, None, NoAnswer(reason))
 
     async def _answer(self, job: Job) -> str:
         said, summary = await asyncio.gather(self._llm.reply(job.question), self._summarise(job.summary))

@@ -145,6 +145,8 @@ create table public.tenant_settings (
     crm_analysis_idle_minutes int not null default 60,
     crm_person_keeps text not null default 'until_next_message',
     daily_actions_at time not null default '09:00',
+    followup_agent_id uuid,
+    followup_template_id uuid,
     quiet_hours jsonb,
     opt_out_confirmation text
         default 'Listo, no recibirás más promociones nuestras. Puedes escribirnos cuando quieras.',
@@ -196,6 +198,10 @@ comment on column public.tenant_settings.crm_model is 'The model that reads idle
 comment on column public.tenant_settings.crm_person_keeps is
     'How long a field of a lead that a person has set is theirs: until_next_message of the customer, always, never.';
 comment on column public.tenant_settings.daily_actions_at is 'By the business''s clock: users.timezone of the owner.';
+comment on column public.tenant_settings.followup_agent_id is
+    'Writes the follow-ups of daily actions; null: the agent of the number.';
+comment on column public.tenant_settings.followup_template_id is
+    'Sent instead when the window is closed: its blanks are name and text; null: a person gets the text.';
 comment on column public.tenant_settings.quiet_hours is
     '{"from": "21:00", "to": "08:00"}, the customer''s time: no bulk message then.';
 comment on column public.tenant_settings.opt_out_confirmation is 'Sent once to who opts out; null: nothing is sent.';
@@ -217,7 +223,8 @@ grant select on public.tenant_settings to authenticated;
 grant update (
     business_name, currency, conversation_idle_hours, activity_delay_seconds, human_takeover_minutes,
     thread_max_age_days, thread_max_input_tokens, block_after_hours, enrichment_interval_hours, crm_statuses,
-    crm_pipeline, crm_model, crm_analysis_idle_minutes, crm_person_keeps, daily_actions_at, quiet_hours,
+    crm_pipeline, crm_model, crm_analysis_idle_minutes, crm_person_keeps, daily_actions_at,
+    followup_agent_id, followup_template_id, quiet_hours,
     opt_out_confirmation, closed_hours_message, shows_typing, ai_daily_token_budget, ai_daily_cost_budget,
     webhook_log_retention_days
 ) on public.tenant_settings to authenticated;

@@ -518,6 +518,18 @@ begin
 end
 $$;
 
+-- messages.data of a template that was filled in.
+create function private.template_data(p_template public.message_templates, p_filled jsonb, p_parameters jsonb)
+returns jsonb
+language plpgsql immutable set search_path = '' as $$
+begin
+    return jsonb_build_object('category', p_template.category, 'template', jsonb_build_object(
+        'name', p_template.name, 'language', p_template.language, 'category', p_template.category,
+        'provider_template_id', p_template.provider_template_id, 'components', p_filled -> 'components',
+        'variables', p_filled -> 'variables', 'parameters', coalesce(p_parameters, '{}')));
+end
+$$;
+
 -- What to give, in a sentence.
 create function private.template_hint(p_template public.message_templates) returns text
 language sql stable set search_path = '' as $$
@@ -583,5 +595,6 @@ grant execute on function
     private.template_value_fault(text, jsonb), private.template_faults(public.message_templates, jsonb),
     private.template_label(text, text), private.template_obstacle(public.message_templates),
     private.template_message(public.message_templates, jsonb), private.template_hint(public.message_templates),
+    private.template_data(public.message_templates, jsonb, jsonb),
     private.template_filled(public.message_templates, jsonb), private.template_parameter(text, text, jsonb)
     to service_role;

@@ -127,10 +127,7 @@ begin
             v_filled ->> 'reason', v_filled ->> 'message', v_filled ->> 'hint');
     end if;
     return jsonb_build_object('content', v_filled -> 'text', 'template_id', v_template.id,
-        'data', jsonb_build_object('category', v_template.category, 'template', jsonb_build_object(
-            'name', v_template.name, 'language', v_template.language, 'category', v_template.category,
-            'provider_template_id', v_template.provider_template_id, 'components', v_filled -> 'components',
-            'variables', v_filled -> 'variables', 'parameters', coalesce(p_request.parameters, '{}'))));
+        'data', private.template_data(v_template, v_filled, p_request.parameters));
 end
 $$;
 

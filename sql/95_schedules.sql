@@ -59,6 +59,10 @@ begin
             where c.has_news and c.last_interaction_at
                 <= (select private.clock()) - make_interval(mins => s.crm_analysis_idle_minutes))
             or exists (select from public.pending_analyses p where p.lease_until < now())
+        when 'daily-actions' then exists (select from private.daily_tenants(null, false))
+            or exists (
+                select from public.daily_actions a
+                where a.status = 'pending' and coalesce(a.lease_until < now(), true))
         else false
     end;
 end
@@ -137,4 +141,7 @@ select cron.schedule(
 -- the second call revokes what the first replaced, when no worker remembers it any more
 select cron.schedule('refresh-tokens', '10,40 4 * * *', $$select private.invoke('refresh-tokens')
     where exists (select from public.channel_secrets where kind <> 'webhook_secret')$$);
+select cron.schedule(
+    'daily-actions', '*/15 * * * *',
+    $$select private.wake('daily-actions') where private.worker_has_work('daily-actions')$$);
 select cron.schedule('traces-purge', '17 3 * * *', 'select private.traces_purge()');
