@@ -164,8 +164,6 @@ class Outbox:
             result = await self._result(errand, token)
         finally:
             self._busy -= 1
-        if result.outcome == "stop_channel":
-            self._tokens.forget(errand.number)
         if result.outcome != "sent":
             ids = {"action": "deliver", **errand.key, "number_id": errand.number_id}
             log.warning("not sent", extra={**ids, "outcome": result.outcome, "error_code": result.error_code})
@@ -178,6 +176,13 @@ class Outbox:
         if token is None:
             why = "The number has no access token: connect it again."
             return Result(outcome="stop_channel", error_message=why)
+        result = await self._ask(sender, errand, token)
+        # a token may have been replaced since we read it; what is refused for it was not sent
+        if result.outcome == "stop_channel" and (other := await self._tokens.newer(errand.number, token)):
+            return await self._ask(sender, errand, other)
+        return result
+
+    async def _ask(self, sender: Sender, errand: Errand, token: str) -> Result:
         try:
             return await sender.send(errand.message, Credentials(token))
         except Exception:  # it may have been sent: nobody must send it again

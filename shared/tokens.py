@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from shared.drain import insist
+from shared.errors import DatabaseUnavailableError
 from shared.events import JsonObject
 
 TOKEN_SECONDS = 300  # a token is believed this long
@@ -45,3 +47,12 @@ class Tokens:
     def forget(self, number: Number) -> None:
         """Its token was refused; somebody may mend it sooner than it grows old here."""
         self._known.pop(number, None)
+
+    async def newer(self, number: Number, refused: str) -> str | None:
+        """Another token than the one that was refused, if there is one by now."""
+        if self._known.get(number, _NEVER)[0] == refused:
+            self.forget(number)
+        with suppress(DatabaseUnavailableError):
+            found = (await self.of([number])).get(number)
+            return None if found == refused else found
+        return None

@@ -169,9 +169,26 @@ def test_a_token_is_asked_for_once_and_again_when_it_was_refused() -> None:
     kept, refused = Database(errand("one")), Database(errand("one"))
 
     deliver(kept, Provider(kept), times=2)
-    deliver(refused, Provider(refused, "stop_channel"), times=2)
+    deliver(refused, Provider(refused, "stop_channel"))
 
     assert (len(kept.told("tokens")), len(refused.told("tokens"))) == (1, 2)
+
+
+def test_a_token_that_was_replaced_meanwhile_does_not_stop_the_number() -> None:
+    class Picky(Provider):
+        """Takes the new token, and no other."""
+
+        async def send(self, message: Message, credentials: Credentials) -> Result:
+            self.outcome = "sent" if credentials.token == "new" else "stop_channel"
+            result = await super().send(message, credentials)
+            database.tokens["number"] = "new"
+            return result
+
+    database = Database(errand("one"))
+    provider = Picky(database)
+
+    assert deliver(database, provider) == {"sent": 1}
+    assert provider.tokens == ["the token", "new"]
 
 
 def test_an_old_token_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
