@@ -50,6 +50,17 @@ end
 $$;
 grant execute on function private.uuid7() to authenticated, service_role;
 
+-- The first id of a moment: whatever private.uuid7() made since then is not below it.
+create function private.uuid7_at(p_at timestamptz) returns uuid
+language plpgsql immutable strict parallel safe set search_path = '' as $$
+begin
+    return encode(
+        substring(int8send((extract(epoch from p_at) * 1000)::bigint) from 3) || '\x70008000000000000000'::bytea,
+        'hex')::uuid;
+end
+$$;
+grant execute on function private.uuid7_at(timestamptz) to service_role;
+
 -- The clock of business rules. Hosted it is now(); the local platform replaces it with one that can be moved
 -- forwards. Leases, backoff and pacing use real time and never call this. Write (select private.clock()).
 create function private.clock() returns timestamptz
@@ -1995,6 +2006,8 @@ create table public.customer_leads (
     phone text,
     chat_id text,
     name text,
+    name_source text,
+    named_at timestamptz,
     user_name text,
     label1 text,
     label2 text,
@@ -2019,12 +2032,17 @@ create table public.customer_leads (
     opt_out_scope text,
     metadata jsonb not null default '{}',
     is_active boolean not null default true,
+    merged_into uuid,
+    merged_at timestamptz,
+    merged_by uuid,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
     constraint customer_leads_tenant_id_fkey foreign key (tenant_id) references public.users (id),
     constraint customer_leads_assigned_to_fkey foreign key (tenant_id, assigned_to)
         references public.users (tenant_id, id),
+    constraint customer_leads_merged_by_fkey foreign key (tenant_id, merged_by) references public.users (tenant_id, id),
     constraint customer_leads_phone_check check (phone ~ '^[1-9]\d{7,14}$'),
+    constraint customer_leads_name_source_check check (name_source in ('profile', 'contacts')),
     constraint customer_leads_priority_check check (priority between 1 and 5),
     constraint customer_leads_qualification_score_check check (qualification_score between 0 and 100),
     constraint customer_leads_opt_out_check check (
@@ -2035,7 +2053,10 @@ comment on column public.customer_leads.phone is
     'pii: the first phone known, digits without +; it never changes: current addresses are in lead_identities.';
 comment on column public.customer_leads.chat_id is 'pii: the provider''s first id of the chat; set once.';
 comment on column public.customer_leads.name is
-    'pii: from the profile while empty or equal to the phone; then the staff''s.';
+    'pii: of the customer''s first profile, else of the phone''s address book, until staff write another.';
+comment on column public.customer_leads.name_source is 'Where the name is from; null: from staff, or there is none.';
+comment on column public.customer_leads.named_at is
+    'When that was said: of two profiles the earlier gives the name, of two entries of the address book the later.';
 comment on column public.customer_leads.user_name is
     'pii: username or profile name as of the last webhook that had one.';
 comment on column public.customer_leads.label1 is 'pii: label of the provider''s chat list, as the staff gave it';
@@ -2051,6 +2072,8 @@ comment on column public.customer_leads.metadata is 'pii: whatever the business 
 comment on column public.customer_leads.last_activity is 'Written once per quiet period, by activity_flush().';
 comment on column public.customer_leads.thread_id is 'The AI thread used last, in whichever chat.';
 comment on column public.customer_leads.thread_token_count is 'Tokens of every AI run for this customer; never reset.';
+comment on column public.customer_leads.merged_into is
+    'The lead that this one turned out to be; whatever referred to it now refers there.';
 comment on column public.customer_leads.opt_out_scope is 'What the customer refuses: all messages, or marketing.';
 
 create index customer_leads_tenant_id_phone_idx on public.customer_leads (tenant_id, phone);
@@ -2058,9 +2081,27 @@ create index customer_leads_tenant_id_assigned_to_idx
     on public.customer_leads (tenant_id, assigned_to) where assigned_to is not null;
 create index customer_leads_tenant_id_thread_id_idx
     on public.customer_leads (tenant_id, thread_id) where thread_id is not null;
+create index customer_leads_tenant_id_merged_into_idx
+    on public.customer_leads (tenant_id, merged_into) where merged_into is not null;
+create index customer_leads_tenant_id_merged_by_idx
+    on public.customer_leads (tenant_id, merged_by) where merged_by is not null;
 -- After the indexes: while there are no statistics the planner finds them as good for an id, and takes the youngest.
 alter table public.customer_leads add constraint customer_leads_pkey primary key (tenant_id, id);
+alter table public.customer_leads add constraint customer_leads_merged_into_fkey
+    foreign key (tenant_id, merged_into) references public.customer_leads (tenant_id, id);
 
+-- A name that comes without its time is the staff's, and stays.
+create function private.lead_named_by_staff() returns trigger
+language plpgsql set search_path = '' as $$
+begin
+    new.name_source := null;
+    new.named_at := null;
+    return new;
+end
+$$;
+create trigger customer_leads_named_by_staff before update of name on public.customer_leads
+    for each row when (new.name is distinct from old.name and new.named_at is not distinct from old.named_at)
+    execute function private.lead_named_by_staff();
 create trigger customer_leads_touch_updated_at before update on public.customer_leads
     for each row execute function private.touch_updated_at();
 
@@ -2088,7 +2129,8 @@ create table public.lead_identities (
     constraint lead_identities_pkey primary key (tenant_id, kind, scope, value, valid_to),
     constraint lead_identities_lead_id_fkey foreign key (tenant_id, lead_id)
         references public.customer_leads (tenant_id, id) on delete cascade,
-    constraint lead_identities_kind_check check (kind in ('phone', 'bsuid', 'parent_bsuid', 'chat_id', 'username')),
+    constraint lead_identities_kind_check check (
+        kind in ('phone', 'mobile', 'bsuid', 'parent_bsuid', 'chat_id', 'username')),
     constraint lead_identities_value_check check (value <> '' and length(value) <= 256)
 );
 comment on table public.lead_identities is 'Addresses of a lead, with the time for which they held.';
@@ -2096,12 +2138,39 @@ comment on column public.lead_identities.value is 'pii: phone, business-scoped u
 comment on column public.lead_identities.scope is
     'Where the value means something: the portfolio of a business-scoped user id, the provider of a chat id.';
 
+comment on column public.lead_identities.kind is
+    'mobile: the one form of a mobile number that its country writes in two; see private.mobile_key().';
+comment on column public.lead_identities.valid_from is 'The first time it was seen, whoever had it then.';
+
 create index lead_identities_tenant_id_lead_id_idx on public.lead_identities (tenant_id, lead_id);
 
 alter table public.lead_identities enable row level security;
 grant select on public.lead_identities to authenticated;
 grant select, insert, update, delete on public.lead_identities to service_role;
 create policy lead_identities_select_member on public.lead_identities for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+
+-- address_book: what the phone of a number calls people. Nobody becomes a lead by being in it.
+create table public.address_book (
+    tenant_id uuid,
+    kind text,
+    scope text,
+    value text,
+    name text,
+    changed_at timestamptz not null,
+    constraint address_book_pkey primary key (tenant_id, kind, scope, value),
+    constraint address_book_tenant_id_fkey foreign key (tenant_id) references public.users (id)
+);
+comment on table public.address_book is
+    'Entries of the address books of the business''s phones, for the names of leads that have none.';
+comment on column public.address_book.value is 'pii: as in lead_identities';
+comment on column public.address_book.name is 'pii: the business''s name for the person; null: the entry was removed.';
+comment on column public.address_book.changed_at is 'By the phone; an older change does not undo a newer one.';
+
+alter table public.address_book enable row level security;
+grant select on public.address_book to authenticated;
+grant select, insert, update, delete on public.address_book to service_role;
+create policy address_book_select_member on public.address_book for select to authenticated
     using (tenant_id = (select private.my_tenant_id()));
 
 -- lead_merge_candidates: two leads that may be one person; a person decides.
@@ -2254,6 +2323,8 @@ create table public.conversations (
     opened_at timestamptz not null,
     reopened_at timestamptz,
     closed_at timestamptz,
+    closed_reason text,
+    last_at timestamptz,
     closed_notice_at timestamptz,
     message_count int not null default 0,
     first_response_time int,
@@ -2270,12 +2341,17 @@ create table public.conversations (
         references public.users (tenant_id, id),
     constraint conversations_status_check check (status in ('open', 'closed')),
     constraint conversations_closed_at_check check ((status = 'closed') = (closed_at is not null)),
+    constraint conversations_closed_reason_check check (closed_reason in ('silence', 'staff', 'agent')),
     constraint conversations_priority_check check (priority between 1 and 5),
     constraint conversations_satisfaction_rating_check check (satisfaction_rating between 1 and 5)
 ) with (fillfactor = 80);
 comment on table public.conversations is
     'A session of a chat: opened by a message, closed by staff, by the agent, or after silence.';
 comment on column public.conversations.session_id is 'The id, as the source systems call it.';
+comment on column public.conversations.opened_at is 'The time of its first message.';
+comment on column public.conversations.last_at is 'The time of its last message, as far as the inbox has seen.';
+comment on column public.conversations.closed_reason is
+    'What was closed by silence is joined with its neighbour when a late message shows that there was none.';
 comment on column public.conversations.closed_notice_at is 'When the customer was last told that we are closed.';
 comment on column public.conversations.first_response_time is 'Seconds; written when the conversation closes.';
 comment on column public.conversations.avg_response_time is 'Seconds; written when the conversation closes.';
@@ -2323,6 +2399,7 @@ create table public.messages (
     reply_to text,
     referral jsonb,
     raw jsonb,
+    is_named boolean not null default false,
     status text not null,
     sent_at timestamptz,
     delivered_at timestamptz,
@@ -2373,6 +2450,8 @@ create table public.messages (
 comment on table public.messages is 'Every message of both sides, stored once per number and provider id.';
 comment on column public.messages.wa_message_id is 'pii: the provider''s id; Meta''s carries the phone, in base64';
 comment on column public.messages.content is 'pii: text, or the caption of a medium';
+comment on column public.messages.is_named is
+    'It came with the customer''s name: the last one that did gave customer_leads.user_name.';
 comment on column public.messages.forced_by is 'The member of staff who sent it against the rules, knowing the cost.';
 comment on column public.messages.consented_cost is 'The estimate that forced_by was shown, and agreed to.';
 comment on column public.messages.scheduled_at is 'When it was meant to go out; null: at once.';
@@ -2433,6 +2512,7 @@ create table public.media (
     status text not null default 'pending',
     storage_path text,
     error text,
+    expires_at timestamptz,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
     constraint media_pkey primary key (tenant_id, id),
@@ -2440,7 +2520,9 @@ create table public.media (
         on delete cascade,
     constraint media_status_check check (status in ('pending', 'stored', 'failed'))
 );
-comment on table public.media is 'Files of messages; to be fetched while the provider keeps them (7 days).';
+comment on table public.media is 'Files of messages; to be fetched while the provider keeps them.';
+comment on column public.media.expires_at is
+    'The provider keeps it until then: Meta 7 days, Whapi 30 days; null: until somebody deletes it.';
 comment on column public.media.error is 'pii: the provider may name the customer';
 comment on column public.media.filename is 'pii: the customer''s own name for the file';
 comment on column public.media.url is 'pii: where the provider shows the file for five minutes';
@@ -2508,17 +2590,132 @@ language sql stable rows 1 set search_path = '' as $$
     where direction = 'outbound' and before = 'inbound'
 $$;
 
-create function private.conversations_finish(p_tenant_id uuid, p_ids uuid[]) returns void
+-- p_reason: silence, staff or agent.
+create function private.conversations_finish(p_tenant_id uuid, p_ids uuid[], p_reason text) returns void
 language sql set search_path = '' as $$
     update public.conversations c
-    set status = 'closed', closed_at = (select private.clock()), requires_attention = false,
+    set status = 'closed', closed_at = (select private.clock()), closed_reason = p_reason, requires_attention = false,
         first_response_time = t.first_seconds, avg_response_time = t.mean_seconds
     from unnest(p_ids) as finished (id)
     cross join lateral private.response_times(p_tenant_id, finished.id) t
     where c.tenant_id = p_tenant_id and c.id = finished.id and c.status = 'open'
 $$;
-grant execute on function private.response_times(uuid, uuid), private.conversations_finish(uuid, uuid[])
+grant execute on function private.response_times(uuid, uuid), private.conversations_finish(uuid, uuid[], text)
     to service_role;
+
+-- A session of a chat as its messages tell it: what a silence parts. id: the conversation it is, or will be.
+create type private.chat_session as (
+    id uuid, first_at timestamptz, last_at timestamptz, messages int, message_ids uuid [], is_last boolean
+);
+
+-- The sessions of a chat among messages of these conversations. Each keeps the conversation that most of it was, the
+-- open one first; p_new: messages just stored, which say nothing about that. p_spare: an open conversation of only
+-- such messages.
+create function private.chat_sessions(
+    p_tenant_id uuid, p_conversations uuid[], p_ended timestamptz[], p_new uuid[], p_spare uuid, p_idle interval
+) returns private.chat_session[]
+language plpgsql stable set search_path = '' as $$
+begin
+    return array(
+        with told as (
+            select m.id, m.provider_at as at, m.conversation_id, v.reopened_at, m.id = any (p_new) as is_new,
+                lag(m.provider_at) over (order by m.provider_at, m.id) as before_at
+            from public.messages m
+            join public.conversations v on v.tenant_id = m.tenant_id and v.id = m.conversation_id
+            where m.tenant_id = p_tenant_id and m.conversation_id = any (p_conversations)
+        ),
+        parted as (
+            select t.*, count(*) filter (
+                where at - greatest(before_at, case when reopened_at <= at then reopened_at end) > p_idle
+                    or exists (select from unnest(p_ended) as e (at) where e.at > before_at and e.at <= t.at)
+            ) over (order by at, id) as n
+            from told t
+        ),
+        owned as (
+            select distinct on (c.n) c.n, c.conversation_id
+            from (
+                select distinct on (conversation_id) conversation_id, n from parted where not is_new
+                order by conversation_id, at desc, id desc
+            ) as c
+            join public.conversations v on v.tenant_id = p_tenant_id and v.id = c.conversation_id
+            order by c.n, v.status = 'open' desc, v.opened_at desc, v.id
+        )
+        select (
+            coalesce(
+                o.conversation_id,
+                case when p.n = max(p.n) filter (where o.n is null) over () then p_spare end, private.uuid7()),
+            p.first_at, p.last_at, p.messages, p.ids, p.n = max(p.n) over ())::private.chat_session
+        from (
+            select n, min(at) as first_at, max(at) as last_at, count(*) as messages, array_agg(id) as ids
+            from parted
+            group by n
+        ) as p
+        left join owned o using (n)
+        order by p.n);
+end
+$$;
+
+-- Late messages, or such as come after a silence, change where one session ends and the next begins: put that right
+-- from p_since on, as if every message had come in its time. What staff or an agent have closed stays as it was. The
+-- chat is locked.
+create function private.conversations_regroup(
+    p_tenant_id uuid, p_chat_id uuid, p_since timestamptz, p_new uuid[] default '{}'
+) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_idle interval := (
+        select make_interval(hours => conversation_idle_hours)
+        from public.tenant_settings where tenant_id = p_tenant_id);
+    v_known uuid[] := array(
+        select id from public.conversations
+        where tenant_id = p_tenant_id and chat_id = p_chat_id
+            and (status = 'open' or closed_reason = 'silence' and coalesce(last_at, opened_at) >= p_since - v_idle));
+    v_is_open boolean := exists (
+        select from public.conversations where tenant_id = p_tenant_id and id = any (v_known) and status = 'open');
+    v_sessions private.chat_session[] := private.chat_sessions(p_tenant_id, v_known,
+        array(
+            select opened_at from public.conversations
+            where tenant_id = p_tenant_id and chat_id = p_chat_id and closed_reason in ('staff', 'agent')),
+        p_new,
+        (
+            select v.id from public.conversations v
+            where v.tenant_id = p_tenant_id and v.id = any (v_known) and v.status = 'open' and not exists (
+                select from public.messages m
+                where m.tenant_id = p_tenant_id and m.conversation_id = v.id and m.id <> all (p_new))),
+        v_idle);
+begin
+    insert into public.conversations (tenant_id, id, chat_id, status, opened_at, closed_at, closed_reason)
+    select p_tenant_id, s.id, p_chat_id, 'closed', s.first_at, (select private.clock()), 'silence'
+    from unnest(v_sessions) s
+    where s.id <> all (v_known);
+
+    update public.messages m set conversation_id = s.id
+    from unnest(v_sessions) s
+    cross join lateral unnest(s.message_ids) as told (id)
+    where m.tenant_id = p_tenant_id and m.id = told.id and m.conversation_id <> s.id;
+
+    perform private.conversations_finish(p_tenant_id, array(
+        select id from public.conversations
+        where tenant_id = p_tenant_id and id = any (v_known) and status = 'open' and not exists (
+            select from unnest(v_sessions) s where s.id = conversations.id and s.is_last)), 'silence');
+    delete from public.conversations
+    where tenant_id = p_tenant_id and id = any (v_known)
+        and not exists (select from unnest(v_sessions) s where s.id = conversations.id);
+    update public.conversations v
+    set status = case when o.is_open then 'open' else 'closed' end,
+        closed_at = case when not o.is_open then v.closed_at end,
+        closed_reason = case when not o.is_open then v.closed_reason end,
+        opened_at = s.first_at, last_at = s.last_at, message_count = s.messages,
+        first_response_time = t.first_seconds, avg_response_time = t.mean_seconds
+    from unnest(v_sessions) s
+    cross join lateral (select s.is_last and v_is_open as is_open) as o
+    left join lateral private.response_times(p_tenant_id, s.id) t on not o.is_open
+    where v.tenant_id = p_tenant_id and v.id = s.id;
+end
+$$;
+grant execute on function
+    private.chat_sessions(uuid, uuid[], timestamptz[], uuid[], uuid, interval),
+    private.conversations_regroup(uuid, uuid, timestamptz, uuid[]) to service_role;
 
 -- Definer: staff may not write status, which only these rules change.
 create function private.conversation_close(p_conversation_id uuid, p_outcome text, p_summary text)
@@ -2531,7 +2728,7 @@ begin
         raise exception using errcode = 'PT409', message = 'This conversation is closed already.',
             hint = 'Use conversation_reopen() to go on with it.';
     end if;
-    perform private.conversations_finish(v_conversation.tenant_id, array[p_conversation_id]);
+    perform private.conversations_finish(v_conversation.tenant_id, array[p_conversation_id], 'staff');
     update public.conversations
     set outcome = coalesce(p_outcome, outcome), summary = coalesce(p_summary, summary)
     where tenant_id = v_conversation.tenant_id and id = p_conversation_id
@@ -2570,7 +2767,7 @@ begin
         raise exception using errcode = 'PT409', message = 'This chat has an open conversation already.',
             hint = 'Go on there, or close it first.';
     end if;
-    update public.conversations set status = 'open', closed_at = null, reopened_at = (select private.clock())
+    update public.conversations set status = 'open', closed_at = null, closed_reason = null, reopened_at = (select private.clock())
     where tenant_id = v_conversation.tenant_id and id = p_conversation_id
     returning * into v_conversation;
     return v_conversation;
@@ -2640,7 +2837,7 @@ begin
         ) as idle
         group by idle.tenant_id
     loop
-        perform private.conversations_finish(v_tenant.tenant_id, v_tenant.ids);
+        perform private.conversations_finish(v_tenant.tenant_id, v_tenant.ids, 'silence');
         v_count := v_count + cardinality(v_tenant.ids);
     end loop;
     return v_count;
@@ -2836,7 +3033,7 @@ create table public.early_events (
 comment on table public.early_events is 'What was said about messages that are not (yet) stored.';
 comment on column public.early_events.target is 'The provider''s id of the message.';
 comment on column public.early_events.detail is
-    'What tells two events of a kind apart: a status, or the event''s own id.';
+    'What tells two events of a kind apart: a status with its time, or the event''s own id.';
 comment on column public.early_events.body is 'pii: the event';
 
 alter table public.early_events enable row level security;
@@ -2905,7 +3102,8 @@ begin
 end
 $$;
 
--- Would this event change that message? Asked before anything is written.
+-- Would this event change that message? Asked before anything is written. The answer, like all that changes do, must
+-- not depend on the order in which they come: of two that speak of the same second, the greater text decides.
 create function private.changes_message(p_message public.messages, p_kind text, p_at timestamptz, p_body jsonb)
 returns boolean
 language plpgsql immutable set search_path = '' as $$
@@ -2921,16 +3119,39 @@ begin
                 when 'failed' then p_message.failed_at
                 else '-infinity'
             end, true)
-            or p_message.pricing is null and jsonb_typeof(p_body -> 'pricing') = 'object')
+            or private.is_first_pricing(p_message.pricing, p_at, p_body -> 'pricing'))
         when 'edit' then
-            coalesce(p_message.edited_at <> p_at, true)
-            and not coalesce(p_message.previous @> jsonb_build_array(jsonb_build_object('at', p_at)), false)
-        when 'revoke' then p_message.revoked_at is null
+            not private.message_versions(p_message) @> jsonb_build_array(
+                jsonb_build_object('at', p_at, 'content', p_body -> 'text'))
+        when 'revoke' then coalesce(p_at < p_message.revoked_at, true)
         when 'reaction' then
-            coalesce((p_message.reactions #>> array[p_body ->> 'by', 'at'])::timestamptz < p_at, true)
+            coalesce(
+                ((p_message.reactions #>> array[p_body ->> 'by', 'at'])::timestamptz,
+                    coalesce(p_message.reactions #>> array[p_body ->> 'by', 'emoji'], ''))
+                < (p_at, coalesce(p_body ->> 'emoji', '')), true)
         -- message or echo: it is stored, that is all there is to know
         else false
     end;
+end
+$$;
+
+-- Is this what the provider first said about the price? messages.pricing has the time in "at".
+create function private.is_first_pricing(p_known jsonb, p_at timestamptz, p_told jsonb) returns boolean
+language plpgsql immutable set search_path = '' as $$
+begin
+    return jsonb_typeof(p_told) = 'object' and coalesce(
+        (p_at, p_told) < ((p_known ->> 'at')::timestamptz, p_known - 'at'), true);
+end
+$$;
+
+-- Every text a message has had: the original, then its edits in the order of their times.
+create function private.message_versions(p_message public.messages) returns jsonb
+language plpgsql immutable set search_path = '' as $$
+begin
+    return coalesce(p_message.previous, '[]') || case when p_message.revoked_at is null
+        then jsonb_build_array(jsonb_build_object(
+            'at', coalesce(p_message.edited_at, p_message.provider_at), 'content', p_message.content))
+        else '[]' end;
 end
 $$;
 
@@ -2970,7 +3191,7 @@ begin
                 ev.body ->> 'kind' as kind, ev.body ->> 'id' as id,
                 least((ev.body ->> 'at')::timestamptz, v_latest) as at,
                 coalesce(ev.body ->> 'target', ev.body ->> 'id') as about,
-                coalesce(ev.body ->> 'status', ev.body ->> 'id', '') as detail,
+                coalesce(ev.body ->> 'status' || ' ' || (ev.body ->> 'at'), ev.body ->> 'id', '') as detail,
                 private.as_uuid(ev.body ->> 'callback') as callback
             from unnest(p_payloads) p
             cross join lateral jsonb_array_elements(p.events) with ordinality as ev (body, n)
@@ -3004,11 +3225,17 @@ declare
     v_changes private.inbox_event[] := array(
         select e from unnest(p_events) e where e.kind in ('status', 'edit', 'revoke', 'reaction'));
     v_identities private.inbox_event[] := array(select e from unnest(p_events) e where e.kind = 'identity');
+    v_contacts private.inbox_event[] := array(select e from unnest(p_events) e where e.kind = 'contact_sync');
     v_leads uuid[];
     v_chats uuid[];
     v_stored private.inbox_message[] := array[]::private.inbox_message[];
 begin
-    perform private.inbox_identities(v_identities);
+    if cardinality(v_identities) > 0 then
+        perform private.inbox_identities(v_identities);
+    end if;
+    if cardinality(v_contacts) > 0 then
+        perform private.inbox_contacts(v_contacts);
+    end if;
     if cardinality(v_talk) > 0 then
         v_leads := private.inbox_leads(v_talk);
         perform private.inbox_consent(v_talk, v_leads);
@@ -3263,6 +3490,7 @@ $$;
 grant execute on function
     private.as_uuid(text), private.inbox_route(jsonb),
     private.changes_message(public.messages, text, timestamptz, jsonb),
+    private.is_first_pricing(jsonb, timestamptz, jsonb), private.message_versions(public.messages),
     private.inbox_fresh(private.inbox_payload[]), private.inbox_apply(private.inbox_event[]),
     private.inbox_obstacle(jsonb, uuid), private.inbox_log(jsonb[], uuid[], text[]),
     private.inbox_settle(jsonb, private.inbox_payload[], private.inbox_event[], private.inbox_message[]),
@@ -3275,17 +3503,42 @@ grant execute on function
 
 -- Whose is an event: leads found by their addresses, made, and followed when their addresses change.
 
--- A contact's addresses; a business-scoped user id comes first.
+-- Brazil, Argentina and Mexico write a mobile number in two ways, with or without a digit that says so: this is the one
+-- form for both. Null for all other numbers, landlines among them: their digits tell, but for Mexico, where no landline
+-- was ever written with the 1.
+create function private.mobile_key(p_phone text) returns text
+language plpgsql immutable strict set search_path = '' as $$
+begin
+    return case
+        -- what follows the area code begins with 6 to 9 in a mobile, and with 2 to 5 in a landline
+        when p_phone ~ '^55[1-9]{2}9?[6-9]\d{7}$' then left(p_phone, 4) || '9' || right(p_phone, 8)
+        when p_phone ~ '^521?[2-9]\d{9}$' then '52' || right(p_phone, 10)
+        -- and with 4 in a landline; area codes have two digits, or three if they are one of these, or else four
+        when p_phone ~ '^549?[1-3]\d{9}$' and right(p_phone, 10) !~ (
+            '^(11|2(20|21|23|30|36|37|49|6[01346]|80|9[14789])|3(36|4[12358]|5[138]|6[24]|7[069]|8[013578]))4'
+            || '|^(?!11|2(20|21|23|30|36|37|49|6[01346]|80|9[14789])|3(36|4[12358]|5[138]|6[24]|7[069]|8[013578]))\d{4}4')
+            then '549' || right(p_phone, 10)
+    end;
+end
+$$;
+
+-- A contact's addresses, the surest first: a business-scoped user id. Usernames change hands, so one counts only
+-- where it is all we are told.
 create function private.contact_keys(p_contact jsonb, p_provider text, p_scope text) returns private.contact_key[]
 language plpgsql immutable set search_path = '' as $$
 declare
     v_keys private.contact_key[] := array[]::private.contact_key[];
+    v_phone text := p_contact ->> 'phone';
+    v_mobile text := case when left(v_phone, 2) in ('52', '54', '55') then private.mobile_key(v_phone) end;
 begin
     if p_contact ->> 'bsuid' <> '' then
         v_keys := v_keys || ('bsuid', p_scope, p_contact ->> 'bsuid')::private.contact_key;
     end if;
-    if p_contact ->> 'phone' <> '' then
-        v_keys := v_keys || ('phone', '', p_contact ->> 'phone')::private.contact_key;
+    if v_phone <> '' then
+        v_keys := v_keys || ('phone', '', v_phone)::private.contact_key;
+    end if;
+    if v_mobile is not null then
+        v_keys := v_keys || ('mobile', '', v_mobile)::private.contact_key;
     end if;
     if p_contact ->> 'chat_id' <> '' then
         v_keys := v_keys || ('chat_id', p_provider, p_contact ->> 'chat_id')::private.contact_key;
@@ -3293,7 +3546,7 @@ begin
     if p_contact ->> 'parent_bsuid' <> '' then
         v_keys := v_keys || ('parent_bsuid', '', p_contact ->> 'parent_bsuid')::private.contact_key;
     end if;
-    if p_contact ->> 'username' <> '' then
+    if p_contact ->> 'username' <> '' and cardinality(v_keys) = 0 then
         v_keys := v_keys || ('username', '', lower(p_contact ->> 'username'))::private.contact_key;
     end if;
     return v_keys;
@@ -3341,10 +3594,9 @@ begin
             order by li.valid_to
             limit 1
         ) as i
-        -- usernames change hands: one says who it is only where nothing else does
-        where (k.kind <> 'username' or cardinality(p_event.keys) = 1)
-            -- a phone that now comes with another user id was given to somebody else, for all we know
-            and not (k.kind = 'phone' and p_event.keys[1].kind = 'bsuid' and exists (
+        -- a phone that now comes with another user id was given to somebody else, for all we know
+        where not (
+            k.kind in ('phone', 'mobile') and p_event.keys[1].kind = 'bsuid' and exists (
                 select from public.lead_identities other
                 where other.tenant_id = p_event.tenant_id and other.lead_id = i.lead_id
                     and other.kind = 'bsuid' and other.scope = p_event.scope and other.valid_to = 'infinity'
@@ -3358,18 +3610,23 @@ $$;
 -- transaction may have been faster: who is left out finds the lead on the next look.
 create function private.leads_create(p_events private.inbox_event[], p_leads uuid[]) returns void
 language plpgsql set search_path = '' as $$
+declare
+    v_born uuid[];
 begin
     with wanted as (
-        select e.ordinality as n, e.tenant_id, e.at, e.body -> 'contact' as contact, k.kind, k.scope, k.value,
-            min(e.ordinality) over (partition by e.tenant_id, k.kind, k.scope, k.value) as first_n
+        select e.ordinality as n, e.tenant_id, e.at, e.kind = 'message' as is_theirs, e.body -> 'contact' as contact,
+            k.kind, k.scope, k.value, min(e.ordinality) over (partition by e.tenant_id, k.kind, k.scope, k.value) as first_n
         from unnest(p_events) with ordinality as e
         cross join lateral unnest(e.keys) as k
         where p_leads[e.ordinality] is null
     ),
     born as materialized (
-        select n, tenant_id, at, contact, private.uuid7() as lead_id
+        select n, tenant_id, at, contact, private.uuid7() as lead_id,
+            case when is_theirs then nullif(contact ->> 'profile_name', '') end as name,
+            case when is_theirs
+                then coalesce(nullif(contact ->> 'username', ''), nullif(contact ->> 'profile_name', '')) end as user_name
         from wanted
-        group by n, tenant_id, at, contact
+        group by n, tenant_id, at, is_theirs, contact
         having bool_and(first_n = n)
     ),
     identified as (
@@ -3380,118 +3637,278 @@ begin
         order by b.tenant_id, w.kind, w.scope, w.value
         on conflict do nothing
         returning lead_id
+    ),
+    made as (
+        insert into public.customer_leads (
+            tenant_id, id, phone, chat_id, name, name_source, named_at, user_name)
+        select tenant_id, lead_id, contact ->> 'phone', contact ->> 'chat_id', name,
+            case when name is not null then 'profile' end, case when name is not null then at end, user_name
+        from born
+        where lead_id in (select lead_id from identified)
+        order by tenant_id, lead_id
+        returning id
     )
-    insert into public.customer_leads (tenant_id, id, phone, chat_id, name, user_name)
-    select tenant_id, lead_id, contact ->> 'phone', contact ->> 'chat_id', nullif(contact ->> 'profile_name', ''),
-        coalesce(nullif(contact ->> 'username', ''), nullif(contact ->> 'profile_name', ''))
-    from born
-    where lead_id in (select lead_id from identified)
-    order by tenant_id, lead_id;
+    select array_agg(id) into v_born from made;
+    perform private.leads_name_from_book(v_born, p_events);
 end
 $$;
 
--- Addresses a known lead had not shown before; those of another lead go to a person to decide.
-create function private.leads_learn(p_events private.inbox_event[], p_leads uuid[]) returns void
+-- Addresses a lead had not shown before, or not as early; those of another lead go to a person to decide. Answers
+-- whether a lead has a new address, by which other events may be known.
+create function private.leads_learn(p_events private.inbox_event[], p_leads uuid[]) returns boolean
 language plpgsql set search_path = '' as $$
+declare
+    v_learned uuid[];
 begin
     with seen as materialized (
         select distinct on (e.tenant_id, k.kind, k.scope, k.value)
-            e.tenant_id, k.kind, k.scope, k.value, e.at, p_leads[e.ordinality] as lead_id, i.lead_id as holder
+            e.tenant_id, k.kind, k.scope, k.value, e.at, p_leads[e.ordinality] as lead_id, i.lead_id as holder,
+            i.valid_to
         from unnest(p_events) with ordinality as e
         cross join lateral unnest(e.keys) as k
         left join lateral (
-            select li.lead_id from public.lead_identities li
+            select li.lead_id, li.valid_from, li.valid_to
+            from public.lead_identities li
             where li.tenant_id = e.tenant_id and li.kind = k.kind and li.scope = k.scope and li.value = k.value
-                and li.valid_to = 'infinity'
+                and li.valid_to > e.at
+            order by li.valid_to
             limit 1
         ) as i on true
-        where i.lead_id is distinct from p_leads[e.ordinality]
-        order by e.tenant_id, k.kind, k.scope, k.value, e.ordinality
+        where p_leads[e.ordinality] is not null and coalesce(i.valid_from > e.at, true)
+        order by e.tenant_id, k.kind, k.scope, k.value, e.at
+    ),
+    earlier as (
+        update public.lead_identities li
+        set valid_from = s.at
+        from seen s
+        where li.tenant_id = s.tenant_id and li.kind = s.kind and li.scope = s.scope and li.value = s.value
+            and li.valid_to = s.valid_to
     ),
     learned as (
         insert into public.lead_identities (tenant_id, kind, scope, value, valid_from, lead_id)
         select tenant_id, kind, scope, value, at, lead_id
         from seen
         where holder is null
-            -- an address given up is not taken back by a message that was sent before
-            and not exists (
-                select from public.lead_identities old
-                where old.tenant_id = seen.tenant_id and old.kind = seen.kind and old.scope = seen.scope
-                    and old.value = seen.value and old.valid_to > seen.at)
         order by tenant_id, kind, scope, value
         on conflict do nothing
+        returning lead_id
     )
+    select array_agg(distinct lead_id) into v_learned from learned;
+
     insert into public.lead_merge_candidates (tenant_id, lead_id, other_lead_id, reason, evidence)
-    select distinct on (tenant_id, least(lead_id, holder), greatest(lead_id, holder))
-        tenant_id, least(lead_id, holder), greatest(lead_id, holder), 'shared_' || kind,
-        jsonb_build_object(kind, value)
-    from seen
-    where holder <> lead_id and kind <> 'username'
-    order by tenant_id, least(lead_id, holder), greatest(lead_id, holder), kind
+    select distinct on (e.tenant_id, least(w.lead_id, i.lead_id), greatest(w.lead_id, i.lead_id))
+        e.tenant_id, least(w.lead_id, i.lead_id), greatest(w.lead_id, i.lead_id), 'shared_' || k.kind,
+        jsonb_build_object(k.kind, k.value)
+    from unnest(p_events) with ordinality as e
+    cross join lateral unnest(e.keys) as k
+    cross join lateral (select p_leads[e.ordinality] as lead_id) as w
+    cross join lateral (
+        select li.lead_id
+        from public.lead_identities li
+        where li.tenant_id = e.tenant_id and li.kind = k.kind and li.scope = k.scope and li.value = k.value
+            and li.valid_to > e.at
+        order by li.valid_to
+        limit 1
+    ) as i
+    where w.lead_id <> i.lead_id and k.kind <> 'username'
+    order by e.tenant_id, least(w.lead_id, i.lead_id), greatest(w.lead_id, i.lead_id), k.kind
     on conflict do nothing;
+
+    perform private.leads_name_from_book(v_learned, p_events);
+    return v_learned is not null;
 end
 $$;
 
--- name: once, from the profile; user_name: as last seen, never emptied; chat_id: once.
+-- What a customer's messages say about them. name: of the first profile, unless staff gave another; user_name: of the
+-- last, never emptied; phone and chat_id: once.
 create function private.leads_rename(p_events private.inbox_event[], p_leads uuid[]) returns void
 language plpgsql set search_path = '' as $$
+declare
+    v_leads uuid[] := array(
+        select distinct held.id
+        from unnest(p_events) with ordinality as e
+        cross join lateral (
+            select * from public.customer_leads
+            where tenant_id = e.tenant_id and id = p_leads[e.ordinality]
+            limit 1
+        ) as held
+        where held.phone is null and e.body #>> '{contact,phone}' <> ''
+            or held.chat_id is null and e.body #>> '{contact,chat_id}' <> ''
+            or e.kind = 'message' and (
+                private.shown_name(e.body -> 'contact') <> coalesce(held.user_name, '')
+                or e.body #>> '{contact,profile_name}' <> ''
+                    and private.takes_name(held, e.at, e.body #>> '{contact,profile_name}')));
 begin
+    if cardinality(v_leads) = 0 then
+        return;
+    end if;
     update public.customer_leads l
-    set name = case when l.name is null or l.name = l.phone then coalesce(n.profile_name, l.name) else l.name end,
-        user_name = coalesce(n.user_name, l.user_name),
+    set name = case when n.is_first then n.name else l.name end,
+        name_source = case when n.is_first then 'profile' else l.name_source end,
+        named_at = case when n.is_first then n.named_at else l.named_at end,
+        user_name = case when n.is_last then n.user_name else l.user_name end,
+        phone = coalesce(l.phone, n.phone),
         chat_id = coalesce(l.chat_id, n.chat_id)
     from (
-        select held.tenant_id, held.id, s.profile_name, s.user_name, s.chat_id
+        select held.id, s.*, private.takes_name(held, s.named_at, s.name) as is_first,
+            s.user_name is not null
+                and not private.has_later_name(held.tenant_id, held.id, s.last_at, s.last_id) as is_last
         from (
-            select distinct on (e.tenant_id, p_leads[e.ordinality])
+            select
                 e.tenant_id, p_leads[e.ordinality] as lead_id,
-                nullif(e.body #>> '{contact,profile_name}', '') as profile_name,
-                coalesce(nullif(e.body #>> '{contact,username}', ''), nullif(e.body #>> '{contact,profile_name}', ''))
-                    as user_name,
-                nullif(e.body #>> '{contact,chat_id}', '') as chat_id
+                (array_agg(c.name order by e.at, c.name) filter (where c.name is not null))[1] as name,
+                min(e.at) filter (where c.name is not null) as named_at,
+                (array_agg(c.user_name order by e.at desc, e.id desc)
+                    filter (where c.user_name is not null))[1] as user_name,
+                (array_agg(e.id order by e.at desc, e.id desc) filter (where c.user_name is not null))[1] as last_id,
+                max(e.at) filter (where c.user_name is not null) as last_at,
+                (array_agg(c.phone order by e.at) filter (where c.phone is not null))[1] as phone,
+                (array_agg(c.chat_id order by e.at) filter (where c.chat_id is not null))[1] as chat_id
             from unnest(p_events) with ordinality as e
-            where e.kind = 'message'
-            order by e.tenant_id, p_leads[e.ordinality], e.ordinality desc
+            cross join lateral (
+                select nullif(e.body #>> '{contact,phone}', '') as phone,
+                    nullif(e.body #>> '{contact,chat_id}', '') as chat_id,
+                    case e.kind when 'message' then nullif(e.body #>> '{contact,profile_name}', '') end as name,
+                    case e.kind when 'message' then private.shown_name(e.body -> 'contact') end as user_name
+            ) as c
+            where p_leads[e.ordinality] = any (v_leads)
+            group by e.tenant_id, p_leads[e.ordinality]
         ) as s
         join public.customer_leads held on held.tenant_id = s.tenant_id and held.id = s.lead_id
-        where s.user_name is distinct from held.user_name and s.user_name is not null
-            or (held.name is null or held.name = held.phone) and s.profile_name is distinct from held.name
-                and s.profile_name is not null
-            or held.chat_id is null and s.chat_id is not null
         order by held.tenant_id, held.id
         for no key update of held
     ) as n
-    where l.tenant_id = n.tenant_id and l.id = n.id;
+    where l.tenant_id = n.tenant_id and l.id = n.id
+        and (n.is_first or n.is_last and l.user_name is distinct from n.user_name
+            or l.phone is null and n.phone is not null or l.chat_id is null and n.chat_id is not null);
 end
 $$;
 
--- The lead of each event, made if need be.
+-- Is this name, from a profile seen at that time, the one for a lead that has had another or none?
+create function private.takes_name(p_lead public.customer_leads, p_at timestamptz, p_name text) returns boolean
+language plpgsql immutable set search_path = '' as $$
+begin
+    return p_name is not null and (
+        p_lead.name is null or p_lead.name = p_lead.phone or p_lead.name_source = 'contacts'
+        or p_lead.name_source = 'profile' and (p_at, p_name) < (p_lead.named_at, p_lead.name));
+end
+$$;
+
+-- Did a later message of the lead bring a name? Asked only where the name is another.
+create function private.has_later_name(p_tenant_id uuid, p_lead_id uuid, p_at timestamptz, p_wa_message_id text)
+returns boolean
+language plpgsql stable set search_path = '' as $$
+begin
+    return exists (
+        select
+        from public.chats c
+        cross join lateral (
+            select m.provider_at, m.wa_message_id
+            from public.messages m
+            where m.tenant_id = c.tenant_id and m.chat_id = c.id and m.provider_at >= p_at and m.is_named
+            order by m.provider_at desc, m.id desc
+        ) as later
+        where c.tenant_id = p_tenant_id and c.lead_id = p_lead_id
+            and (later.provider_at, later.wa_message_id) > (p_at, p_wa_message_id));
+end
+$$;
+
+-- What a contact shows as its name: the username, else that of the profile.
+create function private.shown_name(p_contact jsonb) returns text
+language plpgsql immutable set search_path = '' as $$
+begin
+    return coalesce(nullif(p_contact ->> 'username', ''), nullif(p_contact ->> 'profile_name', ''));
+end
+$$;
+
+-- Leads without a name of their own are called as in the address book, after its last change. p_events say which
+-- businesses the leads are of.
+create function private.leads_name_from_book(p_leads uuid[], p_events private.inbox_event[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    update public.customer_leads l
+    set name = b.name, name_source = 'contacts', named_at = b.changed_at
+    from (
+        select held.tenant_id, held.id, entry.name, entry.changed_at
+        from (select distinct e.tenant_id from unnest(p_events) e) as t
+        join public.customer_leads held on held.tenant_id = t.tenant_id and held.id = any (p_leads)
+        cross join lateral (
+            select a.name, a.changed_at
+            from public.lead_identities i
+            join public.address_book a
+                on a.tenant_id = i.tenant_id and a.kind = i.kind and a.scope = i.scope and a.value = i.value
+            where i.tenant_id = held.tenant_id and i.lead_id = held.id
+            order by a.changed_at desc, a.name
+            limit 1
+        ) as entry
+        where (held.name is null or held.name = held.phone or held.name_source = 'contacts')
+            and (held.name_source is distinct from 'contacts' or held.named_at < entry.changed_at)
+            and (held.name_source = 'contacts' or entry.name is not null)
+        order by held.tenant_id, held.id
+        for no key update of held
+    ) as b
+    where l.tenant_id = b.tenant_id and l.id = b.id;
+end
+$$;
+
+-- Entries of address books: kept, and the names of leads that have none. Nobody becomes a lead by them.
+create function private.inbox_contacts(p_events private.inbox_event[]) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_leads uuid[];
+begin
+    insert into public.address_book as a (tenant_id, kind, scope, value, name, changed_at)
+    select distinct on (e.tenant_id, k.kind, k.scope, k.value)
+        e.tenant_id, k.kind, k.scope, k.value,
+        case when e.body ->> 'action' = 'add' then nullif(e.body ->> 'name', '') end, e.at
+    from unnest(p_events) e
+    cross join lateral unnest(e.keys) as k
+    where k.kind <> 'username'
+    order by e.tenant_id, k.kind, k.scope, k.value, e.at desc, e.body ->> 'name'
+    on conflict on constraint address_book_pkey do update
+    set name = excluded.name, changed_at = excluded.changed_at
+    where a.changed_at < excluded.changed_at;
+
+    select array_agg(distinct i.lead_id)
+    into v_leads
+    from unnest(p_events) e
+    cross join lateral unnest(e.keys) as k
+    cross join lateral (
+        select li.lead_id
+        from public.lead_identities li
+        where li.tenant_id = e.tenant_id and li.kind = k.kind and li.scope = k.scope and li.value = k.value
+    ) as i;
+    perform private.leads_name_from_book(v_leads, p_events);
+end
+$$;
+
+-- The lead of each event, made if need be. One event may teach an address by which the next is known.
 create function private.inbox_leads(p_events private.inbox_event[]) returns uuid[]
 language plpgsql set search_path = '' as $$
 declare
-    v_found private.lead_found[] := private.leads_find(p_events);
-    v_leads uuid[] := array(select f.lead_id from unnest(v_found) f);
-    v_rounds int := 0;
+    v_found private.lead_found[];
+    v_leads uuid[];
+    v_has_learned boolean;
 begin
-    while array_position(v_leads, null) is not null loop
-        if v_rounds = 5 then
-            raise exception using errcode = 'PT400', message = 'An event names no customer.',
-                hint = 'Its contact needs a phone, bsuid, chat_id or username.';
-        end if;
-        perform private.leads_create(p_events, v_leads);
+    for v_round in 1 .. 100 loop
         v_found := private.leads_find(p_events);
         v_leads := array(select f.lead_id from unnest(v_found) f);
-        v_rounds := v_rounds + 1;
+        v_has_learned := exists (select from unnest(v_found) f where f.lead_id is not null and not f.is_complete)
+            and private.leads_learn(p_events, v_leads);
+        if array_position(v_leads, null) is null then
+            perform private.leads_rename(p_events, v_leads);
+            return v_leads;
+        elsif not v_has_learned then
+            perform private.leads_create(p_events, v_leads);
+        end if;
     end loop;
-    if exists (select from unnest(v_found) f where not f.is_complete) then
-        perform private.leads_learn(p_events, v_leads);
-    end if;
-    perform private.leads_rename(p_events, v_leads);
-    return v_leads;
+    raise exception using errcode = 'PT400', message = 'An event names no customer.',
+        hint = 'Its contact needs a phone, bsuid, chat_id or username.';
 end
 $$;
 
 -- A customer moved to another number, or WhatsApp gave them another id: addresses close and open, the lead stays.
+-- Told before anything else of theirs, it makes the lead that their messages will find.
 create function private.inbox_identities(p_events private.inbox_event[]) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -3500,33 +3917,76 @@ declare
     v_new private.contact_key[];
     v_lead_id uuid;
 begin
-    foreach v_event in array p_events loop
+    foreach v_event in array array(select e from unnest(p_events) e order by e.at) loop
         v_old := private.contact_keys(v_event.body -> 'from', v_event.provider, v_event.scope);
         v_new := private.contact_keys(v_event.body -> 'to', v_event.provider, v_event.scope);
-        select i.lead_id into v_lead_id
-        from unnest(v_old || v_new) with ordinality as k (kind, scope, value, rank)
-        join public.lead_identities i
-            on i.tenant_id = v_event.tenant_id and i.kind = k.kind and i.scope = k.scope and i.value = k.value
-            and i.valid_to = 'infinity'
-        order by k.rank
-        limit 1;
-        continue when not found;
-        update public.lead_identities i set valid_to = v_event.at
-        from unnest(v_old) as k
-        where i.tenant_id = v_event.tenant_id and i.lead_id = v_lead_id and i.valid_to = 'infinity'
-            and i.valid_from < v_event.at
-            and (i.kind, i.scope, i.value) = (k.kind, k.scope, k.value) and not k = any (v_new);
+        continue when cardinality(v_new) = 0;
         v_event.keys := v_new;
+        v_event.body := jsonb_build_object('contact', v_event.body -> 'to' || coalesce(v_event.body -> 'from', '{}'));
+        v_lead_id := private.lead_before(v_event, v_old);
+        if v_lead_id is null then
+            v_lead_id := (private.inbox_leads(array[v_event]))[1];
+        end if;
+        perform private.leads_rename(array[v_event], array[v_lead_id]);
+        perform private.addresses_end(v_event, v_old, v_lead_id);
         perform private.leads_learn(array[v_event], array[v_lead_id]);
     end loop;
 end
 $$;
 
+-- Whose were these addresses when the event happened, or at last?
+create function private.lead_before(p_event private.inbox_event, p_keys private.contact_key[]) returns uuid
+language plpgsql stable set search_path = '' as $$
+begin
+    return (
+        select i.lead_id
+        from unnest(p_keys) with ordinality as k (kind, scope, value, rank)
+        cross join lateral (
+            select li.lead_id
+            from public.lead_identities li
+            where li.tenant_id = p_event.tenant_id and li.kind = k.kind and li.scope = k.scope and li.value = k.value
+            order by li.valid_to < p_event.at, abs(extract(epoch from least(li.valid_to, '9999-01-01') - p_event.at))
+            limit 1
+        ) as i
+        order by k.rank
+        limit 1);
+end
+$$;
+
+-- These addresses are not the lead's any more; that they were is known from now on, if it was not.
+create function private.addresses_end(
+    p_event private.inbox_event, p_keys private.contact_key[], p_lead_id uuid
+) returns void
+language plpgsql set search_path = '' as $$
+begin
+    update public.lead_identities i set valid_to = p_event.at
+    from unnest(p_keys) as k
+    where i.tenant_id = p_event.tenant_id and i.lead_id = p_lead_id and i.valid_to = 'infinity'
+        and i.valid_from <= p_event.at
+        and (i.kind, i.scope, i.value) = (k.kind, k.scope, k.value) and not k = any (p_event.keys);
+
+    insert into public.lead_identities (tenant_id, kind, scope, value, valid_from, valid_to, lead_id)
+    select p_event.tenant_id, k.kind, k.scope, k.value, p_event.at, p_event.at, p_lead_id
+    from unnest(p_keys) as k
+    where not k = any (p_event.keys) and not exists (
+        select from public.lead_identities i
+        where i.tenant_id = p_event.tenant_id and i.kind = k.kind and i.scope = k.scope and i.value = k.value
+            and i.valid_to >= p_event.at)
+    order by k.kind, k.scope, k.value
+    on conflict do nothing;
+end
+$$;
+
 grant execute on function
-    private.contact_keys(jsonb, text, text), private.lead_decide(private.inbox_event),
+    private.mobile_key(text), private.contact_keys(jsonb, text, text), private.lead_decide(private.inbox_event),
     private.leads_find(private.inbox_event[]), private.leads_create(private.inbox_event[], uuid[]),
     private.leads_learn(private.inbox_event[], uuid[]), private.leads_rename(private.inbox_event[], uuid[]),
-    private.inbox_leads(private.inbox_event[]), private.inbox_identities(private.inbox_event[])
+    private.takes_name(public.customer_leads, timestamptz, text),
+    private.has_later_name(uuid, uuid, timestamptz, text), private.shown_name(jsonb),
+    private.leads_name_from_book(uuid[], private.inbox_event[]), private.inbox_contacts(private.inbox_event[]),
+    private.inbox_leads(private.inbox_event[]), private.inbox_identities(private.inbox_event[]),
+    private.lead_before(private.inbox_event, private.contact_key[]),
+    private.addresses_end(private.inbox_event, private.contact_key[], uuid)
     to service_role;
 
 
@@ -3552,10 +4012,22 @@ $$;
 create function private.chats_create(p_events private.inbox_event[], p_leads uuid[], p_chats uuid[]) returns void
 language plpgsql set search_path = '' as $$
 begin
+    perform from public.customer_leads l
+    join (
+        select distinct e.tenant_id, p_leads[e.ordinality] as id
+        from unnest(p_events) with ordinality as e
+        where p_chats[e.ordinality] is null
+    ) as w on l.tenant_id = w.tenant_id and l.id = w.id
+    where l.merged_into is not null
+    for key share of l;
+    if found then
+        raise exception using errcode = 'PT409', message = 'The customer was joined with another in this moment.',
+            hint = 'Deliver it again.';
+    end if;
     insert into public.chats (tenant_id, number_id, lead_id, last_interaction_at)
     select e.tenant_id, e.number_id, p_leads[e.ordinality], min(e.at)
     from unnest(p_events) with ordinality as e
-    where p_chats[e.ordinality] is null
+    where p_chats[e.ordinality] is null and e.kind <> 'preference'
     group by e.tenant_id, e.number_id, p_leads[e.ordinality]
     order by e.tenant_id, e.number_id, p_leads[e.ordinality]
     on conflict on constraint chats_tenant_id_number_id_lead_id_key do nothing;
@@ -3581,39 +4053,9 @@ begin
 end
 $$;
 
--- The open conversation of each event's chat, opened if need be; null for history and calls. After a silence the
--- next message begins a new one, whether or not the sweep has been by.
+-- The open conversation of each event's chat, opened if need be; null for history and calls. Where a silence parts
+-- the messages, conversations_regroup() puts that right once they are stored.
 create function private.inbox_conversations(p_events private.inbox_event[], p_chats uuid[]) returns uuid[]
-language plpgsql set search_path = '' as $$
-declare
-    v_silent record;
-begin
-    for v_silent in
-        select v.tenant_id, array_agg(v.id) as ids
-        from (
-            select e.tenant_id, p_chats[e.ordinality] as chat_id, min(e.at) as at
-            from unnest(p_events) with ordinality as e
-            where e.kind <> 'call' and not coalesce((e.body ->> 'history')::boolean, false)
-            group by e.tenant_id, p_chats[e.ordinality]
-        ) as first
-        join public.chats c on c.tenant_id = first.tenant_id and c.id = first.chat_id
-        cross join lateral (
-            select * from public.conversations
-            where tenant_id = c.tenant_id and chat_id = c.id and status = 'open'
-            limit 1
-        ) v
-        where first.at > greatest(c.last_interaction_at, v.reopened_at) + make_interval(hours => (
-            select conversation_idle_hours from public.tenant_settings where tenant_id = c.tenant_id))
-        group by v.tenant_id
-    loop
-        perform private.conversations_finish(v_silent.tenant_id, v_silent.ids);
-    end loop;
-
-    return private.conversations_open(p_events, p_chats);
-end
-$$;
-
-create function private.conversations_open(p_events private.inbox_event[], p_chats uuid[]) returns uuid[]
 language plpgsql set search_path = '' as $$
 declare
     v_conversations uuid[];
@@ -3626,7 +4068,7 @@ begin
             where tenant_id = e.tenant_id and chat_id = p_chats[e.ordinality] and status = 'open'
             limit 1
         ) v on true
-        where e.kind <> 'call' and not coalesce((e.body ->> 'history')::boolean, false)
+        where e.kind in ('message', 'echo') and not coalesce((e.body ->> 'history')::boolean, false)
     ),
     opened as (
         insert into public.conversations (tenant_id, chat_id, opened_at)
@@ -3645,7 +4087,7 @@ begin
 end
 $$;
 
--- Store the messages among the events. Returns those that were stored, and the calls.
+-- Store the messages among the events. Returns those that were stored, and the calls that tell something new.
 create function private.inbox_store(
     p_events private.inbox_event[], p_leads uuid[], p_chats uuid[], p_conversations uuid[]
 ) returns private.inbox_message[]
@@ -3659,14 +4101,15 @@ begin
     with stored as (
         insert into public.messages (
             tenant_id, id, chat_id, conversation_id, lead_id, number_id, direction, role, source, type, content,
-            data, is_forwarded, wa_message_id, reply_to, referral, raw, status, sent_at, provider_at)
+            data, is_forwarded, wa_message_id, reply_to, referral, raw, is_named, status, sent_at, provider_at)
         select
             e.tenant_id, v_ids[e.ordinality], p_chats[e.ordinality], p_conversations[e.ordinality],
             p_leads[e.ordinality], e.number_id, k.direction, k.role, k.source,
             coalesce(e.body ->> 'type', 'unknown'), e.body ->> 'text',
             nullif(e.body -> 'data', 'null'), coalesce((e.body #>> '{context,forwarded}')::boolean, false),
             e.id, e.body #>> '{context,id}', nullif(e.body -> 'referral', 'null'), nullif(e.body -> 'raw', 'null'),
-            k.status, case when e.kind = 'echo' then e.at end, e.at
+            e.kind = 'message' and private.shown_name(e.body -> 'contact') is not null, k.status,
+            case when e.kind = 'echo' then e.at end, e.at
         from unnest(p_events) with ordinality as e
         join (values
             ('message', 'inbound', 'user', 'customer', 'received'),
@@ -3678,14 +4121,23 @@ begin
     )
     select array_agg((
             e.position, e.tenant_id, e.number_id, p_leads[e.ordinality], p_chats[e.ordinality],
-            p_conversations[e.ordinality], s.id, e.id, e.kind, e.body ->> 'type', e.at, h.is_history,
+            p_conversations[e.ordinality], s.id, e.id,
+            case when e.kind = 'call' and e.body ->> 'direction' <> 'inbound' then 'outbound_call' else e.kind end,
+            e.body ->> 'type', e.at, h.is_history,
             not h.is_history and e.at > v_live_after, e.body)::private.inbox_message
         order by e.ordinality)
     into v_stored
     from unnest(p_events) with ordinality as e
     cross join lateral (select coalesce((e.body ->> 'history')::boolean, false) as is_history) as h
     left join stored s on s.id = v_ids[e.ordinality]
-    where s.id is not null or e.kind = 'call' and e.body ->> 'direction' = 'inbound';
+    where s.id is not null or e.kind = 'call' and exists (
+        select from public.chats c
+        where c.tenant_id = e.tenant_id and c.id = p_chats[e.ordinality]
+            and case e.body ->> 'direction'
+                when 'inbound' then
+                    coalesce(c.last_inbound_at < e.at or c.window_expires_at < e.at + interval '24 hours', true)
+                else coalesce(c.last_outbound_at < e.at, true)
+            end);
     return coalesce(v_stored, '{}');
 end
 $$;
@@ -3694,10 +4146,11 @@ create function private.inbox_media(p_stored private.inbox_message[]) returns vo
 language plpgsql set search_path = '' as $$
 begin
     insert into public.media (
-        tenant_id, message_id, provider_media_id, mime, sha256, size, filename, url, is_voice, is_animated)
+        tenant_id, message_id, provider_media_id, mime, sha256, size, filename, url, is_voice, is_animated, expires_at)
     select s.tenant_id, s.message_id, f ->> 'id', f ->> 'mime', f ->> 'sha256', (f ->> 'size')::bigint,
         f ->> 'filename', f ->> 'url', coalesce((f ->> 'voice')::boolean, false),
-        coalesce((f ->> 'animated')::boolean, false)
+        coalesce((f ->> 'animated')::boolean, false),
+        (f ->> 'expires_at')::timestamptz
     from unnest(p_stored) s
     cross join lateral nullif(s.body -> 'media', 'null') as f
     where jsonb_typeof(f) = 'object';
@@ -3718,41 +4171,81 @@ begin
         has_news = c.has_news or t.is_live,
         agent_paused_until = greatest(c.agent_paused_until, t.taken_over_at + make_interval(mins => (
             select human_takeover_minutes from public.tenant_settings where tenant_id = c.tenant_id))),
-        referral = case when t.referral_at > coalesce(c.referral_at, '-infinity') then t.referral else c.referral end,
+        referral = case
+            when coalesce((t.referral_at, t.referral) > (c.referral_at, c.referral), t.referral_at is not null)
+                then t.referral else c.referral end,
         referral_at = greatest(c.referral_at, t.referral_at)
     from (
         select
             m.tenant_id, m.chat_id,
-            max(m.at) filter (where m.kind <> 'echo') as inbound_at,
-            max(m.at) filter (where m.kind = 'echo') as outbound_at,
-            max(m.at) filter (where m.kind <> 'echo' and not m.is_history) as opened_at,
+            max(m.at) filter (where m.kind in ('message', 'call')) as inbound_at,
+            max(m.at) filter (where m.kind not in ('message', 'call')) as outbound_at,
+            max(m.at) filter (where m.kind in ('message', 'call') and not m.is_history) as opened_at,
             max(m.at) filter (where m.kind = 'echo' and m.is_live) as taken_over_at,
             count(*) filter (where m.kind = 'message' and not m.is_history) as unread,
             bool_or(m.is_live) as is_live,
             max(m.at) filter (where jsonb_typeof(m.body -> 'referral') = 'object') as referral_at,
-            (array_agg(m.body -> 'referral' order by m.at desc)
+            (array_agg(m.body -> 'referral' order by m.at desc, m.body -> 'referral' desc)
                 filter (where jsonb_typeof(m.body -> 'referral') = 'object'))[1] as referral
         from unnest(p_stored) m
         group by m.tenant_id, m.chat_id
     ) as t
     where c.tenant_id = t.tenant_id and c.id = t.chat_id;
 
-    update public.conversations v
-    set message_count = v.message_count + t.messages
-    from (
-        select m.tenant_id, m.conversation_id, count(*) as messages
-        from unnest(p_stored) m
-        where m.message_id is not null and m.conversation_id is not null
-        group by m.tenant_id, m.conversation_id
-    ) as t
-    where v.tenant_id = t.tenant_id and v.id = t.conversation_id;
+    perform private.conversations_touch(p_stored);
+end
+$$;
+
+-- Conversations count their messages. Where these do not simply follow the last one, silences are looked for.
+create function private.conversations_touch(p_stored private.inbox_message[]) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_parted record;
+begin
+    for v_parted in
+        with told as (
+            select m.tenant_id, m.chat_id, m.conversation_id, count(*) as messages, min(m.at) as first_at,
+                max(m.at) as last_at, array_agg(m.message_id) as ids
+            from unnest(p_stored) m
+            where m.message_id is not null and m.conversation_id is not null
+            group by m.tenant_id, m.chat_id, m.conversation_id
+        ),
+        held as materialized (
+            select t.*, v.opened_at, v.last_at as before_at
+            from told t
+            join public.conversations v on v.tenant_id = t.tenant_id and v.id = t.conversation_id
+        ),
+        touched as (
+            update public.conversations v
+            set message_count = v.message_count + t.messages, last_at = greatest(v.last_at, t.last_at)
+            from told t
+            where v.tenant_id = t.tenant_id and v.id = t.conversation_id
+        )
+        select h.tenant_id, h.chat_id, h.first_at, h.ids
+        from held h
+        where case when h.before_at is not null
+            then h.first_at < h.opened_at
+                -- no business takes less for a silence
+                or h.last_at - h.before_at > interval '1 hour' and h.last_at - h.before_at > (
+                    select make_interval(hours => conversation_idle_hours) from public.tenant_settings
+                    where tenant_id = h.tenant_id)
+            else h.last_at - h.first_at > interval '1 hour' or exists (
+                select from public.conversations v
+                where v.tenant_id = h.tenant_id and v.chat_id = h.chat_id and v.id <> h.conversation_id
+                    and v.closed_reason = 'silence')
+            end
+        order by h.tenant_id, h.chat_id
+    loop
+        perform private.conversations_regroup(
+            v_parted.tenant_id, v_parted.chat_id, v_parted.first_at, v_parted.ids);
+    end loop;
 end
 $$;
 
 grant execute on function
     private.chats_find(private.inbox_event[], uuid[]), private.chats_create(private.inbox_event[], uuid[], uuid[]),
     private.inbox_chats(private.inbox_event[], uuid[]), private.inbox_conversations(private.inbox_event[], uuid[]),
-    private.conversations_open(private.inbox_event[], uuid[]),
+    private.conversations_touch(private.inbox_message[]),
     private.inbox_store(private.inbox_event[], uuid[], uuid[], uuid[]),
     private.inbox_media(private.inbox_message[]), private.inbox_touch(private.inbox_message[])
     to service_role;
@@ -3815,71 +4308,82 @@ begin
         read_at = least(m.read_at, s.read_at),
         played_at = least(m.played_at, s.played_at),
         failed_at = least(m.failed_at, s.failed_at),
-        error_code = coalesce(m.error_code, (s.error ->> 'code')::int),
-        error_message = coalesce(
-            m.error_message, nullif(concat_ws(': ', s.error ->> 'title', s.error ->> 'details'), '')),
-        pricing = coalesce(m.pricing, s.pricing),
-        price_class = coalesce(s.pricing ->> 'category', m.price_class),
-        actual_cost = coalesce(m.actual_cost, c.amount),
-        currency = case when m.actual_cost is null then coalesce(c.currency, m.currency) else m.currency end
+        error_code = case when s.is_first_error then (s.error ->> 'code')::int else m.error_code end,
+        error_message = case when s.is_first_error
+            then nullif(concat_ws(': ', s.error ->> 'title', s.error ->> 'details'), '') else m.error_message end,
+        pricing = case when s.is_first_pricing then s.pricing || jsonb_build_object('at', s.priced_at) else m.pricing end,
+        price_class = case when s.is_first_pricing then coalesce(s.pricing ->> 'category', m.price_class)
+            else m.price_class end,
+        actual_cost = case when s.is_first_pricing then c.amount else m.actual_cost end,
+        currency = case when s.is_first_pricing then coalesce(c.currency, m.currency) else m.currency end
     from (
-        select
-            e.tenant_id, e.target_id, min(e.id) as wa_message_id,
-            max(array_position(v_order, e.body ->> 'status')) as rank,
-            min(e.at) filter (where e.body ->> 'status' = 'sent') as sent_at,
-            min(e.at) filter (where e.body ->> 'status' = 'delivered') as delivered_at,
-            min(e.at) filter (where e.body ->> 'status' = 'read') as read_at,
-            min(e.at) filter (where e.body ->> 'status' = 'played') as played_at,
-            min(e.at) filter (where e.body ->> 'status' = 'failed') as failed_at,
-            (array_agg(e.body -> 'error') filter (where jsonb_typeof(e.body -> 'error') = 'object'))[1] as error,
-            (array_agg(e.body -> 'pricing' order by e.at)
-                filter (where jsonb_typeof(e.body -> 'pricing') = 'object'))[1] as pricing
-        from unnest(p_events) e
-        group by e.tenant_id, e.target_id
+        select told.*,
+            told.failed_at is not null and coalesce(
+                (told.failed_at, coalesce(told.error ->> 'code', ''))
+                < (held.failed_at, coalesce(held.error_code::text, '')), true) as is_first_error,
+            private.is_first_pricing(held.pricing, told.priced_at, told.pricing) as is_first_pricing
+        from (
+            select
+                e.tenant_id, e.target_id, min(e.id) as wa_message_id,
+                max(array_position(v_order, e.body ->> 'status')) as rank,
+                min(e.at) filter (where e.body ->> 'status' = 'sent') as sent_at,
+                min(e.at) filter (where e.body ->> 'status' = 'delivered') as delivered_at,
+                min(e.at) filter (where e.body ->> 'status' = 'read') as read_at,
+                min(e.at) filter (where e.body ->> 'status' = 'played') as played_at,
+                min(e.at) filter (where e.body ->> 'status' = 'failed') as failed_at,
+                (array_agg(nullif(e.body -> 'error', 'null') order by e.at, coalesce(e.body #>> '{error,code}', ''))
+                    filter (where e.body ->> 'status' = 'failed'))[1] as error,
+                (array_agg(e.body -> 'pricing' order by e.at, e.body -> 'pricing')
+                    filter (where jsonb_typeof(e.body -> 'pricing') = 'object'))[1] as pricing,
+                min(e.at) filter (where jsonb_typeof(e.body -> 'pricing') = 'object') as priced_at
+            from unnest(p_events) e
+            group by e.tenant_id, e.target_id
+        ) as told
+        join public.messages held on held.tenant_id = told.tenant_id and held.id = told.target_id
     ) as s
-    left join lateral private.message_cost(s.tenant_id, s.target_id, s.pricing) c on s.pricing is not null
+    left join lateral private.message_cost(s.tenant_id, s.target_id, s.pricing) c on s.is_first_pricing
     where m.tenant_id = s.tenant_id and m.id = s.target_id and m.direction = 'outbound';
 
     update public.chats c
     set free_entry_until = greatest(c.free_entry_until, (e.body #>> '{conversation,expires_at}')::timestamptz)
     from unnest(p_events) e
     join public.messages m on m.tenant_id = e.tenant_id and m.id = e.target_id
-    where e.body #>> '{conversation,expires_at}' is not null
+    where c.free_entry_until < (e.body #>> '{conversation,expires_at}')::timestamptz is not false
+        and e.body #>> '{conversation,expires_at}' is not null
         and e.body #>> '{conversation,origin}' = 'referral_conversion'
         and c.tenant_id = m.tenant_id and c.id = m.chat_id;
 end
 $$;
 
--- Edits and revokes keep every earlier text, in the order of its time, in whatever order they arrive.
+-- Edits and revokes keep every earlier text, in the order of its time, in whatever order they arrive. The original
+-- stays the first, though an edit may be of the same second.
 create function private.inbox_rewrite(p_event private.inbox_event) returns void
 language plpgsql set search_path = '' as $$
 declare
     v_message public.messages;
     v_versions jsonb;
-    v_current jsonb;
+    v_revoked_at timestamptz;
+    v_is_edit boolean := p_event.kind = 'edit';
 begin
     select * into v_message
     from public.messages m
     where m.tenant_id = p_event.tenant_id and m.id = p_event.target_id
     for no key update;
-    v_versions := coalesce(v_message.previous, '[]');
-    if v_message.revoked_at is null then
-        v_versions := v_versions || jsonb_build_object(
-            'at', coalesce(v_message.edited_at, v_message.provider_at), 'content', v_message.content);
+    v_versions := private.message_versions(v_message);
+    if v_is_edit then
+        v_versions := v_versions || jsonb_build_object('at', p_event.at, 'content', p_event.body -> 'text');
     end if;
-    if p_event.kind = 'edit' then
-        v_versions := v_versions || jsonb_build_object('at', p_event.at, 'content', p_event.body ->> 'text');
-    end if;
-    v_versions := (
-        select jsonb_agg(version order by (version ->> 'at')::timestamptz)
-        from jsonb_array_elements(v_versions) as version);
-    v_current := v_versions -> -1;
+    select jsonb_agg(version order by n > 1, (version ->> 'at')::timestamptz, version -> 'content')
+    into v_versions
+    from jsonb_array_elements(v_versions) with ordinality as v (version, n);
+    v_revoked_at := case when v_is_edit then v_message.revoked_at else least(v_message.revoked_at, p_event.at) end;
     update public.messages m
-    set revoked_at = case p_event.kind when 'revoke' then p_event.at else m.revoked_at end,
-        edited_at = case p_event.kind when 'edit' then greatest(m.edited_at, p_event.at) else m.edited_at end,
-        content = case when p_event.kind = 'edit' and m.revoked_at is null then v_current ->> 'content' end,
-        previous = case when p_event.kind = 'edit' and m.revoked_at is null then v_versions - -1 else v_versions end
-    where m.tenant_id = p_event.tenant_id and m.id = p_event.target_id;
+    set revoked_at = v_revoked_at,
+        edited_at = case when v_is_edit then greatest(m.edited_at, p_event.at) else m.edited_at end,
+        content = case when v_revoked_at is null then v_versions #>> '{-1,content}' end,
+        previous = case when v_revoked_at is null then nullif(v_versions - -1, '[]') else v_versions end
+    where m.tenant_id = p_event.tenant_id and m.id = p_event.target_id
+        and private.changes_message(v_message, p_event.kind, p_event.at, p_event.body);
 end
 $$;
 
@@ -3890,7 +4394,7 @@ begin
     set reactions = coalesce(m.reactions, '{}') || jsonb_build_object(
         p_event.body ->> 'by', jsonb_build_object('emoji', p_event.body ->> 'emoji', 'at', p_event.at))
     where m.tenant_id = p_event.tenant_id and m.id = p_event.target_id
-        and coalesce((m.reactions #>> array[p_event.body ->> 'by', 'at'])::timestamptz < p_event.at, true);
+        and private.changes_message(m, 'reaction', p_event.at, p_event.body);
 end
 $$;
 
@@ -3913,7 +4417,7 @@ begin
 
     insert into public.early_events (tenant_id, number_id, target, kind, detail, happened_at, body)
     select e.tenant_id, e.number_id, coalesce(e.body ->> 'target', e.id), e.kind,
-        coalesce(e.body ->> 'status', e.id, ''), e.at, e.body
+        coalesce(e.body ->> 'status' || ' ' || (e.body ->> 'at'), e.id, ''), e.at, e.body
     from unnest(v_known) e
     where e.target_id is null
     order by 1, 2, 3, 4, 5
@@ -4058,6 +4562,353 @@ end
 $$;
 grant execute on function private.activity_note(private.inbox_message[]),
     private.activity_tokens(uuid, uuid, uuid, bigint), public.activity_flush(boolean, int) to service_role;
+
+
+-- sql/56_lead_merge.sql
+
+-- Two leads that are one person become one: what they share is joined, what contradicts itself has a rule.
+
+-- Point every row that refers to one row of p_table at another, in all tables but p_except. Where a table says a thing
+-- once for each such row and both have it said, what the other says stands.
+create function private.references_move(
+    p_table regclass, p_tenant_id uuid, p_from uuid, p_to uuid, p_except regclass[] default '{}'
+) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_reference record;
+begin
+    for v_reference in
+        select k.conrelid::regclass as referring, a.attname as name
+        from pg_catalog.pg_constraint k
+        cross join lateral unnest(k.conkey, k.confkey) as c (referring, referred)
+        join pg_catalog.pg_attribute a on a.attrelid = k.conrelid and a.attnum = c.referring
+        join pg_catalog.pg_attribute r on r.attrelid = k.confrelid and r.attnum = c.referred
+        where k.contype = 'f' and k.confrelid = p_table and r.attname = 'id' and k.conrelid <> all (p_except)
+        order by 1, 2
+    loop
+        begin
+            execute format('update %s set %I = $3 where tenant_id = $1 and %2$I = $2', v_reference.referring,
+                v_reference.name)
+            using p_tenant_id, p_from, p_to;
+        exception
+            when unique_violation then
+                perform private.reference_move_each(
+                    v_reference.referring, v_reference.name, p_tenant_id, p_from, p_to);
+        end;
+    end loop;
+end
+$$;
+
+create function private.reference_move_each(
+    p_referring regclass, p_column name, p_tenant_id uuid, p_from uuid, p_to uuid
+) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_row tid;
+begin
+    for v_row in execute format('select ctid from %s where tenant_id = $1 and %I = $2', p_referring, p_column)
+        using p_tenant_id, p_from
+    loop
+        begin
+            execute format('update %s set %I = $1 where ctid = $2', p_referring, p_column) using p_to, v_row;
+        exception
+            when unique_violation then
+                execute format('delete from %s where ctid = $1', p_referring) using v_row;
+        end;
+    end loop;
+end
+$$;
+
+-- One chat of two on the same number, both locked: the first stays, with the later window and everything that was in
+-- the other.
+create function private.chats_join(p_tenant_id uuid, p_chat_id uuid, p_other_id uuid) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_chat public.chats;
+    v_other public.chats;
+begin
+    select * into v_chat from public.chats where tenant_id = p_tenant_id and id = p_chat_id;
+    select * into v_other from public.chats where tenant_id = p_tenant_id and id = p_other_id;
+
+    perform private.conversations_finish(p_tenant_id, array(
+        select id from public.conversations
+        where tenant_id = p_tenant_id and chat_id = p_other_id and status = 'open'
+            and exists (
+                select from public.conversations
+                where tenant_id = p_tenant_id and chat_id = p_chat_id and status = 'open')), 'silence');
+    update public.messages set lead_id = v_chat.lead_id, chat_id = p_chat_id
+    where tenant_id = p_tenant_id and lead_id = v_other.lead_id and chat_id = p_other_id;
+
+    delete from public.pending_replies o
+    using public.pending_replies r
+    where r.tenant_id = p_tenant_id and r.chat_id = p_chat_id and o.tenant_id = p_tenant_id and o.chat_id = p_other_id;
+    if found then
+        -- whoever works on an answer has not seen the other half
+        update public.pending_replies set fragments = fragments + 1
+        where tenant_id = p_tenant_id and chat_id = p_chat_id;
+    end if;
+    update public.alerts a set subject = p_chat_id::text
+    where a.tenant_id = p_tenant_id and a.subject = p_other_id::text and not exists (
+        select from public.alerts b
+        where b.tenant_id = p_tenant_id and b.kind = a.kind and b.subject = p_chat_id::text and b.resolved_at is null);
+    perform private.references_move('public.chats', p_tenant_id, p_other_id, p_chat_id);
+    delete from public.chats where tenant_id = p_tenant_id and id = p_other_id;
+
+    update public.chats
+    set last_inbound_at = greatest(v_chat.last_inbound_at, v_other.last_inbound_at),
+        last_outbound_at = greatest(v_chat.last_outbound_at, v_other.last_outbound_at),
+        last_interaction_at = greatest(v_chat.last_interaction_at, v_other.last_interaction_at),
+        window_expires_at = greatest(v_chat.window_expires_at, v_other.window_expires_at),
+        free_entry_until = greatest(v_chat.free_entry_until, v_other.free_entry_until),
+        agent_paused_until = greatest(v_chat.agent_paused_until, v_other.agent_paused_until),
+        referral = case when (v_other.referral_at, v_other.referral) > (v_chat.referral_at, v_chat.referral)
+            or v_chat.referral_at is null then v_other.referral else v_chat.referral end,
+        referral_at = greatest(v_chat.referral_at, v_other.referral_at),
+        -- what the customer did last tells whether they have blocked us
+        block_state = case when v_other.last_inbound_at > v_chat.last_inbound_at
+            then v_other.block_state else v_chat.block_state end,
+        thread_id = coalesce(v_chat.thread_id, v_other.thread_id),
+        unread_count = v_chat.unread_count + v_other.unread_count
+    where tenant_id = p_tenant_id and id = p_chat_id;
+    perform private.conversations_regroup(p_tenant_id, p_chat_id, '-infinity');
+end
+$$;
+
+-- The chats of two leads, locked in the order of their ids: those on the same number are joined, the others change
+-- hands, and their messages with them.
+create function private.lead_chats_join(p_tenant_id uuid, p_lead_id uuid, p_other_id uuid) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_pair record;
+begin
+    perform from public.chats
+    where tenant_id = p_tenant_id and lead_id in (p_lead_id, p_other_id)
+    order by id
+    for update;
+    for v_pair in
+        select c.id, o.id as other_id
+        from public.chats c
+        join public.chats o on o.tenant_id = c.tenant_id and o.number_id = c.number_id and o.lead_id = p_other_id
+        where c.tenant_id = p_tenant_id and c.lead_id = p_lead_id
+        order by c.id
+    loop
+        perform private.chats_join(p_tenant_id, v_pair.id, v_pair.other_id);
+    end loop;
+    update public.chats set lead_id = p_lead_id where tenant_id = p_tenant_id and lead_id = p_other_id;
+end
+$$;
+
+-- When a message of this lead last brought a name; see customer_leads.user_name.
+create function private.last_named_at(p_tenant_id uuid, p_lead_id uuid) returns timestamptz
+language plpgsql stable set search_path = '' as $$
+begin
+    return (
+        select max(m.provider_at)
+        from public.messages m
+        where m.tenant_id = p_tenant_id and m.lead_id = p_lead_id and m.is_named);
+end
+$$;
+
+-- What is written about the surviving lead. p_own: the one whose own details win where both have some.
+create function private.lead_details_join(
+    p_lead public.customer_leads, p_other public.customer_leads, p_own public.customer_leads
+) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_more public.customer_leads := case when p_own.id = p_lead.id then p_other else p_lead end;
+    v_named public.customer_leads := case
+        when p_own.name is not null and p_own.name_source is null and p_own.name is distinct from p_own.phone then p_own
+        when v_more.name is not null and v_more.name_source is null and v_more.name is distinct from v_more.phone
+            then v_more
+        when private.takes_name(p_lead, p_other.named_at, case p_other.name_source when 'profile' then p_other.name end)
+            or p_lead.name is null and p_other.name is not null
+            or p_lead.name_source = 'contacts' and p_other.name_source = 'contacts' and p_other.named_at > p_lead.named_at
+            then p_other
+        else p_lead
+    end;
+begin
+    update public.customer_leads
+    set name = v_named.name, name_source = v_named.name_source, named_at = v_named.named_at,
+        user_name = case
+            when p_other.user_name is not null and coalesce(
+                private.last_named_at(p_other.tenant_id, p_other.id)
+                > private.last_named_at(p_lead.tenant_id, p_lead.id), p_lead.user_name is null)
+                then p_other.user_name else p_lead.user_name end,
+        phone = coalesce(p_lead.phone, p_other.phone), chat_id = coalesce(p_lead.chat_id, p_other.chat_id),
+        label1 = coalesce(p_own.label1, v_more.label1), label2 = coalesce(p_own.label2, v_more.label2),
+        label3 = coalesce(p_own.label3, v_more.label3), email = coalesce(p_own.email, v_more.email),
+        company = coalesce(p_own.company, v_more.company),
+        customer_type = coalesce(p_own.customer_type, v_more.customer_type),
+        business_category = coalesce(p_own.business_category, v_more.business_category),
+        tags = array(select tag from unnest(p_own.tags || v_more.tags) as t (tag) group by tag order by tag),
+        lead_status = p_own.lead_status, lead_grade = p_own.lead_grade,
+        qualification_score = greatest(p_own.qualification_score, v_more.qualification_score),
+        assigned_to = coalesce(p_own.assigned_to, v_more.assigned_to),
+        profile_status = coalesce(p_own.profile_status, v_more.profile_status),
+        next_action = case when p_own.next_action_at is not null or v_more.next_action_at is null
+            then coalesce(p_own.next_action, v_more.next_action) else v_more.next_action end,
+        next_action_at = coalesce(p_own.next_action_at, v_more.next_action_at),
+        priority = greatest(p_own.priority, v_more.priority),
+        last_activity = greatest(p_own.last_activity, v_more.last_activity),
+        thread_id = case when v_more.last_activity > p_own.last_activity then v_more.thread_id
+            else coalesce(p_own.thread_id, v_more.thread_id) end,
+        thread_token_count = p_own.thread_token_count + v_more.thread_token_count,
+        -- the strictest refusal
+        opt_out_scope = case when 'all' in (p_own.opt_out_scope, v_more.opt_out_scope) then 'all'
+            else coalesce(p_own.opt_out_scope, v_more.opt_out_scope) end,
+        opted_out_at = least(p_own.opted_out_at, v_more.opted_out_at),
+        metadata = v_more.metadata || p_own.metadata,
+        is_active = true
+    where tenant_id = p_lead.tenant_id and id = p_lead.id;
+end
+$$;
+
+-- Make one lead of two: p_lead stays and has everything, p_other is put away and says where it went. Rows that say a
+-- thing once for each lead are joined first. p_own: whose details win; p_by: who decided it.
+create function private.leads_join(p_lead public.customer_leads, p_other public.customer_leads, p_own uuid, p_by uuid)
+returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_tenant_id uuid := p_lead.tenant_id;
+begin
+    perform private.lead_details_join(
+        p_lead, p_other, case p_own when p_other.id then p_other else p_lead end);
+    perform private.lead_chats_join(v_tenant_id, p_lead.id, p_other.id);
+
+    insert into public.pending_activity as p (tenant_id, lead_id, last_activity_at, token_count, thread_id)
+    select tenant_id, p_lead.id, last_activity_at, token_count, thread_id
+    from public.pending_activity where tenant_id = v_tenant_id and lead_id = p_other.id
+    on conflict on constraint pending_activity_pkey do update
+    set last_activity_at = greatest(p.last_activity_at, excluded.last_activity_at),
+        token_count = p.token_count + excluded.token_count, thread_id = coalesce(p.thread_id, excluded.thread_id);
+    delete from public.pending_activity where tenant_id = v_tenant_id and lead_id = p_other.id;
+    perform private.merge_candidates_join(v_tenant_id, p_lead.id, p_other.id, p_by);
+    perform private.references_move(
+        'public.customer_leads', v_tenant_id, p_other.id, p_lead.id, array['public.lead_merge_candidates'::regclass]);
+
+    update public.customer_leads
+    set is_active = false, merged_into = p_lead.id, merged_at = now(), merged_by = p_by
+    where tenant_id = v_tenant_id and id = p_other.id;
+end
+$$;
+
+-- The pair is decided; whom else the second lead might have been, the first now may be.
+create function private.merge_candidates_join(p_tenant_id uuid, p_lead_id uuid, p_other_id uuid, p_by uuid)
+returns void
+language plpgsql set search_path = '' as $$
+begin
+    with moved as (
+        delete from public.lead_merge_candidates
+        where tenant_id = p_tenant_id and p_other_id in (lead_id, other_lead_id)
+            and p_lead_id not in (lead_id, other_lead_id)
+        returning *, case lead_id when p_other_id then other_lead_id else lead_id end as third_id
+    )
+    insert into public.lead_merge_candidates (
+        tenant_id, lead_id, other_lead_id, reason, evidence, status, created_at, resolved_at, resolved_by)
+    select p_tenant_id, least(p_lead_id, third_id), greatest(p_lead_id, third_id), reason, evidence, status,
+        created_at, resolved_at, resolved_by
+    from moved
+    on conflict on constraint lead_merge_candidates_pkey do nothing;
+    update public.lead_merge_candidates
+    set status = 'merged', resolved_at = now(), resolved_by = p_by
+    where tenant_id = p_tenant_id and lead_id = least(p_lead_id, p_other_id)
+        and other_lead_id = greatest(p_lead_id, p_other_id);
+end
+$$;
+
+-- Two leads of the caller's business, locked, as what they have been merged into if they have; the earlier first.
+create function private.leads_locked(p_tenant_id uuid, p_lead_id uuid, p_other_lead_id uuid)
+returns public.customer_leads[]
+language plpgsql set search_path = '' as $$
+begin
+    perform from public.lead_identities
+    where tenant_id = p_tenant_id and lead_id in (p_lead_id, p_other_lead_id)
+    order by kind, scope, value, valid_to
+    for update;
+    return array(
+        select l
+        from public.customer_leads l
+        where l.tenant_id = p_tenant_id and l.id in (
+            select coalesce(merged_into, id) from public.customer_leads
+            where tenant_id = p_tenant_id and id in (p_lead_id, p_other_lead_id))
+        order by l.id
+        for update);
+end
+$$;
+
+create function private.require_user() returns uuid
+language plpgsql stable set search_path = '' as $$
+begin
+    if coalesce(private.my_role() not in ('admin', 'user'), true) then
+        raise exception using errcode = 'PT403', message = 'Your role may not change leads.',
+            hint = 'Ask an admin for the role user.';
+    end if;
+    return private.my_tenant_id();
+end
+$$;
+grant execute on function private.require_user() to authenticated;
+
+-- Definer: staff may not write chats, messages and addresses.
+create function private.lead_merge(p_lead_id uuid, p_other_lead_id uuid, p_keep uuid) returns public.customer_leads
+language plpgsql security definer set search_path = '' as $$
+declare
+    v_tenant_id uuid := private.require_user();
+    v_leads public.customer_leads[] := private.leads_locked(v_tenant_id, p_lead_id, p_other_lead_id);
+    v_lead public.customer_leads;
+begin
+    if (select count(*) from public.customer_leads
+        where tenant_id = v_tenant_id and id in (p_lead_id, p_other_lead_id)) < 2 then
+        raise exception using errcode = 'PT404', message = 'There are no two such customers.',
+            hint = 'Pass two different customer_leads.id of your business.';
+    elsif p_keep not in (p_lead_id, p_other_lead_id) then
+        raise exception using errcode = 'PT400', message = 'The details to keep are of neither customer.',
+            hint = 'Pass one of the two ids as p_keep, or nothing.';
+    end if;
+    if cardinality(v_leads) = 2 then
+        perform private.leads_join(v_leads[1], v_leads[2], p_keep, private.my_user_id());
+    end if;
+    select * into v_lead from public.customer_leads where tenant_id = v_tenant_id and id = (v_leads[1]).id;
+    return v_lead;
+end
+$$;
+
+-- Definer: staff may not write lead_merge_candidates.
+create function private.lead_merge_dismiss(p_lead_id uuid, p_other_lead_id uuid) returns void
+language plpgsql security definer set search_path = '' as $$
+declare
+    v_tenant_id uuid := private.require_user();
+begin
+    update public.lead_merge_candidates
+    set status = 'dismissed', resolved_at = now(), resolved_by = private.my_user_id()
+    where tenant_id = v_tenant_id and status = 'open' and lead_id = least(p_lead_id, p_other_lead_id)
+        and other_lead_id = greatest(p_lead_id, p_other_lead_id);
+    if not found and not exists (
+        select from public.lead_merge_candidates
+        where tenant_id = v_tenant_id and lead_id = least(p_lead_id, p_other_lead_id)
+            and other_lead_id = greatest(p_lead_id, p_other_lead_id)
+    ) then
+        raise exception using errcode = 'PT404', message = 'Nobody took these two for one customer.',
+            hint = 'Read lead_merge_candidates for the pairs that wait.';
+    end if;
+end
+$$;
+grant execute on function private.lead_merge(uuid, uuid, uuid), private.lead_merge_dismiss(uuid, uuid)
+    to authenticated;
+
+-- Two leads are the same person. Answers the one that stays: the earlier, with the addresses, chats and messages of
+-- both, the later window, the strictest opt-out. p_keep: whose name, e-mail, labels … win where both have some; else
+-- those of the one that stays. Said again, it changes nothing.
+create function public.lead_merge(p_lead_id uuid, p_other_lead_id uuid, p_keep uuid default null)
+returns public.customer_leads language sql set search_path = '' as $$
+    select private.lead_merge(p_lead_id, p_other_lead_id, p_keep)
+$$;
+
+-- They are not; the pair will not be asked about again.
+create function public.lead_merge_dismiss(p_lead_id uuid, p_other_lead_id uuid) returns void
+language sql set search_path = '' as $$
+    select private.lead_merge_dismiss(p_lead_id, p_other_lead_id)
+$$;
+grant execute on function public.lead_merge(uuid, uuid, uuid), public.lead_merge_dismiss(uuid, uuid) to authenticated;
 
 
 -- sql/58_consent.sql
@@ -4675,7 +5526,7 @@ begin
     if p_closes then
         perform private.conversations_finish(p_tenant_id, array(
             select id from public.conversations
-            where tenant_id = p_tenant_id and chat_id = p_chat_id and status = 'open'));
+            where tenant_id = p_tenant_id and chat_id = p_chat_id and status = 'open'), 'agent');
     end if;
     delete from public.pending_replies
     where tenant_id = p_tenant_id and chat_id = p_chat_id and fragments <= claimed_fragments;
@@ -4923,7 +5774,7 @@ grant execute on function private.send_decisions(private.send_candidate[]) to se
 -- sql/65_outbox.sql
 
 -- The outbox: messages on their way to a provider. The message itself is in messages; a row here is its errand, gone
--- when it is done. Leases, pacing and backoff use real time, never private.clock().
+-- when it is done. due_at is business time (private.clock()); leases, pacing and backoff use real time.
 --
 -- queued -> claimed (a worker has it; when its lease ends it is queued again)
 --        -> sending (the worker is about to call the provider: from here on it is never sent again by itself)
@@ -4938,10 +5789,12 @@ create table public.outbox (
     priority smallint not null,
     position bigint not null generated always as identity,
     state text not null default 'queued',
-    not_before timestamptz not null,
+    due_at timestamptz not null,
+    not_before timestamptz,
     claim uuid,
     lease_until timestamptz,
     attempts int not null default 0,
+    unknown_at timestamptz,
     alerted_at timestamptz,
     created_at timestamptz not null default now(),
     constraint outbox_pkey primary key (tenant_id, message_id),
@@ -4951,16 +5804,24 @@ create table public.outbox (
     constraint outbox_number_id_fkey foreign key (tenant_id, number_id)
         references public.whatsapp_numbers (tenant_id, id),
     constraint outbox_purpose_check check (purpose in ('reply', 'staff', 'sequence', 'daily_action', 'call_followup')),
+    constraint outbox_priority_check check (priority between 0 and 2),
     constraint outbox_state_check check (state in ('queued', 'claimed', 'sending', 'unknown'))
-);
+) with (autovacuum_vacuum_scale_factor = 0.02);
 comment on table public.outbox is 'Errands of messages that are not yet known to be sent.';
+comment on column public.outbox.priority is '0: people, 1: answers, 2: bulk, which is whatever can wait.';
 comment on column public.outbox.position is 'The order in which messages of a chat were written, and go out.';
+comment on column public.outbox.due_at is 'Business time: what it was scheduled for, or what a decision waits for.';
+comment on column public.outbox.unknown_at is 'Business time: since when nobody knows whether it was sent.';
+comment on column public.outbox.not_before is 'Real time: it rests until then after a failed try; null: no rest.';
 
-create index outbox_tenant_id_number_id_priority_not_before_idx
-    on public.outbox (tenant_id, number_id, priority, not_before) where state = 'queued';
-create index outbox_tenant_id_number_id_idx on public.outbox (tenant_id, number_id);
-create index outbox_tenant_id_chat_id_idx on public.outbox (tenant_id, chat_id);
-create index outbox_tenant_id_lease_until_idx on public.outbox (tenant_id, lease_until) where state <> 'queued';
+-- A number's queue in the order in which it goes out; also what its foreign key asks for.
+create index outbox_tenant_id_number_id_state_priority_due_at_idx
+    on public.outbox (tenant_id, number_id, state, priority, due_at, position);
+create index outbox_tenant_id_chat_id_position_idx on public.outbox (tenant_id, chat_id, position);
+-- What is in workers' hands, or lost and not shown yet: never many.
+create index outbox_tenant_id_lease_until_idx
+    on public.outbox (tenant_id, lease_until) where state <> 'queued' and alerted_at is null;
+create index outbox_tenant_id_not_before_idx on public.outbox (tenant_id, not_before) where not_before is not null;
 
 alter table public.outbox enable row level security;
 grant select on public.outbox to authenticated;
@@ -4968,25 +5829,61 @@ grant select, insert, update, delete on public.outbox to service_role;
 create policy outbox_select_member on public.outbox for select to authenticated
     using (tenant_id = (select private.my_tenant_id()));
 
--- number_pacing: when a number may send again. Messages get their slots one after the other, 1/rate apart.
+-- number_pacing: when a number may send again. Messages get their slots one after the other. A busy number stays with
+-- the worker that has it (holder), so that one process alone keeps its distance between two messages.
 create table public.number_pacing (
     tenant_id uuid,
     number_id uuid,
-    next_slot_at timestamptz not null default now(),
+    next_slot_at timestamptz not null default '-infinity',
+    reserve_slot_at timestamptz not null default '-infinity',
+    bulk_slot_at timestamptz not null default '-infinity',
+    holder uuid,
+    slow_level smallint not null default 0,
+    slowed_at timestamptz,
     paused_until timestamptz,
     pause_reason text,
+    bulk_paused_until timestamptz,
+    bulk_pause_reason text,
+    service_month date,
+    service_count int not null default 0,
     constraint number_pacing_pkey primary key (tenant_id, number_id),
     constraint number_pacing_number_id_fkey foreign key (tenant_id, number_id)
-        references public.whatsapp_numbers (tenant_id, id) on delete cascade
+        references public.whatsapp_numbers (tenant_id, id) on delete cascade,
+    constraint number_pacing_slow_level_check check (slow_level between 0 and 5)
 ) with (fillfactor = 50);
 comment on table public.number_pacing is 'How far each number has used up its rate, and whether it is stopped.';
+comment on column public.number_pacing.reserve_slot_at is 'The next slot that bulk cannot take.';
+comment on column public.number_pacing.slow_level is 'Its rate is halved so often; each half minute takes one back.';
 comment on column public.number_pacing.paused_until is 'infinity: until somebody mends the channel.';
+comment on column public.number_pacing.bulk_paused_until is
+    'Bulk alone; answers and staff go on. infinity: until it is lifted.';
+comment on column public.number_pacing.service_count is 'Service messages of service_month, by the number''s calendar.';
 
 alter table public.number_pacing enable row level security;
 grant select on public.number_pacing to authenticated;
 grant select, insert, update, delete on public.number_pacing to service_role;
 create policy number_pacing_select_member on public.number_pacing for select to authenticated
     using (tenant_id = (select private.my_tenant_id()));
+
+-- chat_pacing: how much of Meta's pair limit a chat has used. One message in six seconds, or a burst of up to 45
+-- within six seconds, after which the chat rests until they are paid for at that rate.
+create table private.chat_pacing (
+    tenant_id uuid,
+    chat_id uuid,
+    burst_at timestamptz not null,
+    burst_count int not null,
+    free_at timestamptz not null,
+    refusals int not null default 0,
+    constraint chat_pacing_pkey primary key (tenant_id, chat_id),
+    constraint chat_pacing_chat_id_fkey foreign key (tenant_id, chat_id) references public.chats (tenant_id, id)
+        on delete cascade
+) with (fillfactor = 50);
+comment on table private.chat_pacing is 'What chats owe to the limit of messages to one customer.';
+comment on column private.chat_pacing.free_at is 'When the burst that began at burst_at is paid for.';
+comment on column private.chat_pacing.refusals is 'How often in a row the provider refused this pair (131056).';
+
+alter table private.chat_pacing enable row level security;
+grant select, insert, update, delete on private.chat_pacing to service_role;
 
 -- A message to be sent. data: what its type carries besides text. send_at: not before, by private.clock(); null: now.
 -- forced_by: the member of staff who decided that it goes out against the rules. message_id: null, or one of ours.
@@ -5035,12 +5932,21 @@ begin
     join public.chats c on c.tenant_id = o.tenant_id and c.id = o.chat_id
     left join public.conversations v on v.tenant_id = c.tenant_id and v.chat_id = c.id and v.status = 'open';
 
-    insert into public.outbox (tenant_id, message_id, chat_id, number_id, purpose, priority, not_before)
+    insert into public.outbox (tenant_id, message_id, chat_id, number_id, purpose, priority, due_at)
     select o.tenant_id, v_ids[o.ordinality], c.id, c.number_id, o.purpose,
-        case o.purpose when 'staff' then 0 when 'reply' then 1 else 5 end, now() + greatest(o.send_at - (select private.clock()), interval '0')
+        case o.purpose when 'staff' then 0 when 'reply' then 1 else 2 end,
+        greatest(o.send_at, (select private.clock()))
     from unnest(p_messages) with ordinality as o
     join public.chats c on c.tenant_id = o.tenant_id and c.id = o.chat_id
     order by o.ordinality;
+
+    -- a number has its pacing from its first message on
+    insert into public.number_pacing (tenant_id, number_id)
+    select distinct c.tenant_id, c.number_id
+    from unnest(p_messages) o
+    join public.chats c on c.tenant_id = o.tenant_id and c.id = o.chat_id
+    order by 1, 2
+    on conflict do nothing;
 
     update public.conversations v set message_count = v.message_count + w.messages
     from (
@@ -5052,164 +5958,403 @@ begin
 end
 $$;
 
--- Errands whose worker is gone: not yet begun, they are queued again; begun, nobody knows. What stays unknown for a
--- quarter of an hour is shown to a person.
-create function public.outbox_sweep() returns void
+-- Take messages back that nobody has begun to send. Returns those it got: the others are on their way, sent or gone.
+create function private.outbox_cancel(p_tenant_id uuid, p_message_ids uuid[]) returns uuid[]
 language plpgsql set search_path = '' as $$
+declare
+    v_canceled uuid[];
 begin
-    update public.outbox o set state = 'queued', claim = null, lease_until = null
-    from (
-        select tenant_id, message_id from public.outbox
-        where state = 'claimed' and lease_until < now()
-        order by tenant_id, message_id for update skip locked
-    ) as late
-    where o.tenant_id = late.tenant_id and o.message_id = late.message_id;
+    with mine as (
+        select o.message_id from public.outbox o
+        where o.tenant_id = p_tenant_id and o.message_id = any(p_message_ids) and o.state = 'queued'
+        order by o.message_id for update
+    ),
+    gone as (
+        delete from public.outbox o using mine
+        where o.tenant_id = p_tenant_id and o.message_id = mine.message_id
+        returning o.message_id
+    ),
+    noted as (
+        update public.messages m set status = 'canceled'
+        from gone g
+        where m.tenant_id = p_tenant_id and m.id = g.message_id
+    )
+    select coalesce(array_agg(message_id order by message_id), '{}') into v_canceled from gone;
+    return v_canceled;
+end
+$$;
 
+-- Send again what failed, was skipped or canceled, or may never have arrived: a person has decided so, and it goes out
+-- as theirs. p_forced_by: who, if against the rules. Returns those it got; whatever is on its way or was sent is
+-- left alone.
+create function private.outbox_requeue(p_tenant_id uuid, p_message_ids uuid[], p_forced_by uuid default null)
+returns uuid[]
+language plpgsql set search_path = '' as $$
+declare
+    v_requeued uuid[];
+begin
+    delete from public.outbox o
+    using (
+        select u.message_id from public.outbox u
+        where u.tenant_id = p_tenant_id and u.message_id = any(p_message_ids) and u.state = 'unknown'
+        order by u.message_id for update
+    ) as unknown
+    where o.tenant_id = p_tenant_id and o.message_id = unknown.message_id;
+
+    with again as (
+        select m.id from public.messages m
+        where m.tenant_id = p_tenant_id and m.id = any(p_message_ids) and m.direction = 'outbound'
+            and m.status in ('failed', 'skipped', 'canceled', 'unknown')
+        order by m.id for no key update
+    ),
+    reset as (
+        update public.messages m
+        set status = 'queued', wa_message_id = null, sent_at = null, failed_at = null, error_code = null,
+            error_message = null, send_verdict = null, send_reason = null,
+            forced_by = coalesce(p_forced_by, m.forced_by)
+        from again a
+        where m.tenant_id = p_tenant_id and m.id = a.id
+        returning m.id, m.chat_id, m.number_id
+    ),
+    queued as (
+        insert into public.outbox (tenant_id, message_id, chat_id, number_id, purpose, priority, due_at)
+        select p_tenant_id, r.id, r.chat_id, r.number_id, 'staff', 0, (select private.clock())
+        from reset r
+        order by r.id
+        returning message_id
+    )
+    select coalesce(array_agg(message_id order by message_id), '{}') into v_requeued from queued;
+    perform private.wake('deliver');
+    return v_requeued;
+end
+$$;
+
+-- Errands whose worker is gone: not yet begun, they are queued again; begun, nobody knows. Returns how many became
+-- unknown.
+create function private.outbox_reclaim() returns int
+language plpgsql set search_path = '' as $$
+declare
+    v_unknown int;
+begin
     with late as (
         select tenant_id, message_id from public.outbox
-        where state = 'sending' and lease_until < now()
+        where state in ('claimed', 'sending') and alerted_at is null and lease_until < now()
         order by tenant_id, message_id for update skip locked
     ),
-    lost as (
-        update public.outbox o set state = 'unknown'
+    freed as (
+        update public.outbox o
+        set state = case o.state when 'claimed' then 'queued' else 'unknown' end,
+            unknown_at = case o.state when 'sending' then (select private.clock()) end,
+            claim = case o.state when 'sending' then o.claim end,
+            lease_until = case o.state when 'sending' then o.lease_until end
         from late
         where o.tenant_id = late.tenant_id and o.message_id = late.message_id
-        returning o.tenant_id, o.message_id
+        returning o.tenant_id, o.message_id, o.state
+    ),
+    lost as (
+        update public.messages m set status = 'unknown'
+        from freed f
+        where f.state = 'unknown' and m.tenant_id = f.tenant_id and m.id = f.message_id and m.status = 'sending'
     )
-    update public.messages m set status = 'unknown'
-    from lost
-    where m.tenant_id = lost.tenant_id and m.id = lost.message_id and m.status = 'sending';
+    select count(*) into v_unknown from freed where state = 'unknown';
+    return v_unknown;
+end
+$$;
 
-    perform private.flag_for_person(o.tenant_id, o.chat_id, 'send_unknown',
-        'Nobody knows whether a message was sent; compare with the phone before sending it again.')
-    from public.outbox o
-    where o.state = 'unknown' and o.alerted_at is null and o.lease_until < now() - interval '15 minutes';
-    update public.outbox set alerted_at = now()
-    where state = 'unknown' and alerted_at is null and lease_until < now() - interval '15 minutes';
+-- What lost workers left behind, and what stays unknown for a quarter of an hour: that is shown to a person.
+create function public.outbox_sweep() returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_shown public.outbox;
+begin
+    perform private.outbox_reclaim();
+    for v_shown in
+        update public.outbox set alerted_at = now()
+        where state = 'unknown' and alerted_at is null
+            and unknown_at < (select private.clock()) - interval '15 minutes'
+        returning *
+    loop
+        perform private.flag_for_person(v_shown.tenant_id, v_shown.chat_id, 'send_unknown',
+            'Nobody knows whether a message was sent; compare with the phone before sending it again.');
+    end loop;
 end
 $$;
 grant execute on function
     private.outgoing(uuid, uuid, text, text, text, text, text, jsonb, timestamptz, uuid, uuid, uuid, text, uuid, uuid),
-    private.outbox_enqueue(private.outgoing[]), public.outbox_sweep() to service_role;
+    private.outbox_enqueue(private.outgoing[]), private.outbox_cancel(uuid, uuid[]),
+    private.outbox_requeue(uuid, uuid[], uuid), private.outbox_reclaim(), public.outbox_sweep() to service_role;
 
 
 -- sql/66_delivery.sql
 
 -- Delivery: what workers claim, at the pace of each number, and how sends end.
 
--- An errand in a worker's hands.
-create type private.errand as (tenant_id uuid, message_id uuid, chat_id uuid, number_id uuid, send_at timestamptz);
+-- An errand on its way through a claim. spacing: between two slots of its number, the first of which is slot_at;
+-- is_reserve: its slot is one that bulk cannot take; rests_until: its chat has used up the pair limit; the rest is
+-- what the send decision said.
+create type private.errand as (
+    tenant_id uuid, message_id uuid, chat_id uuid, number_id uuid, slot_at timestamptz, spacing interval,
+    is_reserve boolean, rests_until timestamptz, verdict text, reason text, not_before timestamptz, price_class text,
+    estimated_cost numeric, currency text
+);
 
--- What pacing lets out within the next second: the same share for every number that has anything queued, one message
--- of a chat at a time and in their order. Rows and pacing are locked; a number another worker is busy with waits.
-create function private.errands_due(p_limit int) returns private.errand[]
+-- What a number may send in the next second or so: `urgent` messages, of which `bulk` may be bulk.
+create type private.number_slots as (
+    slot_at timestamptz, spacing interval, urgent int, bulk int, is_reserve boolean
+);
+
+-- Messages a second that we may hand to a number's provider now. Meta allows 80 (20 beside the Business app, 1,000
+-- after an upgrade) and counts what customers write as well; Twilio allows 80; Whapi names no limit and asks for one
+-- message after the other.
+create function private.number_rate(p_number public.whatsapp_numbers, p_pacing public.number_pacing) returns float8
+language plpgsql stable set search_path = '' as $$
+declare
+    v_ceiling float8 := case p_number.provider
+        when 'whapi' then 1
+        when 'twilio' then 80
+        else case when p_number.is_coexistence then 20 when p_number.rate_per_second > 80 then 1000 else 80 end
+    end;
+    v_level float8 := coalesce(greatest(0, p_pacing.slow_level - floor(
+        extract(epoch from clock_timestamp() - p_pacing.slowed_at) / 30)), 0);
+begin
+    if p_number.provider = 'cloud_api' then
+        v_ceiling := v_ceiling - private.number_inbound(p_number.tenant_id, p_number.id);
+    end if;
+    return greatest(least(p_number.rate_per_second, v_ceiling), 1) / 2 ^ v_level;
+end
+$$;
+
+-- Messages a second that customers wrote to a number, these last two seconds. Ids are in the order of their time, so
+-- the newest of the tenant are next to each other; two thousand tell enough.
+create function private.number_inbound(p_tenant_id uuid, p_number_id uuid) returns float8
+language plpgsql stable set search_path = '' as $$
+begin
+    return (
+        select count(*) filter (where m.direction = 'inbound' and m.number_id = p_number_id) / 2.0
+        from (
+            select direction, number_id from public.messages
+            where tenant_id = p_tenant_id and id >= private.uuid7_at(clock_timestamp() - interval '2 seconds')
+            order by id desc
+            limit 2000
+        ) as m);
+end
+$$;
+
+-- The slots of a number from p_from on. A worker gets those of one second, and comes back a quarter before they end;
+-- until then nobody else gets any, and later only after a break in which what it still has goes out or comes back.
+-- Slots are 5 % wider than the rate asks for: clocks and networks are not exact, and every second counts. Of that, 4 %
+-- are a reserve that lets answers pass bulk which has its slots already (from 20 a second on: below, it would be
+-- too much of a second).
+create function private.number_slots(
+    p_number public.whatsapp_numbers, p_pacing public.number_pacing, p_worker uuid, p_from timestamptz
+) returns private.number_slots
+language plpgsql stable set search_path = '' as $$
+declare
+    v_rate float8;
+    v_slots private.number_slots;
+    v_early interval := case when p_pacing.holder is not distinct from p_worker then '250 ms' else '0' end;
+    v_bulk boolean := coalesce(p_pacing.bulk_paused_until <= clock_timestamp(), true)
+        and p_pacing.bulk_slot_at <= p_from;
+begin
+    if p_pacing.next_slot_at <= p_from + v_early then
+        v_rate := private.number_rate(p_number, p_pacing);
+        v_slots.spacing := make_interval(secs => 1 / (0.95 * v_rate));
+        v_slots.slot_at := greatest(p_from, p_pacing.next_slot_at + interval '250 ms' - v_early);
+        v_slots.urgent := greatest(1, floor(
+            extract(epoch from p_from + interval '1 second' - v_slots.slot_at) * 0.95 * v_rate));
+        v_slots.bulk := case
+            when not v_bulk then 0 when p_number.provider = 'whapi' then 1 else v_slots.urgent end;
+        v_slots.is_reserve := false;
+    elsif p_pacing.reserve_slot_at <= p_from then
+        v_rate := private.number_rate(p_number, p_pacing);
+        v_slots := (p_from, make_interval(secs => 1 / (0.04 * v_rate)), case when v_rate >= 20 then 1 else 0 end, 0,
+            true)::private.number_slots;
+    else
+        v_slots := (p_from, null, 0, 0, false)::private.number_slots;
+    end if;
+    return v_slots;
+end
+$$;
+
+-- Numbers that have anything in the outbox, found by leaping from one to the next.
+create function private.outbox_numbers() returns table (tenant_id uuid, number_id uuid)
+language plpgsql stable set search_path = '' as $$
+begin
+    return query
+    with recursive numbers as (
+        (select o.tenant_id, o.number_id from public.outbox o order by 1, 2 limit 1)
+        union all
+        select following.tenant_id, following.number_id
+        from numbers
+        cross join lateral (
+            select o.tenant_id, o.number_id
+            from public.outbox o
+            where (o.tenant_id, o.number_id) > (numbers.tenant_id, numbers.number_id)
+            order by 1, 2
+            limit 1
+        ) as following
+    )
+    select numbers.tenant_id, numbers.number_id from numbers;
+end
+$$;
+
+-- When the first message of that priority may go that no failure holds back; null: there is none.
+create function private.queue_due_at(p_tenant_id uuid, p_number_id uuid, p_priority smallint) returns timestamptz
+language plpgsql stable set search_path = '' as $$
+begin
+    return (
+        select o.due_at from public.outbox o
+        where o.tenant_id = p_tenant_id and o.number_id = p_number_id and o.state = 'queued'
+            and o.priority = p_priority and coalesce(o.not_before <= clock_timestamp(), true)
+        order by o.due_at
+        limit 1);
+end
+$$;
+
+-- What pacing lets out within the next second: the same share for every business, and within it for every number
+-- that has anything due; one message of a chat at a time, in their order. Rows and pacing are locked; a number that
+-- another worker is busy with waits.
+create function private.errands_due(p_limit int, p_worker uuid, p_lead interval) returns private.errand[]
 language plpgsql set search_path = '' as $$
 declare
     v_now timestamptz := clock_timestamp();
+    v_clock timestamptz := private.clock();
 begin
     return array(
-        with recursive numbers as (
-            (select o.tenant_id, o.number_id from public.outbox o where o.state = 'queued' order by 1, 2 limit 1)
-            union all
-            select following.tenant_id, following.number_id
-            from numbers
-            cross join lateral (
-                select o.tenant_id, o.number_id
-                from public.outbox o
-                where o.state = 'queued' and (o.tenant_id, o.number_id) > (numbers.tenant_id, numbers.number_id)
-                order by 1, 2
-                limit 1
-            ) as following
-        ),
-        paced as materialized (
-            select p.tenant_id, p.number_id, greatest(p.next_slot_at, v_now) as slot_at, n.rate_per_second as rate,
-                least(
-                    (select greatest(1, p_limit / count(*)) from numbers),
-                    floor(n.rate_per_second * extract(epoch from v_now + interval '1 second'
-                        - greatest(p.next_slot_at, v_now)))) as share
-            from numbers
-            join public.whatsapp_numbers n on n.tenant_id = numbers.tenant_id and n.id = numbers.number_id
-            join public.number_pacing p on p.tenant_id = n.tenant_id and p.number_id = n.id
-            where p.next_slot_at < v_now + interval '1 second' and coalesce(p.paused_until <= v_now, true)
+        with ready as materialized (
+            select p.tenant_id, p.number_id, n.provider, s.*
+            from private.outbox_numbers() q
+            join public.number_pacing p on p.tenant_id = q.tenant_id and p.number_id = q.number_id
+            join public.whatsapp_numbers n on n.tenant_id = p.tenant_id and n.id = p.number_id
+            cross join lateral private.number_slots(n, p, p_worker, v_now + p_lead) s
+            where coalesce(p.paused_until <= v_now, true) and (
+                s.urgent > 0 and (
+                    private.queue_due_at(p.tenant_id, p.number_id, 0::smallint) <= v_clock
+                    or private.queue_due_at(p.tenant_id, p.number_id, 1::smallint) <= v_clock)
+                or s.bulk > 0 and private.queue_due_at(p.tenant_id, p.number_id, 2::smallint) <= v_clock)
             order by p.tenant_id, p.number_id
             for no key update of p skip locked
+        ),
+        shared as (
+            select
+                r.*,
+                greatest(1, p_limit / (select count(distinct ready.tenant_id) from ready)
+                    / count(*) over (partition by r.tenant_id)) as share,
+                row_number() over (partition by r.tenant_id order by r.slot_at) as turn
+            from ready r
+        ),
+        due as (
+            select
+                o.*, s.slot_at, s.spacing, s.is_reserve, s.turn,
+                case when s.provider <> 'whapi' then pair.rests_until end as rests_until,
+                least(s.share, greatest(s.urgent, s.bulk)) as quota,
+                row_number() over (
+                    partition by o.tenant_id, o.number_id order by o.priority, o.due_at, o.position) as n
+            from shared s
+            cross join lateral (values (0::smallint, s.urgent), (1::smallint, s.urgent), (2::smallint, s.bulk))
+                as lane (priority, quota)
+            cross join lateral (
+                select o.tenant_id, o.message_id, o.chat_id, o.number_id, o.priority, o.due_at, o.position
+                from public.outbox o
+                where o.tenant_id = s.tenant_id and o.number_id = s.number_id and o.state = 'queued'
+                    and o.priority = lane.priority and o.due_at <= v_clock
+                    and coalesce(o.not_before <= v_now, true)
+                    -- what is before it in its chat; bulk may have to wait, and holds up neither people nor answers
+                    and not exists (
+                        select from public.outbox e
+                        where e.tenant_id = o.tenant_id and e.chat_id = o.chat_id and e.position < o.position
+                            and case e.state
+                                when 'unknown' then false
+                                when 'queued' then e.due_at <= v_clock and (e.priority < 2 or o.priority = 2)
+                                else true
+                            end)
+                order by o.due_at, o.position
+                limit least(lane.quota, s.share)
+                for update of o skip locked
+            ) as o
+            left join lateral private.chat_rests_until(o.tenant_id, o.chat_id, v_now) pair (rests_until) on true
         )
-        select (
-            due.tenant_id, due.message_id, due.chat_id, due.number_id,
-            paced.slot_at + make_interval(secs => (
-                row_number() over (partition by due.tenant_id, due.number_id order by due.priority, due.position) - 1
-            )::float8 / paced.rate))::private.errand
-        from paced
-        cross join lateral (
-            select o.tenant_id, o.message_id, o.chat_id, o.number_id, o.priority, o.position
-            from public.outbox o
-            where o.tenant_id = paced.tenant_id and o.number_id = paced.number_id and o.state = 'queued'
-                and o.not_before <= v_now
-                and not exists (
-                    select from public.outbox e
-                    where e.tenant_id = o.tenant_id and e.chat_id = o.chat_id and e.position < o.position
-                        and e.state <> 'unknown' and e.not_before <= v_now)
-            order by o.priority, o.not_before, o.position
-            limit greatest(paced.share, 0)
-            for update of o skip locked
-        ) as due
+        select (d.tenant_id, d.message_id, d.chat_id, d.number_id, d.slot_at, d.spacing, d.is_reserve, d.rests_until,
+            null, null, null, null, null, null)::private.errand
+        from due d
+        where d.n <= d.quota
+        order by d.turn, d.slot_at, d.number_id, d.n
         limit p_limit);
 end
 $$;
 
--- Errands that are not to be run: later, or never. Those for a person to decide are shown to one.
+-- Until when this chat has used up the pair limit; null when a message may go within a second from p_now.
+create function private.chat_rests_until(p_tenant_id uuid, p_chat_id uuid, p_now timestamptz) returns timestamptz
+language plpgsql stable set search_path = '' as $$
+begin
+    return (
+        select p.free_at from private.chat_pacing p
+        where p.tenant_id = p_tenant_id and p.chat_id = p_chat_id and p.free_at > p_now
+            and not (p.burst_count < 45 and p_now + interval '1.5 seconds' < p.burst_at + interval '6 seconds'));
+end
+$$;
+
+-- Errands with what the send decision says of each.
+create function private.errands_decided(p_errands private.errand[]) returns private.errand[]
+language plpgsql stable set search_path = '' as $$
+begin
+    return array(
+        select (e.tenant_id, e.message_id, e.chat_id, e.number_id, e.slot_at, e.spacing, e.is_reserve, e.rests_until,
+            d.verdict, d.reason, d.not_before, d.price_class, d.estimated_cost, d.currency)::private.errand
+        from unnest(p_errands) with ordinality as e
+        join private.send_decisions(array(
+            select (e.message_id, e.tenant_id, e.chat_id, o.purpose, m.type = 'template', m.data ->> 'category',
+                m.template_id, m.forced_by is not null)::private.send_candidate
+            from unnest(p_errands) e
+            join public.outbox o on o.tenant_id = e.tenant_id and o.message_id = e.message_id
+            join public.messages m on m.tenant_id = e.tenant_id and m.id = e.message_id
+        )) d on d.ref = e.message_id
+        order by e.ordinality);
+end
+$$;
+
+-- Errands whose chats rest: not before they may go. Nobody looks at them again until then.
+create function private.errands_rest(p_errands private.errand[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    update public.outbox o set not_before = e.rests_until
+    from unnest(p_errands) e
+    where o.tenant_id = e.tenant_id and o.message_id = e.message_id;
+end
+$$;
+
+-- Errands that are not to be run now: later, or never. What was decided is noted, and those that only a person can
+-- go on with are shown to one.
 create function private.errands_refuse(p_errands private.errand[]) returns void
 language plpgsql set search_path = '' as $$
 declare
     v_refused record;
 begin
-    for v_refused in
-        with decided as materialized (
-            select o.tenant_id, o.message_id, o.chat_id, o.purpose, d.*
-            from private.errand_decisions(p_errands) d
-            join public.outbox o on o.message_id = d.ref
-            join unnest(p_errands) e on e.tenant_id = o.tenant_id and e.message_id = o.message_id
-        ),
-        later as (
-            update public.outbox o set not_before = d.not_before
-            from decided d
-            where d.verdict = 'wait' and o.tenant_id = d.tenant_id and o.message_id = d.message_id
-        ),
-        refused as (
-            delete from public.outbox o
-            using decided d
-            where d.verdict in ('template', 'manual', 'never') and o.tenant_id = d.tenant_id
-                and o.message_id = d.message_id
-            returning d.*
-        ),
-        noted as (
-            update public.messages m
-            set status = 'skipped', send_verdict = r.verdict, send_reason = r.reason
-            from refused r
-            where m.tenant_id = r.tenant_id and m.id = r.message_id
-        )
-        select * from refused r where r.verdict in ('template', 'manual') and r.purpose in ('reply', 'staff')
-    loop
-        perform private.flag_for_person(v_refused.tenant_id, v_refused.chat_id, 'not_sent',
-            format('A message was not sent: %s.', v_refused.reason));
-    end loop;
-end
-$$;
+    -- asked again within a day, whatever it was that they were to wait for
+    update public.outbox o
+    set due_at = least(coalesce(e.not_before, k.now + interval '1 hour'), k.now + interval '1 day')
+    from unnest(p_errands) e, private.clock() k (now)
+    where e.verdict = 'wait' and o.tenant_id = e.tenant_id and o.message_id = e.message_id;
 
--- send_decisions for errands: ref is the message's id.
-create function private.errand_decisions(p_errands private.errand[])
-returns table (
-    ref uuid, verdict text, reason text, not_before timestamptz, price_class text, estimated_cost numeric, currency text
-)
-language plpgsql stable set search_path = '' as $$
-begin
-    return query select d.* from private.send_decisions(array(
-        select (e.message_id, e.tenant_id, e.chat_id, o.purpose, m.type = 'template', m.data ->> 'category',
-            m.template_id, m.forced_by is not null)::private.send_candidate
-        from unnest(p_errands) e
-        join public.outbox o on o.tenant_id = e.tenant_id and o.message_id = e.message_id
-        join public.messages m on m.tenant_id = e.tenant_id and m.id = e.message_id
-    )) d;
+    update public.messages m
+    set status = case e.verdict when 'wait' then m.status else 'skipped' end, send_verdict = e.verdict,
+        send_reason = e.reason, price_class = e.price_class, estimated_cost = e.estimated_cost, currency = e.currency
+    from unnest(p_errands) e
+    where m.tenant_id = e.tenant_id and m.id = e.message_id;
+
+    for v_refused in
+        delete from public.outbox o
+        using unnest(p_errands) e
+        where e.verdict <> 'wait' and o.tenant_id = e.tenant_id and o.message_id = e.message_id
+        returning o.tenant_id, o.chat_id, o.purpose, e.verdict, e.reason
+    loop
+        if v_refused.verdict in ('template', 'manual')
+            and v_refused.purpose in ('reply', 'staff', 'daily_action', 'call_followup')
+        then
+            perform private.flag_for_person(v_refused.tenant_id, v_refused.chat_id, 'not_sent',
+                format('A message was not sent: %s.', v_refused.reason));
+        end if;
+    end loop;
 end
 $$;
 
@@ -5228,51 +6373,55 @@ begin
 end
 $$;
 
--- Take messages to send, for p_lease_seconds: {"claim", "messages": [{…, "send_at": its slot}], "next_in_ms": until
--- something else may be due, null when the outbox is empty}. The send decision is asked once more for each.
-create function public.outbox_claim(p_limit int default 50, p_lease_seconds int default 30) returns jsonb
+-- Take messages to send, for p_lease_seconds: {"claim", "now", "messages": [{…, "send_at": its slot, "spacing":
+-- seconds between two slots of its number}], "next_in_ms": until something else may be due, null when time alone
+-- brings nothing, "unknown": sends of lost workers that nobody can tell about}. The send decision is asked once more
+-- for each. p_worker: who asks, since a busy number stays with one; p_lead_ms: what it needs before it can send.
+create function public.outbox_claim(
+    p_limit int default 50, p_lease_seconds int default 30, p_worker uuid default null, p_lead_ms int default 0
+) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
     v_claim uuid := private.uuid7();
-    v_errands private.errand[];
+    v_unknown int := private.outbox_reclaim();
+    v_errands private.errand[] := private.errands_due(p_limit, p_worker, make_interval(secs => p_lead_ms / 1000.0));
     v_messages jsonb;
 begin
-    perform public.outbox_sweep();
-    insert into public.number_pacing (tenant_id, number_id)
-    select distinct o.tenant_id, o.number_id from public.outbox o
-    where o.state = 'queued' and not exists (
-        select from public.number_pacing p where p.tenant_id = o.tenant_id and p.number_id = o.number_id)
-    order by 1, 2
-    on conflict do nothing;
-    v_errands := private.errands_due(p_limit);
     if cardinality(v_errands) > 0 then
-        perform private.errands_refuse(v_errands);
-        v_messages := private.errands_take(v_errands, v_claim, p_lease_seconds);
+        perform private.errands_rest(array(select e from unnest(v_errands) e where e.rests_until is not null));
+        v_errands := private.errands_decided(array(select e from unnest(v_errands) e where e.rests_until is null));
+        perform private.errands_refuse(array(select e from unnest(v_errands) e where e.verdict <> 'send'));
+        v_messages := private.errands_take(
+            array(select e from unnest(v_errands) e where e.verdict = 'send'), v_claim, p_lease_seconds, p_worker);
     end if;
-    return jsonb_build_object('claim', v_claim, 'messages', coalesce(v_messages, '[]'), 'next_in_ms', (
-        select case when count(*) > 0 then greatest(0, ceil(extract(
-            epoch from min(greatest(o.not_before, p.next_slot_at - interval '1 second')) - clock_timestamp())
-            * 1000)) end
-        from public.outbox o
-        left join public.number_pacing p on p.tenant_id = o.tenant_id and p.number_id = o.number_id
-        where o.state = 'queued' and coalesce(p.paused_until <= now(), true)));
+    return jsonb_build_object(
+        'claim', v_claim, 'messages', coalesce(v_messages, '[]'), 'unknown', v_unknown,
+        'next_in_ms', case when v_messages is null then ceil(private.outbox_next_in(p_worker) * 1000) else 0 end,
+        'now', clock_timestamp());
 end
 $$;
 
--- Mark errands as taken, move their numbers' pacing on, and say all that sending them needs.
-create function private.errands_take(p_errands private.errand[], p_claim uuid, p_lease_seconds int) returns jsonb
+-- Mark errands as taken, give them their slots, move pacing on, and say all that sending them needs.
+create function private.errands_take(p_errands private.errand[], p_claim uuid, p_lease_seconds int, p_worker uuid)
+returns jsonb
 language plpgsql set search_path = '' as $$
 declare
     v_messages jsonb;
 begin
-    with taken as materialized (
+    with slotted as materialized (
+        select e.*,
+            e.slot_at + e.spacing
+                * (row_number() over (partition by e.tenant_id, e.number_id order by e.ordinality) - 1) as send_at
+        from unnest(p_errands) with ordinality as e
+    ),
+    taken as materialized (
         update public.outbox o
-        set state = 'claimed', claim = p_claim, attempts = o.attempts + 1,
+        set state = 'claimed', claim = p_claim, attempts = o.attempts + 1, not_before = null,
             lease_until = clock_timestamp() + make_interval(secs => p_lease_seconds)
-        from unnest(p_errands) e, private.errand_decisions(p_errands) d
-        where o.tenant_id = e.tenant_id and o.message_id = e.message_id
-            and d.ref = e.message_id and d.verdict = 'send'
-        returning o.*, e.send_at, d.reason, d.price_class, d.estimated_cost, d.currency
+        from slotted s
+        where o.tenant_id = s.tenant_id and o.message_id = s.message_id
+        returning o.tenant_id, o.message_id, o.chat_id, o.number_id, o.purpose, o.priority, o.attempts, s.send_at,
+            s.spacing, s.is_reserve, s.reason, s.price_class, s.estimated_cost, s.currency
     ),
     noted as (
         update public.messages m
@@ -5283,23 +6432,79 @@ begin
     ),
     paced as (
         update public.number_pacing p
-        set next_slot_at = s.last_slot_at + make_interval(secs => 1.0 / n.rate_per_second)
+        set next_slot_at = coalesce(s.next_slot_at, p.next_slot_at),
+            holder = case when s.next_slot_at is null then p.holder else p_worker end,
+            reserve_slot_at = coalesce(s.reserve_slot_at, p.reserve_slot_at),
+            bulk_slot_at = coalesce(s.bulk_slot_at, p.bulk_slot_at),
+            service_month = s.month,
+            service_count = s.services + case p.service_month when s.month then p.service_count else 0 end
         from (
-            select tenant_id, number_id, max(send_at) as last_slot_at from taken group by tenant_id, number_id
+            select
+                t.tenant_id, t.number_id,
+                max(t.send_at + t.spacing) filter (where not t.is_reserve) as next_slot_at,
+                max(t.send_at + t.spacing) filter (where t.is_reserve) as reserve_slot_at,
+                -- whoever did not write first gets at most two messages a minute through Whapi, not like clockwork
+                max(t.send_at + interval '30 seconds' * (1 + random() / 4))
+                    filter (where t.priority = 2 and n.provider = 'whapi') as bulk_slot_at,
+                date_trunc('month', private.clock() at time zone min(n.timezone))::date as month,
+                count(*) filter (where t.price_class = 'service' and t.attempts = 1) as services
+            from taken t
+            join public.whatsapp_numbers n on n.tenant_id = t.tenant_id and n.id = t.number_id
+            group by t.tenant_id, t.number_id
         ) as s
-        join public.whatsapp_numbers n on n.tenant_id = s.tenant_id and n.id = s.number_id
         where p.tenant_id = s.tenant_id and p.number_id = s.number_id
+    ),
+    owed as (
+        insert into private.chat_pacing as p (tenant_id, chat_id, burst_at, burst_count, free_at)
+        select t.tenant_id, t.chat_id, t.send_at, 1, t.send_at + interval '6 seconds'
+        from taken t
+        order by t.tenant_id, t.chat_id
+        on conflict on constraint chat_pacing_pkey do update
+        set burst_at = case when p.free_at <= excluded.burst_at then excluded.burst_at else p.burst_at end,
+            burst_count = case when p.free_at <= excluded.burst_at then 1 else p.burst_count + 1 end,
+            free_at = greatest(p.free_at, excluded.burst_at) + interval '6 seconds'
     )
     select jsonb_agg(jsonb_build_object(
-        'tenant_id', t.tenant_id, 'message_id', t.message_id, 'chat_id', t.chat_id, 'purpose', t.purpose,
-        'attempts', t.attempts, 'send_at', t.send_at, 'provider', n.provider, 'number_id', n.id,
-        'provider_number_id', n.provider_number_id, 'to', private.chat_address(t.tenant_id, t.chat_id),
-        'type', m.type, 'content', m.content, 'data', m.data, 'reply_to', m.reply_to) order by t.send_at)
+        'tenant_id', t.tenant_id, 'message_id', t.message_id, 'chat_id', t.chat_id, 'number_id', n.id,
+        'provider', n.provider, 'provider_number_id', n.provider_number_id, 'account_id', n.account_id,
+        'waba_id', n.waba_id, 'phone_number', n.phone_number, 'purpose', t.purpose, 'attempts', t.attempts,
+        'send_at', t.send_at, 'spacing', extract(epoch from case when t.is_reserve then interval '0' else t.spacing end),
+        'to', private.chat_address(t.tenant_id, t.chat_id), 'type', m.type, 'content', m.content, 'data', m.data,
+        'reply_to', m.reply_to) order by t.send_at)
     into v_messages
     from taken t
     join public.messages m on m.tenant_id = t.tenant_id and m.id = t.message_id
     join public.whatsapp_numbers n on n.tenant_id = t.tenant_id and n.id = t.number_id;
     return v_messages;
+end
+$$;
+
+-- Seconds until something may be due for that worker; null when time alone brings nothing.
+create function private.outbox_next_in(p_worker uuid) returns float8
+language plpgsql stable set search_path = '' as $$
+declare
+    v_now timestamptz := clock_timestamp();
+    v_clock timestamptz := private.clock();
+    v_seconds float8;
+begin
+    select least(
+        min(greatest(
+            0,
+            extract(epoch from o.due_at - v_clock),
+            extract(epoch from nullif(p.next_slot_at, '-infinity') - v_now)
+                - case when p.holder = p_worker then 0.25 else 0 end,
+            extract(epoch from p.paused_until - v_now),
+            case when lane.priority = 2 then extract(epoch from p.bulk_paused_until - v_now) end,
+            case when lane.priority = 2 then extract(epoch from nullif(p.bulk_slot_at, '-infinity') - v_now) end)),
+        (select extract(epoch from min(not_before) - v_now) from public.outbox where not_before > v_now))
+    into v_seconds
+    from private.outbox_numbers() q
+    join public.number_pacing p on p.tenant_id = q.tenant_id and p.number_id = q.number_id
+    cross join (values (0::smallint), (1::smallint), (2::smallint)) as lane (priority)
+    cross join lateral private.queue_due_at(p.tenant_id, p.number_id, lane.priority) o (due_at)
+    where o.due_at is not null and p.paused_until is distinct from 'infinity'
+        and (lane.priority < 2 or p.bulk_paused_until is distinct from 'infinity');
+    return v_seconds;
 end
 $$;
 
@@ -5335,33 +6540,16 @@ begin
 end
 $$;
 
--- Give back what was claimed and not begun.
-create function public.outbox_release(p_claim uuid) returns int
-language plpgsql set search_path = '' as $$
-declare
-    v_count int;
-begin
-    update public.outbox o set state = 'queued', claim = null, lease_until = null, attempts = o.attempts - 1
-    from (
-        select tenant_id, message_id from public.outbox
-        where claim = p_claim and state = 'claimed'
-        order by tenant_id, message_id for update
-    ) as mine
-    where o.tenant_id = mine.tenant_id and o.message_id = mine.message_id;
-    get diagnostics v_count = row_count;
-    return v_count;
-end
-$$;
-
--- How a send ended, as the worker tells it.
+-- How a send ended, as the worker tells it. is_ours: the errand is still there, else a status was faster.
 create type private.send_result as (
-    tenant_id uuid, message_id uuid, chat_id uuid, number_id uuid, purpose text, attempts int, outcome text,
-    wa_message_id text, error_code int, error_message text, retry_after_seconds numeric
+    tenant_id uuid, message_id uuid, chat_id uuid, number_id uuid, purpose text, attempts int, is_ours boolean,
+    outcome text, wa_message_id text, error_code int, error_message text, retry_after_seconds numeric
 );
 
 -- Tell how sends ended: [{"tenant_id", "message_id", "outcome", "wa_message_id", "error_code", "error_message",
--- "retry_after_seconds"}]. outcome: see shared/senders/base.py. Only errands of this claim are touched; answers how
--- many that were.
+-- "retry_after_seconds"}]. outcome: sent | unknown (nobody can tell) | late (not begun) | retry |
+-- slow_number | slow_pair | pause_bulk | needs_template | opted_out | unreachable | invalid | stop_channel. Only
+-- errands of this claim are touched; answers how many that were.
 create function public.outbox_settle(p_claim uuid, p_results jsonb) returns int
 language plpgsql set search_path = '' as $$
 declare
@@ -5370,32 +6558,44 @@ begin
     -- chats before outbox before messages, each in order, as the inbox does
     perform from public.chats c
     join (
-        select distinct o.tenant_id, o.chat_id
+        select distinct m.tenant_id, m.chat_id
         from jsonb_to_recordset(p_results) as r (tenant_id uuid, message_id uuid)
-        join public.outbox o on o.tenant_id = r.tenant_id and o.message_id = r.message_id and o.claim = p_claim
+        join public.messages m on m.tenant_id = r.tenant_id and m.id = r.message_id
     ) as w on c.tenant_id = w.tenant_id and c.id = w.chat_id
     order by c.tenant_id, c.id
     for no key update of c;
 
     v_results := array(
-        select (o.tenant_id, o.message_id, o.chat_id, o.number_id, o.purpose, o.attempts, r.outcome, r.wa_message_id,
-            r.error_code, r.error_message, r.retry_after_seconds)::private.send_result
+        with mine as (
+            select o.*
+            from jsonb_to_recordset(p_results) as r (tenant_id uuid, message_id uuid)
+            join public.outbox o on o.tenant_id = r.tenant_id and o.message_id = r.message_id
+            order by o.tenant_id, o.message_id
+            for update of o
+        )
+        select (m.tenant_id, m.id, m.chat_id, m.number_id, o.purpose, o.attempts, o.message_id is not null, r.outcome,
+            r.wa_message_id, r.error_code, r.error_message, r.retry_after_seconds)::private.send_result
         from jsonb_to_recordset(p_results) as r (tenant_id uuid, message_id uuid, outcome text, wa_message_id text,
             error_code int, error_message text, retry_after_seconds numeric)
-        join public.outbox o on o.tenant_id = r.tenant_id and o.message_id = r.message_id
-        where o.claim = p_claim and o.state in ('sending', 'unknown')
-        order by o.tenant_id, o.message_id
-        for update of o);
+        join public.messages m on m.tenant_id = r.tenant_id and m.id = r.message_id
+        left join mine o on o.tenant_id = m.tenant_id and o.message_id = m.id
+        where o.claim = p_claim and (o.state in ('sending', 'unknown') or o.state = 'claimed' and r.outcome = 'late')
+            or o.message_id is null and r.outcome = 'sent' and m.status in ('sent', 'delivered', 'read', 'played')
+        order by m.tenant_id, m.id);
 
     perform private.sends_done(array(select r from unnest(v_results) r where r.outcome = 'sent'));
-    perform private.sends_again(array(
-        select r from unnest(v_results) r
-        where r.outcome in ('slow_number', 'slow_pair', 'stop_channel') or r.outcome = 'retry' and r.attempts < 6));
+    perform private.sends_unknown(array(select r from unnest(v_results) r where r.outcome = 'unknown'));
     perform private.sends_failed(array(
         select r from unnest(v_results) r
-        where r.outcome in ('needs_template', 'opted_out', 'unreachable', 'invalid', 'pause_bulk')
-            or r.outcome = 'retry' and r.attempts >= 6));
-    perform private.sends_unknown(array(select r from unnest(v_results) r where r.outcome = 'unknown'));
+        where r.outcome in ('pause_bulk', 'needs_template', 'opted_out', 'unreachable', 'invalid')
+            or r.outcome in ('retry', 'slow_pair') and r.attempts >= 6));
+    perform private.sends_again(array(
+        select r from unnest(v_results) r
+        where r.outcome in ('late', 'slow_number', 'stop_channel')
+            or r.outcome in ('retry', 'slow_pair') and r.attempts < 6));
+    perform private.sends_slow(array(
+        select r from unnest(v_results) r
+        where r.outcome in ('slow_number', 'slow_pair', 'pause_bulk', 'stop_channel')));
     return cardinality(v_results);
 end
 $$;
@@ -5405,12 +6605,16 @@ language plpgsql set search_path = '' as $$
 declare
     v_now timestamptz := private.clock();
 begin
+    if cardinality(p_results) = 0 then
+        return;
+    end if;
     delete from public.outbox o
     using unnest(p_results) r
-    where o.tenant_id = r.tenant_id and o.message_id = r.message_id;
-    -- a status may have been faster than the provider's answer
+    where r.is_ours and o.tenant_id = r.tenant_id and o.message_id = r.message_id;
+    -- a status may have been faster than the provider's answer; a scheduled message belongs where it was sent
     update public.messages m
     set wa_message_id = coalesce(m.wa_message_id, r.wa_message_id), sent_at = coalesce(m.sent_at, v_now),
+        provider_at = case when v_now > m.provider_at + interval '1 minute' then v_now else m.provider_at end,
         status = case when m.status in ('queued', 'sending', 'unknown') then 'sent' else m.status end
     from unnest(p_results) r
     where m.tenant_id = r.tenant_id and m.id = r.message_id;
@@ -5430,7 +6634,7 @@ $$;
 create function private.sends_unknown(p_results private.send_result[]) returns void
 language plpgsql set search_path = '' as $$
 begin
-    update public.outbox o set state = 'unknown'
+    update public.outbox o set state = 'unknown', unknown_at = (select private.clock())
     from unnest(p_results) r
     where o.tenant_id = r.tenant_id and o.message_id = r.message_id and o.state = 'sending';
     update public.messages m set status = 'unknown', error_message = r.error_message
@@ -5439,36 +6643,16 @@ begin
 end
 $$;
 
--- Queue again, after a pause that fits what the provider said. Whatever slows a number or stops it, slows or stops
--- all its messages.
+-- Queue again. Only a try that failed for reasons of its own counts, and only that waits by itself: whatever slows
+-- or stops a number or a pair does so for all its messages.
 create function private.sends_again(p_results private.send_result[]) returns void
 language plpgsql set search_path = '' as $$
 begin
-    update public.number_pacing p
-    set paused_until = greatest(p.paused_until, s.until), pause_reason = s.outcome
-    from (
-        select distinct on (r.tenant_id, r.number_id) r.tenant_id, r.number_id, r.outcome,
-            case r.outcome when 'stop_channel' then 'infinity'
-                else now() + make_interval(secs => coalesce(r.retry_after_seconds, 30)) end as until
-        from unnest(p_results) r
-        where r.outcome in ('slow_number', 'stop_channel')
-        order by r.tenant_id, r.number_id, r.outcome desc
-    ) as s
-    where p.tenant_id = s.tenant_id and p.number_id = s.number_id;
-
-    perform private.alert_raise(r.tenant_id, 'channel_stopped', r.number_id::text,
-        format('The provider refuses this number: %s', r.error_message), p_number_id => r.number_id,
-        p_severity => 'critical')
-    from unnest(p_results) r
-    where r.outcome = 'stop_channel';
-
     update public.outbox o
-    set state = 'queued', claim = null, lease_until = null,
-        not_before = now() + case when r.outcome in ('retry', 'slow_pair')
-            then make_interval(secs => coalesce(
-                r.retry_after_seconds, case r.outcome when 'retry' then 2 else 4 end ^ least(o.attempts, 6))
-                * (1 + random() / 4))
-            else interval '0' end
+    set state = 'queued', claim = null, lease_until = null, unknown_at = null,
+        attempts = o.attempts - case when r.outcome in ('retry', 'slow_pair') then 0 else 1 end,
+        not_before = case r.outcome when 'retry' then now() + make_interval(
+            secs => coalesce(r.retry_after_seconds, 2 ^ least(o.attempts, 6)) * (1 + random() / 4)) end
     from unnest(p_results) r
     where o.tenant_id = r.tenant_id and o.message_id = r.message_id;
 
@@ -5478,12 +6662,122 @@ begin
 end
 $$;
 
--- It will not be sent. What the provider knew better than we do is learnt; answers that did not arrive are shown to
--- a person.
-create function private.sends_failed(p_results private.send_result[]) returns void
+-- What refusals mean for the other messages of a number, or of a chat. Numbers first, in order, as a claim does.
+create function private.sends_slow(p_results private.send_result[]) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_stopped record;
+begin
+    if cardinality(p_results) = 0 then
+        return;
+    end if;
+    perform from public.number_pacing p
+    join (select distinct r.tenant_id, r.number_id from unnest(p_results) r) as s
+        on p.tenant_id = s.tenant_id and p.number_id = s.number_id
+    order by p.tenant_id, p.number_id
+    for no key update of p;
+
+    -- sends that were on their way together are refused together: one step in five seconds
+    update public.number_pacing p
+    set paused_until = greatest(p.paused_until, now() + make_interval(secs => s.pause)), pause_reason = 'slow_number',
+        slow_level = case when p.slowed_at > now() - interval '5 seconds' then p.slow_level
+            else least(5, 1 + coalesce(
+                greatest(0, p.slow_level - floor(extract(epoch from now() - p.slowed_at) / 30)), 0)) end,
+        slowed_at = case when p.slowed_at > now() - interval '5 seconds' then p.slowed_at else now() end
+    from (
+        select r.tenant_id, r.number_id, max(coalesce(r.retry_after_seconds, 1))::float8 as pause
+        from unnest(p_results) r
+        where r.outcome = 'slow_number'
+        group by r.tenant_id, r.number_id
+    ) as s
+    where p.tenant_id = s.tenant_id and p.number_id = s.number_id;
+
+    for v_stopped in
+        select distinct on (r.tenant_id, r.number_id, r.outcome)
+            r.tenant_id, r.number_id, r.outcome, coalesce(r.error_message, r.error_code::text, 'no reason given') as why
+        from unnest(p_results) r
+        where r.outcome in ('stop_channel', 'pause_bulk')
+    loop
+        if v_stopped.outcome = 'stop_channel' then
+            perform private.channel_stop(v_stopped.tenant_id, v_stopped.number_id,
+                format('The provider refuses this number: %s', v_stopped.why));
+        else
+            perform private.bulk_pause(v_stopped.tenant_id, v_stopped.number_id, now() + interval '24 hours', 'spam',
+                format('The provider limits this number for its quality, so bulk rests for a day: %s', v_stopped.why));
+        end if;
+    end loop;
+
+    -- 4^n seconds; a pair that was left alone for ten minutes begins anew
+    insert into private.chat_pacing as p (tenant_id, chat_id, burst_at, burst_count, free_at, refusals)
+    select distinct r.tenant_id, r.chat_id, now(), 45, now() + interval '1 second', 1
+    from unnest(p_results) r
+    where r.outcome = 'slow_pair'
+    order by 1, 2
+    on conflict on constraint chat_pacing_pkey do update
+    set burst_count = 45,
+        free_at = now() + make_interval(secs => 4 ^ case
+            when p.free_at < now() - interval '10 minutes' then 0 else least(p.refusals, 5) end),
+        refusals = case when p.free_at < now() - interval '10 minutes' then 1 else p.refusals + 1 end;
+end
+$$;
+
+-- Bulk of this number rests until then; people and answers go on. One alert.
+create function private.bulk_pause(
+    p_tenant_id uuid, p_number_id uuid, p_until timestamptz, p_reason text, p_message text
+) returns void
 language plpgsql set search_path = '' as $$
 begin
-    update public.chats c set window_expires_at = least(c.window_expires_at, (select private.clock()))
+    insert into public.number_pacing as p (tenant_id, number_id, bulk_paused_until, bulk_pause_reason)
+    values (p_tenant_id, p_number_id, p_until, p_reason)
+    on conflict on constraint number_pacing_pkey do update
+    set bulk_paused_until = greatest(p.bulk_paused_until, p_until), bulk_pause_reason = p_reason;
+    perform private.alert_raise(p_tenant_id, 'bulk_paused', p_number_id::text, p_message,
+        p_number_id => p_number_id, p_severity => 'critical');
+end
+$$;
+
+-- Bulk goes on, whatever it rested for.
+create function private.bulk_resume(p_tenant_id uuid, p_number_id uuid) returns void
+language plpgsql set search_path = '' as $$
+begin
+    update public.number_pacing set bulk_paused_until = null, bulk_pause_reason = null
+    where tenant_id = p_tenant_id and number_id = p_number_id;
+    perform private.alert_end(p_tenant_id, 'bulk_paused', p_number_id::text);
+    perform private.wake('deliver');
+end
+$$;
+
+-- Meta judges a number by what customers do with its messages: at RED, bulk rests until it is better.
+create function private.number_quality_changed() returns trigger
+language plpgsql set search_path = '' as $$
+begin
+    if new.quality_rating = 'RED' then
+        perform private.bulk_pause(new.tenant_id, new.id, 'infinity', 'quality',
+            'Customers block or report this number (quality RED), so bulk rests until Meta judges it better.');
+    elsif exists (
+        select from public.number_pacing p
+        where p.tenant_id = new.tenant_id and p.number_id = new.id and p.bulk_pause_reason = 'quality')
+    then
+        perform private.bulk_resume(new.tenant_id, new.id);
+    end if;
+    return null;
+end
+$$;
+create trigger whatsapp_numbers_quality after update of quality_rating on public.whatsapp_numbers
+    for each row when (new.quality_rating is distinct from old.quality_rating)
+    execute function private.number_quality_changed();
+
+-- It will not be sent. What the provider knew better than we do is learnt. Staff see it: a chat whose answer did not
+-- arrive is shown to a person, and failures in bulk are counted in one alert of the number.
+create function private.sends_failed(p_results private.send_result[]) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_now timestamptz := private.clock();
+begin
+    if cardinality(p_results) = 0 then
+        return;
+    end if;
+    update public.chats c set window_expires_at = least(c.window_expires_at, v_now)
     from unnest(p_results) r
     where r.outcome = 'needs_template' and c.tenant_id = r.tenant_id and c.id = r.chat_id;
 
@@ -5492,8 +6786,8 @@ begin
     where o.tenant_id = r.tenant_id and o.message_id = r.message_id;
 
     update public.messages m
-    set status = 'failed', failed_at = (select private.clock()), error_code = r.error_code,
-        error_message = r.error_message
+    set status = 'failed', failed_at = v_now, error_code = r.error_code,
+        error_message = coalesce(r.error_message, r.outcome)
     from unnest(p_results) r
     where m.tenant_id = r.tenant_id and m.id = r.message_id and m.status in ('queued', 'sending', 'unknown');
 
@@ -5501,16 +6795,21 @@ begin
         format('A message could not be sent: %s', coalesce(r.error_message, r.outcome)))
     from unnest(p_results) r
     where r.purpose in ('reply', 'staff');
+    perform private.alert_raise(r.tenant_id, 'bulk_failed', r.number_id::text,
+        format('Messages could not be sent; the latest: %s', max(coalesce(r.error_message, r.outcome))),
+        p_number_id => r.number_id)
+    from unnest(p_results) r
+    where r.purpose not in ('reply', 'staff')
+    group by r.tenant_id, r.number_id;
 
     insert into public.consent_events (tenant_id, lead_id, kind, scope, source, evidence, happened_at)
-    select r.tenant_id, c.lead_id, 'opt_out', 'marketing', 'provider', r.error_message, (select private.clock())
+    select r.tenant_id, c.lead_id, 'opt_out', 'marketing', 'provider', r.error_message, v_now
     from unnest(p_results) r
     join public.chats c on c.tenant_id = r.tenant_id and c.id = r.chat_id
     where r.outcome = 'opted_out'
     on conflict on constraint consent_events_said_once_key do nothing;
     update public.customer_leads l
-    set opted_out_at = coalesce(l.opted_out_at, (select private.clock())),
-        opt_out_scope = coalesce(l.opt_out_scope, 'marketing')
+    set opted_out_at = coalesce(l.opted_out_at, v_now), opt_out_scope = coalesce(l.opt_out_scope, 'marketing')
     from unnest(p_results) r
     join public.chats c on c.tenant_id = r.tenant_id and c.id = r.chat_id
     where r.outcome = 'opted_out' and l.tenant_id = c.tenant_id and l.id = c.lead_id;
@@ -5518,11 +6817,16 @@ end
 $$;
 
 grant execute on function
-    private.errands_due(int), private.errands_refuse(private.errand[]), private.errand_decisions(private.errand[]),
-    private.errands_take(private.errand[], uuid, int), private.chat_address(uuid, uuid),
+    private.number_rate(public.whatsapp_numbers, public.number_pacing), private.number_inbound(uuid, uuid),
+    private.number_slots(public.whatsapp_numbers, public.number_pacing, uuid, timestamptz), private.outbox_numbers(),
+    private.queue_due_at(uuid, uuid, smallint), private.errands_due(int, uuid, interval),
+    private.chat_rests_until(uuid, uuid, timestamptz), private.errands_decided(private.errand[]),
+    private.errands_rest(private.errand[]), private.errands_refuse(private.errand[]), private.chat_address(uuid, uuid),
+    private.errands_take(private.errand[], uuid, int, uuid), private.outbox_next_in(uuid),
     private.sends_done(private.send_result[]), private.sends_unknown(private.send_result[]),
-    private.sends_again(private.send_result[]), private.sends_failed(private.send_result[]),
-    public.outbox_claim(int, int), public.outbox_intent(uuid, jsonb, int), public.outbox_release(uuid),
+    private.sends_again(private.send_result[]), private.sends_slow(private.send_result[]),
+    private.sends_failed(private.send_result[]), private.bulk_pause(uuid, uuid, timestamptz, text, text),
+    private.bulk_resume(uuid, uuid), public.outbox_claim(int, int, uuid, int), public.outbox_intent(uuid, jsonb, int),
     public.outbox_settle(uuid, jsonb)
     to service_role;
 
@@ -5530,76 +6834,6 @@ grant execute on function
 -- sql/68_sending.sql
 
 -- Sending by people: what staff ask for is checked whole, decided, and put into the outbox, or refused in plain words.
-
--- Take messages back that nobody has begun to send. Returns those it got: the others are on their way, sent or gone.
-create function private.outbox_cancel(p_tenant_id uuid, p_message_ids uuid[]) returns uuid[]
-language plpgsql set search_path = '' as $$
-declare
-    v_canceled uuid[];
-begin
-    with mine as (
-        select o.message_id from public.outbox o
-        where o.tenant_id = p_tenant_id and o.message_id = any(p_message_ids) and o.state = 'queued'
-        order by o.message_id for update
-    ),
-    gone as (
-        delete from public.outbox o using mine
-        where o.tenant_id = p_tenant_id and o.message_id = mine.message_id
-        returning o.message_id
-    ),
-    noted as (
-        update public.messages m set status = 'canceled'
-        from gone g
-        where m.tenant_id = p_tenant_id and m.id = g.message_id
-    )
-    select coalesce(array_agg(message_id order by message_id), '{}') into v_canceled from gone;
-    return v_canceled;
-end
-$$;
-
--- Send again what failed, was skipped, or may never have arrived: a person has decided so, and it goes out as theirs.
--- p_forced_by: who, if against the rules. Returns those it got; whatever is on its way or was sent is left alone.
-create function private.outbox_requeue(p_tenant_id uuid, p_message_ids uuid[], p_forced_by uuid default null)
-returns uuid[]
-language plpgsql set search_path = '' as $$
-declare
-    v_requeued uuid[];
-begin
-    delete from public.outbox o
-    using (
-        select u.message_id from public.outbox u
-        where u.tenant_id = p_tenant_id and u.message_id = any(p_message_ids) and u.state = 'unknown'
-        order by u.message_id for update
-    ) as unknown
-    where o.tenant_id = p_tenant_id and o.message_id = unknown.message_id;
-
-    with again as (
-        select m.id from public.messages m
-        where m.tenant_id = p_tenant_id and m.id = any(p_message_ids) and m.direction = 'outbound'
-            and m.status in ('failed', 'skipped', 'canceled', 'unknown')
-        order by m.id for no key update
-    ),
-    reset as (
-        update public.messages m
-        set status = 'queued', wa_message_id = null, sent_at = null, failed_at = null, error_code = null,
-            error_message = null, send_verdict = null, send_reason = null,
-            forced_by = coalesce(p_forced_by, m.forced_by)
-        from again a
-        where m.tenant_id = p_tenant_id and m.id = a.id
-        returning m.id, m.chat_id, m.number_id
-    ),
-    queued as (
-        insert into public.outbox (tenant_id, message_id, chat_id, number_id, purpose, priority, not_before)
-        select p_tenant_id, r.id, r.chat_id, r.number_id, 'staff', 0, now()
-        from reset r
-        order by r.id
-        returning message_id
-    )
-    select coalesce(array_agg(message_id order by message_id), '{}') into v_requeued from queued;
-    perform private.wake('deliver');
-    return v_requeued;
-end
-$$;
 
 create type private.send_request as (
     chat_id uuid, lead_id uuid, number_id uuid, type text, content text, template_id uuid, parameters jsonb,
@@ -5625,7 +6859,7 @@ language sql stable set search_path = '' as $$
         'verdict', m.send_verdict, 'reason', m.send_reason, 'price_class', m.price_class,
         'estimated_cost', m.estimated_cost, 'currency', m.currency,
         'not_before', (
-            select o.not_before from public.outbox o where o.tenant_id = m.tenant_id and o.message_id = m.id)))
+            select o.due_at from public.outbox o where o.tenant_id = m.tenant_id and o.message_id = m.id)))
     from public.messages m
     where m.tenant_id = p_tenant_id and m.id = p_message_id
 $$;
@@ -6184,6 +7418,10 @@ insert into public.alert_kinds (kind, subject, meaning, texts) values
         '{"es": "El número está conectado, pero todavía no recibe mensajes. Vuelve a conectarlo."}'),
     ('token_refresh_failed', 'number', 'The access token could not be checked or replaced; it still works.',
         '{"es": "No se pudo renovar el acceso de este número. Si no se resuelve solo, vuelve a conectarlo."}'),
+    ('bulk_paused', 'number', 'The provider limits the number for its quality: bulk rests, answers and staff go on.',
+        '{"es": "WhatsApp limita este número por su calidad: los envíos masivos esperan; las respuestas siguen."}'),
+    ('bulk_failed', 'number', 'Messages of sequences, daily actions or calls could not be sent.',
+        '{"es": "Hay mensajes automáticos de este número que no se pudieron enviar. Se pueden reintentar."}'),
     ('send_failed', 'chat', 'A reply or a message of staff could not be sent.',
         '{"es": "Un mensaje no se pudo enviar."}'),
     ('send_unknown', 'chat', 'Nobody knows whether a message was sent; it is not sent again.',
@@ -6415,7 +7653,8 @@ begin
         select new.tenant_id, new.id, n.key, o.value, n.value, v_user_id, private.clock()
         from jsonb_each(to_jsonb(new)) n
         join jsonb_each(to_jsonb(old)) o using (key)
-        where n.value <> o.value and n.key not in ('updated_at');
+        where n.value <> o.value and n.key not in (
+            'updated_at', 'name_source', 'named_at', 'merged_into', 'merged_at', 'merged_by');
     end if;
     return null;
 end
@@ -6806,11 +8045,7 @@ begin
         when 'reply' then exists (
             select from public.pending_replies r
             where greatest(r.due_at, r.lease_until) < now() + interval '15 seconds')
-        when 'deliver' then exists (
-            select from public.outbox o
-            left join public.number_pacing p on p.tenant_id = o.tenant_id and p.number_id = o.number_id
-            where o.state = 'queued' and o.not_before < now() + interval '15 seconds'
-                and coalesce(p.paused_until < now(), true))
+        when 'deliver' then coalesce(private.outbox_next_in(null) < 15, false)
         when 'crm-analysis' then exists (
             select from public.chats c
             join public.tenant_settings s on s.tenant_id = c.tenant_id
@@ -6875,6 +8110,7 @@ begin
     delete from cron.job_run_details where end_time < now() - interval '7 days';
     delete from net._http_response where created < now() - interval '6 hours';
     delete from public.job_runs where tenant_id is null and started_at < now() - interval '30 days';
+    delete from private.chat_pacing where free_at < now() - interval '1 day';
 end
 $$;
 
@@ -6891,4 +8127,7 @@ select cron.schedule(
 select cron.schedule(
     'crm-analysis', '*/15 * * * *',
     $$select private.wake('crm-analysis') where private.worker_has_work('crm-analysis')$$);
+-- the second call revokes what the first replaced, when no worker remembers it any more
+select cron.schedule('refresh-tokens', '10,40 4 * * *', $$select private.invoke('refresh-tokens')
+    where exists (select from public.channel_secrets where kind <> 'webhook_secret')$$);
 select cron.schedule('traces-purge', '17 3 * * *', 'select private.traces_purge()');

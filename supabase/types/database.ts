@@ -4,7 +4,27 @@ export type Database = {
 
   "public": {
           Tables: {
-            "agent_prompts": {
+            "address_book": {
+                  Row: {
+                    "changed_at": string,"kind": string,"name": string | null,"scope": string,"tenant_id": string,"value": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "changed_at": string,"kind": string,"name"?: string | null,"scope": string,"tenant_id": string,"value": string
+                  }
+                  Update: {
+                    "changed_at"?: string,"kind"?: string,"name"?: string | null,"scope"?: string,"tenant_id"?: string,"value"?: string
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "address_book_tenant_id_fkey"
+      columns: ["tenant_id"]
+isOneToOne: false
+      referencedRelation: "users"
+      referencedColumns: ["id"]
+    }
+                  ]
+                },"agent_prompts": {
                   Row: {
                     "agent_id": string,"business_context": NonNullable<Json>,"context_summary": string,"created_at": string,"id": string,"is_active": boolean,"response_quality": number | null,"system_prompt": string,"tenant_id": string,"tokens_used": number | null,"trigger_reason": string,"version": number
                   }
@@ -242,14 +262,14 @@ isOneToOne: false
                   ]
                 },"conversations": {
                   Row: {
-                    "assigned_to": string | null,"avg_response_time": number | null,"category": string | null,"chat_id": string,"closed_at": string | null,"closed_notice_at": string | null,"conversion_value": number | null,"current_agent_id": string | null,"current_step": string,"first_response_time": number | null,"id": string,"intent": string | null,"message_count": number,"opened_at": string,"outcome": string | null,"priority": number,"reopened_at": string | null,"requires_attention": boolean,"satisfaction_rating": number | null,"session_id": string,"status": string,"summary": string | null,"tenant_id": string
+                    "assigned_to": string | null,"avg_response_time": number | null,"category": string | null,"chat_id": string,"closed_at": string | null,"closed_notice_at": string | null,"closed_reason": string | null,"conversion_value": number | null,"current_agent_id": string | null,"current_step": string,"first_response_time": number | null,"id": string,"intent": string | null,"last_at": string | null,"message_count": number,"opened_at": string,"outcome": string | null,"priority": number,"reopened_at": string | null,"requires_attention": boolean,"satisfaction_rating": number | null,"session_id": string,"status": string,"summary": string | null,"tenant_id": string
                   }
                   ComputedFields: never
                   Insert: {
-                    "assigned_to"?: string | null,"avg_response_time"?: number | null,"category"?: string | null,"chat_id": string,"closed_at"?: string | null,"closed_notice_at"?: string | null,"conversion_value"?: number | null,"current_agent_id"?: string | null,"current_step"?: string,"first_response_time"?: number | null,"id"?: string,"intent"?: string | null,"message_count"?: number,"opened_at": string,"outcome"?: string | null,"priority"?: number,"reopened_at"?: string | null,"requires_attention"?: boolean,"satisfaction_rating"?: number | null,"session_id"?: never,"status"?: string,"summary"?: string | null,"tenant_id": string
+                    "assigned_to"?: string | null,"avg_response_time"?: number | null,"category"?: string | null,"chat_id": string,"closed_at"?: string | null,"closed_notice_at"?: string | null,"closed_reason"?: string | null,"conversion_value"?: number | null,"current_agent_id"?: string | null,"current_step"?: string,"first_response_time"?: number | null,"id"?: string,"intent"?: string | null,"last_at"?: string | null,"message_count"?: number,"opened_at": string,"outcome"?: string | null,"priority"?: number,"reopened_at"?: string | null,"requires_attention"?: boolean,"satisfaction_rating"?: number | null,"session_id"?: never,"status"?: string,"summary"?: string | null,"tenant_id": string
                   }
                   Update: {
-                    "assigned_to"?: string | null,"avg_response_time"?: number | null,"category"?: string | null,"chat_id"?: string,"closed_at"?: string | null,"closed_notice_at"?: string | null,"conversion_value"?: number | null,"current_agent_id"?: string | null,"current_step"?: string,"first_response_time"?: number | null,"id"?: string,"intent"?: string | null,"message_count"?: number,"opened_at"?: string,"outcome"?: string | null,"priority"?: number,"reopened_at"?: string | null,"requires_attention"?: boolean,"satisfaction_rating"?: number | null,"session_id"?: never,"status"?: string,"summary"?: string | null,"tenant_id"?: string
+                    "assigned_to"?: string | null,"avg_response_time"?: number | null,"category"?: string | null,"chat_id"?: string,"closed_at"?: string | null,"closed_notice_at"?: string | null,"closed_reason"?: string | null,"conversion_value"?: number | null,"current_agent_id"?: string | null,"current_step"?: string,"first_response_time"?: number | null,"id"?: string,"intent"?: string | null,"last_at"?: string | null,"message_count"?: number,"opened_at"?: string,"outcome"?: string | null,"priority"?: number,"reopened_at"?: string | null,"requires_attention"?: boolean,"satisfaction_rating"?: number | null,"session_id"?: never,"status"?: string,"summary"?: string | null,"tenant_id"?: string
                   }
                   Relationships: [
                     {
@@ -300,14 +320,14 @@ isOneToOne: false
                   ]
                 },"customer_leads": {
                   Row: {
-                    "assigned_to": string | null,"business_category": string | null,"chat_id": string | null,"company": string | null,"created_at": string,"customer_type": string | null,"email": string | null,"id": string,"is_active": boolean,"label1": string | null,"label2": string | null,"label3": string | null,"last_activity": string | null,"lead_grade": string,"lead_status": string,"metadata": NonNullable<Json>,"name": string | null,"next_action": string | null,"next_action_at": string | null,"opt_out_scope": string | null,"opted_out_at": string | null,"phone": string | null,"priority": number,"profile_status": string | null,"qualification_score": number,"tags": (string)[],"tenant_id": string,"thread_id": string | null,"thread_token_count": number,"updated_at": string,"user_name": string | null
+                    "assigned_to": string | null,"business_category": string | null,"chat_id": string | null,"company": string | null,"created_at": string,"customer_type": string | null,"email": string | null,"id": string,"is_active": boolean,"label1": string | null,"label2": string | null,"label3": string | null,"last_activity": string | null,"lead_grade": string,"lead_status": string,"merged_at": string | null,"merged_by": string | null,"merged_into": string | null,"metadata": NonNullable<Json>,"name": string | null,"name_source": string | null,"named_at": string | null,"next_action": string | null,"next_action_at": string | null,"opt_out_scope": string | null,"opted_out_at": string | null,"phone": string | null,"priority": number,"profile_status": string | null,"qualification_score": number,"tags": (string)[],"tenant_id": string,"thread_id": string | null,"thread_token_count": number,"updated_at": string,"user_name": string | null
                   }
                   ComputedFields: never
                   Insert: {
-                    "assigned_to"?: string | null,"business_category"?: string | null,"chat_id"?: string | null,"company"?: string | null,"created_at"?: string,"customer_type"?: string | null,"email"?: string | null,"id"?: string,"is_active"?: boolean,"label1"?: string | null,"label2"?: string | null,"label3"?: string | null,"last_activity"?: string | null,"lead_grade"?: string,"lead_status"?: string,"metadata"?: NonNullable<Json>,"name"?: string | null,"next_action"?: string | null,"next_action_at"?: string | null,"opt_out_scope"?: string | null,"opted_out_at"?: string | null,"phone"?: string | null,"priority"?: number,"profile_status"?: string | null,"qualification_score"?: number,"tags"?: (string)[],"tenant_id": string,"thread_id"?: string | null,"thread_token_count"?: number,"updated_at"?: string,"user_name"?: string | null
+                    "assigned_to"?: string | null,"business_category"?: string | null,"chat_id"?: string | null,"company"?: string | null,"created_at"?: string,"customer_type"?: string | null,"email"?: string | null,"id"?: string,"is_active"?: boolean,"label1"?: string | null,"label2"?: string | null,"label3"?: string | null,"last_activity"?: string | null,"lead_grade"?: string,"lead_status"?: string,"merged_at"?: string | null,"merged_by"?: string | null,"merged_into"?: string | null,"metadata"?: NonNullable<Json>,"name"?: string | null,"name_source"?: string | null,"named_at"?: string | null,"next_action"?: string | null,"next_action_at"?: string | null,"opt_out_scope"?: string | null,"opted_out_at"?: string | null,"phone"?: string | null,"priority"?: number,"profile_status"?: string | null,"qualification_score"?: number,"tags"?: (string)[],"tenant_id": string,"thread_id"?: string | null,"thread_token_count"?: number,"updated_at"?: string,"user_name"?: string | null
                   }
                   Update: {
-                    "assigned_to"?: string | null,"business_category"?: string | null,"chat_id"?: string | null,"company"?: string | null,"created_at"?: string,"customer_type"?: string | null,"email"?: string | null,"id"?: string,"is_active"?: boolean,"label1"?: string | null,"label2"?: string | null,"label3"?: string | null,"last_activity"?: string | null,"lead_grade"?: string,"lead_status"?: string,"metadata"?: NonNullable<Json>,"name"?: string | null,"next_action"?: string | null,"next_action_at"?: string | null,"opt_out_scope"?: string | null,"opted_out_at"?: string | null,"phone"?: string | null,"priority"?: number,"profile_status"?: string | null,"qualification_score"?: number,"tags"?: (string)[],"tenant_id"?: string,"thread_id"?: string | null,"thread_token_count"?: number,"updated_at"?: string,"user_name"?: string | null
+                    "assigned_to"?: string | null,"business_category"?: string | null,"chat_id"?: string | null,"company"?: string | null,"created_at"?: string,"customer_type"?: string | null,"email"?: string | null,"id"?: string,"is_active"?: boolean,"label1"?: string | null,"label2"?: string | null,"label3"?: string | null,"last_activity"?: string | null,"lead_grade"?: string,"lead_status"?: string,"merged_at"?: string | null,"merged_by"?: string | null,"merged_into"?: string | null,"metadata"?: NonNullable<Json>,"name"?: string | null,"name_source"?: string | null,"named_at"?: string | null,"next_action"?: string | null,"next_action_at"?: string | null,"opt_out_scope"?: string | null,"opted_out_at"?: string | null,"phone"?: string | null,"priority"?: number,"profile_status"?: string | null,"qualification_score"?: number,"tags"?: (string)[],"tenant_id"?: string,"thread_id"?: string | null,"thread_token_count"?: number,"updated_at"?: string,"user_name"?: string | null
                   }
                   Relationships: [
                     {
@@ -315,6 +335,18 @@ isOneToOne: false
       columns: ["tenant_id","assigned_to"]
 isOneToOne: false
       referencedRelation: "users"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "customer_leads_merged_by_fkey"
+      columns: ["tenant_id","merged_by"]
+isOneToOne: false
+      referencedRelation: "users"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "customer_leads_merged_into_fkey"
+      columns: ["tenant_id","merged_into"]
+isOneToOne: false
+      referencedRelation: "customer_leads"
       referencedColumns: ["tenant_id","id"]
     },{
       foreignKeyName: "customer_leads_tenant_id_fkey"
@@ -450,14 +482,14 @@ isOneToOne: false
                   ]
                 },"media": {
                   Row: {
-                    "created_at": string,"error": string | null,"filename": string | null,"id": string,"is_animated": boolean,"is_voice": boolean,"message_id": string,"mime": string | null,"provider_media_id": string | null,"sha256": string | null,"size": number | null,"status": string,"storage_path": string | null,"tenant_id": string,"updated_at": string,"url": string | null
+                    "created_at": string,"error": string | null,"expires_at": string | null,"filename": string | null,"id": string,"is_animated": boolean,"is_voice": boolean,"message_id": string,"mime": string | null,"provider_media_id": string | null,"sha256": string | null,"size": number | null,"status": string,"storage_path": string | null,"tenant_id": string,"updated_at": string,"url": string | null
                   }
                   ComputedFields: never
                   Insert: {
-                    "created_at"?: string,"error"?: string | null,"filename"?: string | null,"id"?: string,"is_animated"?: boolean,"is_voice"?: boolean,"message_id": string,"mime"?: string | null,"provider_media_id"?: string | null,"sha256"?: string | null,"size"?: number | null,"status"?: string,"storage_path"?: string | null,"tenant_id": string,"updated_at"?: string,"url"?: string | null
+                    "created_at"?: string,"error"?: string | null,"expires_at"?: string | null,"filename"?: string | null,"id"?: string,"is_animated"?: boolean,"is_voice"?: boolean,"message_id": string,"mime"?: string | null,"provider_media_id"?: string | null,"sha256"?: string | null,"size"?: number | null,"status"?: string,"storage_path"?: string | null,"tenant_id": string,"updated_at"?: string,"url"?: string | null
                   }
                   Update: {
-                    "created_at"?: string,"error"?: string | null,"filename"?: string | null,"id"?: string,"is_animated"?: boolean,"is_voice"?: boolean,"message_id"?: string,"mime"?: string | null,"provider_media_id"?: string | null,"sha256"?: string | null,"size"?: number | null,"status"?: string,"storage_path"?: string | null,"tenant_id"?: string,"updated_at"?: string,"url"?: string | null
+                    "created_at"?: string,"error"?: string | null,"expires_at"?: string | null,"filename"?: string | null,"id"?: string,"is_animated"?: boolean,"is_voice"?: boolean,"message_id"?: string,"mime"?: string | null,"provider_media_id"?: string | null,"sha256"?: string | null,"size"?: number | null,"status"?: string,"storage_path"?: string | null,"tenant_id"?: string,"updated_at"?: string,"url"?: string | null
                   }
                   Relationships: [
                     {
@@ -490,14 +522,14 @@ isOneToOne: false
                   ]
                 },"messages": {
                   Row: {
-                    "actual_cost": number | null,"agent_id": string | null,"author_id": string | null,"chat_id": string,"consented_cost": number | null,"content": string | null,"conversation_id": string | null,"created_at": string,"currency": string | null,"data": Json | null,"delivered_at": string | null,"direction": string,"edited_at": string | null,"error_code": number | null,"error_message": string | null,"estimated_cost": number | null,"failed_at": string | null,"forced_by": string | null,"id": string,"idempotency_key": string | null,"is_forwarded": boolean,"lead_id": string,"number_id": string,"played_at": string | null,"previous": Json | null,"price_class": string | null,"pricing": Json | null,"provider_at": string,"raw": Json | null,"reactions": Json | null,"read_at": string | null,"referral": Json | null,"reply_to": string | null,"request_hash": string | null,"revoked_at": string | null,"role": string,"scheduled_at": string | null,"send_reason": string | null,"send_verdict": string | null,"sent_at": string | null,"source": string,"status": string,"template_id": string | null,"tenant_id": string,"type": string,"wa_message_id": string | null
+                    "actual_cost": number | null,"agent_id": string | null,"author_id": string | null,"chat_id": string,"consented_cost": number | null,"content": string | null,"conversation_id": string | null,"created_at": string,"currency": string | null,"data": Json | null,"delivered_at": string | null,"direction": string,"edited_at": string | null,"error_code": number | null,"error_message": string | null,"estimated_cost": number | null,"failed_at": string | null,"forced_by": string | null,"id": string,"idempotency_key": string | null,"is_forwarded": boolean,"is_named": boolean,"lead_id": string,"number_id": string,"played_at": string | null,"previous": Json | null,"price_class": string | null,"pricing": Json | null,"provider_at": string,"raw": Json | null,"reactions": Json | null,"read_at": string | null,"referral": Json | null,"reply_to": string | null,"request_hash": string | null,"revoked_at": string | null,"role": string,"scheduled_at": string | null,"send_reason": string | null,"send_verdict": string | null,"sent_at": string | null,"source": string,"status": string,"template_id": string | null,"tenant_id": string,"type": string,"wa_message_id": string | null
                   }
                   ComputedFields: never
                   Insert: {
-                    "actual_cost"?: number | null,"agent_id"?: string | null,"author_id"?: string | null,"chat_id": string,"consented_cost"?: number | null,"content"?: string | null,"conversation_id"?: string | null,"created_at"?: string,"currency"?: string | null,"data"?: Json | null,"delivered_at"?: string | null,"direction": string,"edited_at"?: string | null,"error_code"?: number | null,"error_message"?: string | null,"estimated_cost"?: number | null,"failed_at"?: string | null,"forced_by"?: string | null,"id"?: string,"idempotency_key"?: string | null,"is_forwarded"?: boolean,"lead_id": string,"number_id": string,"played_at"?: string | null,"previous"?: Json | null,"price_class"?: string | null,"pricing"?: Json | null,"provider_at": string,"raw"?: Json | null,"reactions"?: Json | null,"read_at"?: string | null,"referral"?: Json | null,"reply_to"?: string | null,"request_hash"?: string | null,"revoked_at"?: string | null,"role": string,"scheduled_at"?: string | null,"send_reason"?: string | null,"send_verdict"?: string | null,"sent_at"?: string | null,"source": string,"status": string,"template_id"?: string | null,"tenant_id": string,"type": string,"wa_message_id"?: string | null
+                    "actual_cost"?: number | null,"agent_id"?: string | null,"author_id"?: string | null,"chat_id": string,"consented_cost"?: number | null,"content"?: string | null,"conversation_id"?: string | null,"created_at"?: string,"currency"?: string | null,"data"?: Json | null,"delivered_at"?: string | null,"direction": string,"edited_at"?: string | null,"error_code"?: number | null,"error_message"?: string | null,"estimated_cost"?: number | null,"failed_at"?: string | null,"forced_by"?: string | null,"id"?: string,"idempotency_key"?: string | null,"is_forwarded"?: boolean,"is_named"?: boolean,"lead_id": string,"number_id": string,"played_at"?: string | null,"previous"?: Json | null,"price_class"?: string | null,"pricing"?: Json | null,"provider_at": string,"raw"?: Json | null,"reactions"?: Json | null,"read_at"?: string | null,"referral"?: Json | null,"reply_to"?: string | null,"request_hash"?: string | null,"revoked_at"?: string | null,"role": string,"scheduled_at"?: string | null,"send_reason"?: string | null,"send_verdict"?: string | null,"sent_at"?: string | null,"source": string,"status": string,"template_id"?: string | null,"tenant_id": string,"type": string,"wa_message_id"?: string | null
                   }
                   Update: {
-                    "actual_cost"?: number | null,"agent_id"?: string | null,"author_id"?: string | null,"chat_id"?: string,"consented_cost"?: number | null,"content"?: string | null,"conversation_id"?: string | null,"created_at"?: string,"currency"?: string | null,"data"?: Json | null,"delivered_at"?: string | null,"direction"?: string,"edited_at"?: string | null,"error_code"?: number | null,"error_message"?: string | null,"estimated_cost"?: number | null,"failed_at"?: string | null,"forced_by"?: string | null,"id"?: string,"idempotency_key"?: string | null,"is_forwarded"?: boolean,"lead_id"?: string,"number_id"?: string,"played_at"?: string | null,"previous"?: Json | null,"price_class"?: string | null,"pricing"?: Json | null,"provider_at"?: string,"raw"?: Json | null,"reactions"?: Json | null,"read_at"?: string | null,"referral"?: Json | null,"reply_to"?: string | null,"request_hash"?: string | null,"revoked_at"?: string | null,"role"?: string,"scheduled_at"?: string | null,"send_reason"?: string | null,"send_verdict"?: string | null,"sent_at"?: string | null,"source"?: string,"status"?: string,"template_id"?: string | null,"tenant_id"?: string,"type"?: string,"wa_message_id"?: string | null
+                    "actual_cost"?: number | null,"agent_id"?: string | null,"author_id"?: string | null,"chat_id"?: string,"consented_cost"?: number | null,"content"?: string | null,"conversation_id"?: string | null,"created_at"?: string,"currency"?: string | null,"data"?: Json | null,"delivered_at"?: string | null,"direction"?: string,"edited_at"?: string | null,"error_code"?: number | null,"error_message"?: string | null,"estimated_cost"?: number | null,"failed_at"?: string | null,"forced_by"?: string | null,"id"?: string,"idempotency_key"?: string | null,"is_forwarded"?: boolean,"is_named"?: boolean,"lead_id"?: string,"number_id"?: string,"played_at"?: string | null,"previous"?: Json | null,"price_class"?: string | null,"pricing"?: Json | null,"provider_at"?: string,"raw"?: Json | null,"reactions"?: Json | null,"read_at"?: string | null,"referral"?: Json | null,"reply_to"?: string | null,"request_hash"?: string | null,"revoked_at"?: string | null,"role"?: string,"scheduled_at"?: string | null,"send_reason"?: string | null,"send_verdict"?: string | null,"sent_at"?: string | null,"source"?: string,"status"?: string,"template_id"?: string | null,"tenant_id"?: string,"type"?: string,"wa_message_id"?: string | null
                   }
                   Relationships: [
                     {
@@ -540,14 +572,14 @@ isOneToOne: false
                   ]
                 },"number_pacing": {
                   Row: {
-                    "next_slot_at": string,"number_id": string,"pause_reason": string | null,"paused_until": string | null,"tenant_id": string
+                    "bulk_pause_reason": string | null,"bulk_paused_until": string | null,"bulk_slot_at": string,"holder": string | null,"next_slot_at": string,"number_id": string,"pause_reason": string | null,"paused_until": string | null,"reserve_slot_at": string,"service_count": number,"service_month": string | null,"slow_level": number,"slowed_at": string | null,"tenant_id": string
                   }
                   ComputedFields: never
                   Insert: {
-                    "next_slot_at"?: string,"number_id": string,"pause_reason"?: string | null,"paused_until"?: string | null,"tenant_id": string
+                    "bulk_pause_reason"?: string | null,"bulk_paused_until"?: string | null,"bulk_slot_at"?: string,"holder"?: string | null,"next_slot_at"?: string,"number_id": string,"pause_reason"?: string | null,"paused_until"?: string | null,"reserve_slot_at"?: string,"service_count"?: number,"service_month"?: string | null,"slow_level"?: number,"slowed_at"?: string | null,"tenant_id": string
                   }
                   Update: {
-                    "next_slot_at"?: string,"number_id"?: string,"pause_reason"?: string | null,"paused_until"?: string | null,"tenant_id"?: string
+                    "bulk_pause_reason"?: string | null,"bulk_paused_until"?: string | null,"bulk_slot_at"?: string,"holder"?: string | null,"next_slot_at"?: string,"number_id"?: string,"pause_reason"?: string | null,"paused_until"?: string | null,"reserve_slot_at"?: string,"service_count"?: number,"service_month"?: string | null,"slow_level"?: number,"slowed_at"?: string | null,"tenant_id"?: string
                   }
                   Relationships: [
                     {
@@ -560,14 +592,14 @@ isOneToOne: true
                   ]
                 },"outbox": {
                   Row: {
-                    "alerted_at": string | null,"attempts": number,"chat_id": string,"claim": string | null,"created_at": string,"lease_until": string | null,"message_id": string,"not_before": string,"number_id": string,"position": number,"priority": number,"purpose": string,"state": string,"tenant_id": string
+                    "alerted_at": string | null,"attempts": number,"chat_id": string,"claim": string | null,"created_at": string,"due_at": string,"lease_until": string | null,"message_id": string,"not_before": string | null,"number_id": string,"position": number,"priority": number,"purpose": string,"state": string,"tenant_id": string,"unknown_at": string | null
                   }
                   ComputedFields: never
                   Insert: {
-                    "alerted_at"?: string | null,"attempts"?: number,"chat_id": string,"claim"?: string | null,"created_at"?: string,"lease_until"?: string | null,"message_id": string,"not_before": string,"number_id": string,"position"?: never,"priority": number,"purpose": string,"state"?: string,"tenant_id": string
+                    "alerted_at"?: string | null,"attempts"?: number,"chat_id": string,"claim"?: string | null,"created_at"?: string,"due_at": string,"lease_until"?: string | null,"message_id": string,"not_before"?: string | null,"number_id": string,"position"?: never,"priority": number,"purpose": string,"state"?: string,"tenant_id": string,"unknown_at"?: string | null
                   }
                   Update: {
-                    "alerted_at"?: string | null,"attempts"?: number,"chat_id"?: string,"claim"?: string | null,"created_at"?: string,"lease_until"?: string | null,"message_id"?: string,"not_before"?: string,"number_id"?: string,"position"?: never,"priority"?: number,"purpose"?: string,"state"?: string,"tenant_id"?: string
+                    "alerted_at"?: string | null,"attempts"?: number,"chat_id"?: string,"claim"?: string | null,"created_at"?: string,"due_at"?: string,"lease_until"?: string | null,"message_id"?: string,"not_before"?: string | null,"number_id"?: string,"position"?: never,"priority"?: number,"purpose"?: string,"state"?: string,"tenant_id"?: string,"unknown_at"?: string | null
                   }
                   Relationships: [
                     {
@@ -871,12 +903,14 @@ isOneToOne: false
 "chat_id": string,
 "closed_at": string | null,
 "closed_notice_at": string | null,
+"closed_reason": string | null,
 "conversion_value": number | null,
 "current_agent_id": string | null,
 "current_step": string,
 "first_response_time": number | null,
 "id": string,
 "intent": string | null,
+"last_at": string | null,
 "message_count": number,
 "opened_at": string,
 "outcome": string | null,
@@ -903,12 +937,14 @@ isOneToOne: false
 "chat_id": string,
 "closed_at": string | null,
 "closed_notice_at": string | null,
+"closed_reason": string | null,
 "conversion_value": number | null,
 "current_agent_id": string | null,
 "current_step": string,
 "first_response_time": number | null,
 "id": string,
 "intent": string | null,
+"last_at": string | null,
 "message_count": number,
 "opened_at": string,
 "outcome": string | null,
@@ -935,12 +971,14 @@ isOneToOne: false
 "chat_id": string,
 "closed_at": string | null,
 "closed_notice_at": string | null,
+"closed_reason": string | null,
 "conversion_value": number | null,
 "current_agent_id": string | null,
 "current_step": string,
 "first_response_time": number | null,
 "id": string,
 "intent": string | null,
+"last_at": string | null,
 "message_count": number,
 "opened_at": string,
 "outcome": string | null,
@@ -973,6 +1011,54 @@ isOneToOne: false
 "lead_card":
 { Args: { "p_lead_id": string }; Returns: Json
                            },
+"lead_merge":
+{ Args: { "p_keep"?: string,"p_lead_id": string,"p_other_lead_id": string }; Returns: {
+              "assigned_to": string | null,
+"business_category": string | null,
+"chat_id": string | null,
+"company": string | null,
+"created_at": string,
+"customer_type": string | null,
+"email": string | null,
+"id": string,
+"is_active": boolean,
+"label1": string | null,
+"label2": string | null,
+"label3": string | null,
+"last_activity": string | null,
+"lead_grade": string,
+"lead_status": string,
+"merged_at": string | null,
+"merged_by": string | null,
+"merged_into": string | null,
+"metadata": NonNullable<Json>,
+"name": string | null,
+"name_source": string | null,
+"named_at": string | null,
+"next_action": string | null,
+"next_action_at": string | null,
+"opt_out_scope": string | null,
+"opted_out_at": string | null,
+"phone": string | null,
+"priority": number,
+"profile_status": string | null,
+"qualification_score": number,
+"tags": (string)[],
+"tenant_id": string,
+"thread_id": string | null,
+"thread_token_count": number,
+"updated_at": string,
+"user_name": string | null
+            }
+                          SetofOptions: {
+        from: "*"
+        to: "customer_leads"
+        isOneToOne: true
+        isSetofReturn: false
+      } },
+"lead_merge_dismiss":
+{ Args: { "p_lead_id": string,"p_other_lead_id": string }; Returns: undefined
+                           },
 "me":
 { Args: Record<PropertyKey, never>; Returns: Json
                            },
@@ -997,13 +1083,10 @@ isOneToOne: false
 { Args: { "p_number_id": string }; Returns: undefined
                            },
 "outbox_claim":
-{ Args: { "p_lease_seconds"?: number,"p_limit"?: number }; Returns: Json
+{ Args: { "p_lead_ms"?: number,"p_lease_seconds"?: number,"p_limit"?: number,"p_worker"?: string }; Returns: Json
                            },
 "outbox_intent":
 { Args: { "p_claim": string,"p_items": Json,"p_lease_seconds"?: number }; Returns: (string)[]
-                           },
-"outbox_release":
-{ Args: { "p_claim": string }; Returns: number
                            },
 "outbox_settle":
 { Args: { "p_claim": string,"p_results": Json }; Returns: number

@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 import itertools
+import os
 import random
+import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -250,3 +253,38 @@ def test_a_token_is_replaced_while_the_clock_moves_and_never_missing(other_platf
         admin.control("clock", advance_seconds=50 * DAY)  # the first would have ended long ago
         assert eventually(lambda: admin.refresh() is not None and admin.converse(), 60)
         assert admin.alerts() == []
+
+
+def test_a_run_killed_half_way_leaves_a_token_that_works(other_platform: Platform) -> None:
+    assert other_platform.up().returncode == 0
+    with closing(Admin(other_platform, "cloud_api")) as admin, ThreadPoolExecutor(1) as pool:
+        admin.exists()
+        admin.connect(token=None, code=admin.code(token_expires_in=10 * DAY))
+        first = admin.tokens()["access_token"]
+        # Meta issues the new token and is asked about it, and never answers
+        admin.control("faults", target="graph.accounts", kind="timeout", match=f"{admin.number} fields")
+        run = pool.submit(admin.refresh)
+        assert eventually(lambda: "next_token" in admin.tokens(), 30)
+
+        os.kill(other_platform.pid("refresh_tokens"), signal.SIGKILL)
+        with pytest.raises((httpx.HTTPError, AssertionError)):
+            run.result()
+
+        assert admin.tokens()["access_token"] == first
+        assert admin.converse()
+        issued = admin.tokens()["next_token"]
+        other_platform.query("update public.channel_secrets set lease_until = now()")  # as two minutes do
+        assert eventually(lambda: _is_up(admin) and admin.refresh(), 30)
+        assert admin.tokens() == {"access_token": issued, "old_token": first}
+        assert admin.converse()
+
+
+def _is_up(admin: Admin) -> bool:
+    return admin.http.get(f"{admin.platform.env['FUNCTIONS_URL']}/refresh-tokens/health").status_code == 200
+
+
+def test_a_page_of_any_origin_may_connect(platform: Platform) -> None:
+    asked = {"origin": "https://app.example", "access-control-request-method": "POST"}
+    answer = httpx.options(f"{platform.env['FUNCTIONS_URL']}/connect-number", headers=asked)
+
+    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (204, "*")
