@@ -86,7 +86,8 @@ class Graph:
     def _ask(self, sender: str, body: JsonObject, credentials: Credentials) -> Ask:
         return Ask(
             path=f"{self._version}/{segment(sender, 'id at Meta')}/messages",
-            token=f"Bearer {secret(credentials.token)}",
+            authorization=f"Bearer {secret(credentials.token)}",
+            token=credentials.token,
             body=as_json(body),
         )
 
@@ -158,14 +159,15 @@ def _seen(inbound: Inbound) -> JsonObject:
 
 
 def read(message: Message, answer: Answer) -> Result | None:
-    if isinstance(answer.body.get("error"), dict):
-        return _refused(message, answer, answer.body["error"])
+    error = mapping(answer.body.get("error"))
+    code = count(error.get("code"), 9)
+    if code is not None:  # an error without one is not Meta's
+        return _refused(message, answer, code, error)
     sent = text(mapping(next(iter(listing(answer.body.get("messages"))), None)).get("id"))
     return Result(outcome="sent", wa_message_id=sent) if sent and answer.is_success else None
 
 
-def _refused(message: Message, answer: Answer, error: JsonObject) -> Result:
-    code = count(error.get("code"), 9)
+def _refused(message: Message, answer: Answer, code: int, error: JsonObject) -> Result:
     is_gone = error.get("error_subcode") == _NO_SUCH_NUMBER
     reaction = _STOP if is_gone else reaction_to(ERRORS, code, answer.status, fault="retry")
     return refused(message, answer, code, _words(error), reaction)

@@ -34,7 +34,8 @@ class Ask:
     """A request; `path` is relative to the provider's address."""
 
     path: str
-    token: str = field(repr=False)  # the authorization header
+    authorization: str = field(repr=False)
+    token: str = field(repr=False)  # what must not be found in the answer
     body: bytes = b""
     method: str = "POST"
     media_type: str = "application/json"
@@ -86,7 +87,7 @@ class Door:
     async def _answer(self, ask: Ask, seconds: float) -> Answer:
         import httpx
 
-        headers = {"authorization": ask.token, "content-type": ask.media_type}
+        headers = {"authorization": ask.authorization, "content-type": ask.media_type}
         timeout = httpx.Timeout(seconds, connect=CONNECT_SECONDS, pool=CONNECT_SECONDS)
         try:
             # httpx counts from byte to byte: an answer that trickles in would never end
@@ -99,7 +100,7 @@ class Door:
             raise AnswerLostError from exc
         return Answer(
             status=response.status_code,
-            body=_object(response.content),
+            body=_object(response.content.replace(ask.token.encode(), b"[token]")),
             retry_after=_seconds(response.headers.get("retry-after")),
         )
 

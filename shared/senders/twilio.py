@@ -84,7 +84,13 @@ class Twilio:
 def _post(path: str, form: Mapping[str, str], account: str | None, credentials: Credentials) -> Ask:
     user = segment(account, "Twilio account")
     basic = b64encode(f"{user}:{secret(credentials.token)}".encode()).decode()
-    return Ask(path=path, token=f"Basic {basic}", body=urlencode(form).encode(), media_type=_FORM)
+    return Ask(
+        path=path,
+        authorization=f"Basic {basic}",
+        token=credentials.token,
+        body=urlencode(form).encode(),
+        media_type=_FORM,
+    )
 
 
 def form_of(message: Message) -> dict[str, str]:

@@ -69,7 +69,8 @@ def _ask(method: str, path: str, body: JsonObject, credentials: Credentials) -> 
     return Ask(
         method=method,
         path=path,
-        token=f"Bearer {secret(credentials.token)}",
+        authorization=f"Bearer {secret(credentials.token)}",
+        token=credentials.token,
         body=as_json(body) if body else b"",
     )
 

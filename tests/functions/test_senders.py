@@ -64,6 +64,7 @@ def test_what_may_have_arrived_is_unknown(provider: str, trouble: type[httpx.HTT
         (500, b""),
         (502, b"<html>"),
         (503, {"error": "no object"}),
+        (503, {"error": {"message": "upstream connect error"}}),
         (504, b""),
     ],
 )
@@ -221,6 +222,15 @@ def test_what_a_provider_says_can_be_stored(provider: str) -> None:
 
     assert result.error_code == 1
     assert (result.error_message or "").encode().count(b"\0") == 0
+
+
+@every_provider
+def test_a_provider_that_repeats_the_token_does_not_spread_it(provider: str) -> None:
+    error = {"code": 20003, "message": "Malformed access token the-token"}
+
+    result = sending(made(provider, Provider(401, {"error": error, **error})), MESSAGE)
+
+    assert result.error_message == "Malformed access token [token]"
 
 
 @pytest.mark.parametrize("name", ["GRAPH_URL", "WHAPI_URL", "TWILIO_URL"])
