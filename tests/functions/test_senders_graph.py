@@ -102,6 +102,12 @@ def test_each_kind_has_its_part(kind: str, words: str | None, data: Any, part: A
     assert (body["type"], body[kind]) == (kind, part)
 
 
+def test_a_reaction_quotes_nothing() -> None:
+    data = {"target": "wamid.7", "emoji": "👍"}
+
+    assert "context" not in posted(replace(MESSAGE, type="reaction", data=data, reply_to="wamid.7"))
+
+
 def test_a_template_goes_out_filled_in() -> None:
     components = [{"type": "body", "parameters": [{"type": "text", "text": "A-17"}]}]
     template = {"name": "order_ready", "language": "es", "category": "utility", "components": components}
