@@ -531,8 +531,14 @@ begin
     where m.tenant_id = r.tenant_id and m.id = r.message_id;
     update public.chats c
     set last_outbound_at = greatest(c.last_outbound_at, v_now),
-        last_interaction_at = greatest(c.last_interaction_at, v_now)
-    from (select distinct r.tenant_id, r.chat_id from unnest(p_results) r) as s
+        last_interaction_at = greatest(c.last_interaction_at, v_now),
+        has_news = c.has_news or s.is_talk
+    from (
+        -- what was sent to many is no reason to read a conversation again
+        select r.tenant_id, r.chat_id, bool_or(r.purpose in ('reply', 'staff')) as is_talk
+        from unnest(p_results) r
+        group by r.tenant_id, r.chat_id
+    ) as s
     where c.tenant_id = s.tenant_id and c.id = s.chat_id;
     perform private.inbox_changes(private.early_events_take(array(
         select (0, r.tenant_id, r.number_id, null, r.chat_id, null, r.message_id, r.wa_message_id, 'echo', null, v_now,

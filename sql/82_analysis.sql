@@ -213,7 +213,8 @@ begin
 end
 $$;
 
--- Take chats to analyse, for p_lease_seconds: {"jobs": […], "next_in_ms": 0 when there may be more, else null}.
+-- Take chats to analyse, for p_lease_seconds: {"jobs": […], "next_in_ms": 0 when there may be more, else until one
+-- that was begun is due again, or null}.
 create function public.analysis_claim(p_limit int default 20, p_lease_seconds int default 120) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
@@ -235,7 +236,9 @@ begin
     where c.tenant_id = d.tenant_id and c.id = d.chat_id and c.has_news;
     select jsonb_agg(private.analysis_job(d.tenant_id, d.chat_id)) into v_jobs from unnest(v_chats) d;
     return jsonb_build_object(
-        'jobs', coalesce(v_jobs, '[]'), 'next_in_ms', case when cardinality(v_chats) > 0 then 0 end);
+        'jobs', coalesce(v_jobs, '[]'), 'next_in_ms', case when cardinality(v_chats) > 0 then 0 else (
+            select greatest(0, ceil(extract(epoch from min(p.lease_until) - clock_timestamp()) * 1000))
+            from public.pending_analyses p) end);
 end
 $$;
 

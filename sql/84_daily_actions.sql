@@ -288,8 +288,9 @@ begin
 end
 $$;
 
--- Take actions, for p_lease_seconds: {"jobs": […], "next_in_ms": 0 when there may be more, else null}. What needs no
--- model ends here; a business without an active agent gives its follow-ups to a person.
+-- Take actions, for p_lease_seconds: {"jobs": […], "next_in_ms": 0 when there may be more, else until one that was
+-- begun is due again, or null}. What needs no model ends here; a business without an active agent gives its
+-- follow-ups to a person.
 create function public.daily_claim(p_limit int default 10, p_lease_seconds int default 120) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
@@ -311,7 +312,10 @@ begin
     where a.status = 'pending' and not exists (
         select from public.ai_agents g where g.tenant_id = r.tenant_id and g.is_active);
     return jsonb_build_object(
-        'jobs', coalesce(v_jobs, '[]'), 'next_in_ms', case when cardinality(v_refs) > 0 then 0 end);
+        'jobs', coalesce(v_jobs, '[]'), 'next_in_ms', case when cardinality(v_refs) > 0 then 0 else (
+            select greatest(0, ceil(extract(epoch from min(a.lease_until) - clock_timestamp()) * 1000))
+            from public.daily_actions a
+            where a.status = 'pending' and a.lease_until is not null) end);
 end
 $$;
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import pytest
 
+from tests.e2e.clinics import Business
 from tests.e2e.platforms import Platform, temporary_platform
 
 
@@ -31,3 +32,10 @@ def platform_with() -> Iterator[Callable[..., Platform]]:
     """Makes a platform with environment variables of its own."""
     with ExitStack() as stack:
         yield lambda **environ: stack.enter_context(temporary_platform(**environ))
+
+
+@pytest.fixture
+def business(platform: Platform) -> Iterator[Business]:
+    with closing(Business(platform)) as made:
+        made.open()
+        yield made
