@@ -116,6 +116,15 @@ class Database:
         )
         return str(answer)
 
+    async def lead_enrich(
+        self, *, tenant_id: str, chat_id: str, name: str | None, labels: Sequence[str]
+    ) -> bool:
+        """What the provider knows of a customer; written where it is news. Is anything written?"""
+        answer = await self._rpc(
+            "lead_enrich", p_tenant_id=tenant_id, p_chat_id=chat_id, p_name=name, p_labels=list(labels)
+        )
+        return bool(answer)
+
     async def analysis_claim(self, *, limit: int, lease_seconds: int) -> JsonObject:
         """{"jobs", "next_in_ms"}: idle chats with news, each with all that reading it needs."""
         return await self._object("analysis_claim", p_limit=limit, p_lease_seconds=lease_seconds)

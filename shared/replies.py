@@ -20,6 +20,7 @@ from shared.llm import Answer, Llm, NoAnswer, Question, Turn, alias, run_of
 
 if TYPE_CHECKING:
     from shared.attention import Attention
+    from shared.enrichment import Enrichment
 
 LONGEST_MESSAGE = 4096  # characters WhatsApp takes
 SUMMARY_TOKENS = 300
@@ -108,13 +109,18 @@ class Replies(ModelWorker):
         at_once: int,
         patience: float,
         attention: Attention | None = None,
+        enrichment: Enrichment | None = None,
     ) -> None:
         super().__init__(llm, at_once=at_once, patience=patience)
         self._database = database
         self._attention = attention
+        self._enrichment = enrichment
 
     async def _take(self, limit: int, lease_seconds: int) -> JsonObject:
-        return await self._database.reply_claim(limit=limit, lease_seconds=lease_seconds)
+        claimed = await self._database.reply_claim(limit=limit, lease_seconds=lease_seconds)
+        if self._enrichment:
+            self._enrichment.start(claimed.get("enrich", ()))
+        return claimed
 
     async def _do(self, job: JsonObject) -> str:
         if self._attention and job.get("seen"):

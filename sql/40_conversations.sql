@@ -18,6 +18,7 @@ create table public.chats (
     thread_id uuid,
     unread_count int not null default 0,
     has_news boolean not null default false,
+    enriched_at timestamptz,
     created_at timestamptz not null default now(),
     -- The inbox is read by it, hour by hour, and sorted within the hour: an index on the time itself would
     -- make every message's update of its chat rewrite all indexes.
@@ -42,6 +43,7 @@ comment on column public.chats.free_entry_until is 'Messages cost nothing until 
 comment on column public.chats.referral is 'pii: the ad that brought the customer, as the provider told it once.';
 comment on column public.chats.agent_paused_until is 'A person has taken over; the agent is silent until then.';
 comment on column public.chats.has_news is 'Something was said since the last analysis began.';
+comment on column public.chats.enriched_at is 'When the provider was last asked for the name and labels of the chat.';
 comment on column public.chats.unread_count is 'Customer''s messages since somebody last opened the chat.';
 
 create index chats_tenant_id_inbox_hour_idx on public.chats (tenant_id, inbox_hour desc);

@@ -102,16 +102,19 @@ create table public.ai_threads (
     token_count bigint not null default 0,
     last_input_tokens int not null default 0,
     created_at timestamptz not null,
+    context_from timestamptz,
     closed_at timestamptz,
     closed_reason text,
     constraint ai_threads_pkey primary key (tenant_id, id),
     constraint ai_threads_chat_id_fkey foreign key (tenant_id, chat_id) references public.chats (tenant_id, id)
         on delete cascade,
-    constraint ai_threads_closed_reason_check check (closed_reason in ('age', 'tokens'))
+    constraint ai_threads_closed_reason_check check (closed_reason in ('age', 'tokens', 'cleared'))
 );
 comment on table public.ai_threads is
     'A stretch of a chat that the model is told about: what came before is its summary.';
 comment on column public.ai_threads.summary is 'pii: what was said before and in it';
+comment on column public.ai_threads.context_from is
+    'What was said before is not told to the model; null: the latest messages are.';
 comment on column public.ai_threads.last_input_tokens is 'Size of the last context.';
 
 create index ai_threads_tenant_id_chat_id_idx on public.ai_threads (tenant_id, chat_id);
@@ -355,7 +358,8 @@ begin
 end
 $$;
 
--- Give each chat a thread: the one it has, unless that is too old or too long. A new one starts from the summary.
+-- Give each chat a thread: the one it has if that is its own and open, and neither too old nor too long. A new one
+-- starts from the summary. The chats are locked: two replies at once find one thread.
 create function private.threads_renew(p_chats private.chat_ref[]) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -370,6 +374,7 @@ begin
         join public.chats c on c.tenant_id = d.tenant_id and c.id = d.chat_id
         join public.tenant_settings s on s.tenant_id = c.tenant_id
         left join public.ai_threads t on t.tenant_id = c.tenant_id and t.id = c.thread_id
+            and t.chat_id = c.id and t.closed_at is null
         order by c.tenant_id, c.id
     loop
         continue when v_chat.thread_id is not null and v_chat.reason is null;
@@ -405,8 +410,8 @@ begin
                 'labels', array_remove(array[l.label1, l.label2, l.label3], null), 'status', l.profile_status,
                 'next_action', l.next_action, 'next_action_at', l.next_action_at, 'metadata', l.metadata),
             'messages', recent.messages,
-            'seen', case when s.shows_typing and seen.wa_message_id is not null then jsonb_build_object('message_id', seen.wa_message_id,
-                'tenant_id', c.tenant_id, 'number_id', n.id, 'provider', n.provider,
+            'seen', case when s.shows_typing and seen.wa_message_id is not null then jsonb_build_object(
+                'message_id', seen.wa_message_id, 'tenant_id', c.tenant_id, 'number_id', n.id, 'provider', n.provider,
                 'provider_number_id', n.provider_number_id, 'account_id', n.account_id,
                 'to', private.chat_address(c.tenant_id, c.id)) end)
         from public.pending_replies r
@@ -431,6 +436,7 @@ begin
                 from public.messages m
                 where m.tenant_id = c.tenant_id and m.chat_id = c.id and m.revoked_at is null
                     and m.status not in ('failed', 'skipped', 'canceled')
+                    and m.provider_at > coalesce(t.context_from, '-infinity')
                 order by m.provider_at desc, m.id desc
                 limit greatest(10, r.fragments)
             ) as m
@@ -451,7 +457,8 @@ end
 $$;
 
 -- Take chats whose burst is over, each with all that is needed to answer it, for p_lease_seconds. Answers
--- {"jobs": […], "next_in_ms": until something else is due, null when nothing waits}. A business without an active
+-- {"jobs": […], "enrich": chats of whose customers the provider may know more, "next_in_ms": until something else is
+-- due, null when nothing waits}. A business without an active
 -- agent gets a person's attention instead of a job.
 create function public.reply_claim(p_limit int default 10, p_lease_seconds int default 120) returns jsonb
 language plpgsql set search_path = '' as $$
@@ -481,6 +488,7 @@ begin
     end if;
     return jsonb_build_object(
         'jobs', coalesce(jsonb_path_query_array(v_jobs, '$[*] ? (@.agent != null)'), '[]'),
+        'enrich', private.enrichment_due(p_limit),
         'next_in_ms', (
             select case when count(*) > 0 then greatest(0, ceil(
                 extract(epoch from min(greatest(due_at, lease_until)) - clock_timestamp()) * 1000)) end

@@ -24,7 +24,9 @@ class ReplyDeps(Deps):
     @cached_property
     def drain(self) -> Drain:
         from shared.attention import Attention
+        from shared.enrichment import Enrichment
         from shared.senders.registry import senders
+        from shared.senders.whapi import Whapi
 
         database = Database(self.settings)
         replies = Replies(
@@ -33,6 +35,7 @@ class ReplyDeps(Deps):
             at_once=int(self.settings.reply_concurrency),
             patience=self.settings.llm_seconds,
             attention=Attention(database, lambda: senders(self.settings)),
+            enrichment=Enrichment(database, lambda: {"whapi": Whapi(self.settings)}),
         )
         return Drain(replies, database, self.settings)
 

@@ -1,4 +1,4 @@
-"""What some providers can show a customer while they wait. Nothing raises, and nothing is tried twice."""
+"""What some providers can do besides sending. Nothing raises, and nothing is tried twice."""
 
 from __future__ import annotations
 
@@ -27,3 +27,16 @@ class MarksRead(Protocol):
 class ShowsTyping(Protocol):
     async def typing(self, inbound: Inbound, credentials: Credentials) -> bool:
         """The customer sees that it was read, and that somebody writes. Did the provider take it?"""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatFacts:
+    """What the phone's address book and labels say of a chat."""
+
+    name: str | None
+    labels: tuple[str, ...]
+
+
+class KnowsChats(Protocol):
+    async def chat(self, chat_id: str, credentials: Credentials) -> ChatFacts | None:
+        """None: the provider does not know the chat, or did not say."""

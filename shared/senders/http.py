@@ -79,10 +79,15 @@ class Door:
 
     async def gesture(self, ask: Callable[[], Ask]) -> bool:
         """Something that is not worth a second try."""
+        return await self.look(ask) is not None
+
+    async def look(self, ask: Callable[[], Ask]) -> JsonObject | None:
+        """What the provider says; None when it does not, and nobody should wait for it to."""
         try:
-            return (await self._answer(ask(), GESTURE_SECONDS)).is_success
+            answer = await self._answer(ask(), GESTURE_SECONDS)
         except (UnsendableError, UnreachableError, AnswerLostError, UpstreamError):
-            return False
+            return None
+        return answer.body if answer.is_success else None
 
     async def _answer(self, ask: Ask, seconds: float) -> Answer:
         import httpx

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 from shared.events import JsonObject
 from shared.senders import content
 from shared.senders.base import Capability, Credentials, Message, Result, UnsendableError
-from shared.senders.gestures import Inbound
+from shared.senders.gestures import ChatFacts, Inbound
 from shared.senders.http import Answer, Ask, Door, as_json, refused, secret, segment
 from shared.senders.reactions import Reaction, reaction_to
 from shared.senders.settings import WhapiSettings
@@ -63,6 +63,15 @@ class Whapi:
         return is_read and await self._door.gesture(
             lambda: _ask("PUT", f"presences/{segment(_chat(inbound), 'chat')}", body, credentials)
         )
+
+    async def chat(self, chat_id: str, credentials: Credentials) -> ChatFacts | None:
+        found = await self._door.look(
+            lambda: _ask("GET", f"chats/{segment(chat_id, 'chat')}", {}, credentials)
+        )
+        if found is None:
+            return None
+        labels = [text(mapping(label).get("name")) for label in listing(found.get("labels"))]
+        return ChatFacts(text(found.get("name")), tuple(label for label in labels if label))
 
 
 def _ask(method: str, path: str, body: JsonObject, credentials: Credentials) -> Ask:

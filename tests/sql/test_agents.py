@@ -322,7 +322,9 @@ def test_what_a_failure_took_is_recorded_once(db: Any, inbox: Inbox) -> None:
 
 def test_with_no_chat_to_answer_there_is_nothing_to_wait_for(db: Any) -> None:
     with db.as_service():
-        assert db.value("select public.reply_claim()") == {"jobs": [], "next_in_ms": None}
+        assert db.value("select public.reply_claim()") == {
+            "jobs": [], "enrich": [], "next_in_ms": None,
+        }  # fmt: skip
 
 
 def test_an_answer_handed_in_twice_is_counted_once(db: Any, inbox: Inbox) -> None:
