@@ -60,6 +60,45 @@ class Database:
         answer = await self._rpc("channel_webhook_keys", p_number_id=number_id)
         return answer if isinstance(answer, dict) else None
 
+    async def backfill_claim(self, *, limit: int, lease_seconds: int) -> JsonObject:
+        """{"claim", "now", "numbers"}: whose lists of messages are due, with all that reading them needs."""
+        return await self._object("backfill_claim", p_limit=limit, p_lease_seconds=lease_seconds)
+
+    async def backfill_settle(
+        self, *, claim: str, tenant_id: str, number_id: str, read_until: datetime, is_done: bool
+    ) -> bool:
+        """False: somebody else has the number in hand by now."""
+        answer = await self._rpc(
+            "backfill_settle",
+            p_claim=claim,
+            p_tenant_id=tenant_id,
+            p_number_id=number_id,
+            p_read_until=read_until.isoformat(),
+            p_is_done=is_done,
+        )
+        return bool(answer)
+
+    async def backfill_fail(
+        self,
+        *,
+        claim: str,
+        tenant_id: str,
+        number_id: str,
+        problem: str,
+        is_temporary: bool,
+        retry_after_seconds: int | None,
+    ) -> bool:
+        answer = await self._rpc(
+            "backfill_fail",
+            p_claim=claim,
+            p_tenant_id=tenant_id,
+            p_number_id=number_id,
+            p_problem=problem,
+            p_is_temporary=is_temporary,
+            p_retry_after_seconds=retry_after_seconds,
+        )
+        return bool(answer)
+
     async def reply_claim(self, *, limit: int, lease_seconds: int) -> JsonObject:
         """{"jobs", "next_in_ms"}: chats whose burst is over, each with all that answering it needs."""
         return await self._object("reply_claim", p_limit=limit, p_lease_seconds=lease_seconds)

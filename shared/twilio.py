@@ -6,9 +6,11 @@ One message or status a request. An answer that is not empty TwiML might be sent
 from __future__ import annotations
 
 import hmac
+import json
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
-from datetime import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
@@ -17,6 +19,7 @@ from shared import jsontext, shapes
 from shared.channel_keys import Keys
 from shared.errors import UnauthorizedError
 from shared.events import Contact, Context, Event, JsonObject, Media, Message, Other, Payload, Status
+from shared.parts import PART
 from shared.shapes import OddShapeError
 
 if TYPE_CHECKING:
@@ -159,6 +162,58 @@ def events(fields: Mapping[str, str], now: datetime, callback: str | None = None
         return list(_messages(fields, id_, now))
     except OddShapeError as exc:
         return [Other(id=id_, at=now, raw=dict(fields), error=str(exc))]
+
+
+def parse_list(
+    records: Sequence[JsonObject], files: Mapping[str, Sequence[JsonObject]], *, now: datetime, keys: Keys
+) -> Iterator[Payload]:
+    """Messages as Twilio's API lists them, and the files of some by their sid: as if they had been posted."""
+    for start in range(0, len(records), PART):
+        part = records[start : start + PART]
+        digest = sha256(f"{keys.number_id} {json.dumps(part)}".encode()).hexdigest()
+        yield Payload(
+            provider="twilio",
+            delivery_id=digest,
+            received_at=now,
+            account=keys.account,
+            number=keys.number,
+            field="backfill",
+            payload={"messages": part},
+            events=tuple(event for one in part for event in _listed(one, files, now)),
+        )
+
+
+def _listed(record: JsonObject, files: Mapping[str, Sequence[JsonObject]], now: datetime) -> list[Event]:
+    """What was received has its time; what became of what we sent is told as of now, as in a post."""
+    fields = {name: found for name, key in _RECORD.items() if (found := shapes.text(record.get(key)))}
+    if record.get("direction") != "inbound":
+        return events(fields | {"MessageStatus": shapes.text(record.get("status")) or ""}, now)
+    for number, file in enumerate(files.get(fields.get("MessageSid", ""), ())):
+        fields[f"MediaUrl{number}"] = _FILES + (shapes.text(file.get("uri")) or "").removesuffix(".json")
+        fields[f"MediaContentType{number}"] = shapes.text(file.get("content_type")) or ""
+    return events(fields, _moment(record.get("date_sent")) or now)
+
+
+_FILES = "https://api.twilio.com"
+_RECORD = {
+    "MessageSid": "sid",
+    "AccountSid": "account_sid",
+    "From": "from",
+    "To": "to",
+    "Body": "body",
+    "NumMedia": "num_media",
+    "ErrorCode": "error_code",
+    "ErrorMessage": "error_message",
+}
+
+
+def _moment(date: Any) -> datetime | None:
+    """As in e-mails."""
+    try:
+        found = parsedate_to_datetime(shapes.text(date) or "")
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _is_status(fields: Mapping[str, str]) -> bool:

@@ -205,7 +205,7 @@ def _message(item: _Item) -> Event:
     if item.type == "action":
         return _action(item, contact, None)
     if item.is_ours and item.fields.get("source") == "api":
-        return Status(id=item.id, at=item.at, contact=contact, status="sent")  # ours: the outbox has its text
+        return _own(item, contact)
     kind = Echo if item.is_ours else Message
     return kind(
         id=item.id,
@@ -219,6 +219,14 @@ def _message(item: _Item) -> Event:
         data=_data(item),
         raw=None if item.type == "text" and item.fields.keys() <= _MODELLED else item.fields,
     )
+
+
+def _own(item: _Item, contact: Contact) -> Status:
+    """What we sent ourselves: the outbox has its text. A list of messages knows what became of it since."""
+    status = item.fields.get("status")
+    if status not in _STATUSES - {"sent"}:
+        return Status(id=item.id, at=item.at, contact=contact, status="sent")
+    return Status(id=item.id, at=item.now, contact=contact, status=status)
 
 
 def _action(item: _Item, contact: Contact, target: str | None) -> Event:

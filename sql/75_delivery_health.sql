@@ -30,6 +30,8 @@ insert into public.alert_kinds (kind, subject, meaning, texts) values
         '{"es": "WhatsApp limita este número por su calidad: los envíos masivos esperan; las respuestas siguen."}'),
     ('bulk_failed', 'number', 'Messages of sequences, daily actions or calls could not be sent.',
         '{"es": "Hay mensajes automáticos de este número que no se pudieron enviar. Se pueden reintentar."}'),
+    ('backfill_failed', 'number', 'The provider''s list of messages cannot be read; what an outage lost stays lost.',
+        '{"es": "No se pudo revisar si faltan mensajes de este número. Si hubo un corte, míralos en el teléfono."}'),
     ('send_failed', 'chat', 'A reply or a message of staff could not be sent.',
         '{"es": "Un mensaje no se pudo enviar."}'),
     ('send_unknown', 'chat', 'Nobody knows whether a message was sent; it is not sent again.',

@@ -144,4 +144,6 @@ select cron.schedule('refresh-tokens', '10,40 4 * * *', $$select private.invoke(
 select cron.schedule(
     'daily-actions', '*/15 * * * *',
     $$select private.wake('daily-actions') where private.worker_has_work('daily-actions')$$);
+select cron.schedule('backfill', '*/10 * * * *', $$select private.wake('backfill')
+    where exists (select from public.whatsapp_numbers where provider <> 'cloud_api' and is_active)$$);
 select cron.schedule('traces-purge', '17 3 * * *', 'select private.traces_purge()');

@@ -171,6 +171,7 @@ def test_everything_that_may_lie_waiting_is_swept(db: Db) -> None:
         "daily-actions": "*/15 * * * *",
         "conversations-close-idle": "*/5 * * * *",
         "refresh-tokens": "10,40 4 * * *",
+        "backfill": "*/10 * * * *",
         "traces-purge": "17 3 * * *",
     }
 
