@@ -23,14 +23,14 @@ class Database(Protocol):
     async def channel_connect(
         self,
         *,
-        user_id: str,
+        admin_id: str,
         number: JsonObject,
         token: str,
         issued_at: datetime | None,
         expires_at: datetime | None,
     ) -> JsonObject: ...
     async def channel_setup_settle(
-        self, *, user_id: str, number_id: str, webhook_url: str | None, problem: str | None, is_synced: bool
+        self, *, admin_id: str, number_id: str, webhook_url: str | None, problem: str | None, is_synced: bool
     ) -> None: ...
 
 
@@ -48,15 +48,15 @@ class Channels:
         The number is connected when this returns. `problem` says why it does not receive yet: then the same
         request again goes on where this one ended, as it also mends a channel that was stopped.
         """
-        user_id = await self._admin(authorization)
+        admin_id = await self._admin(authorization)
         provider = self._providers.get(str(wanted.get("provider")))
         if provider is None:
             raise BadRequestError(
                 "provider is missing or unknown.", hint=f"Choose {', '.join(self._providers)}."
             )
         proof = await provider.prove(wanted)
-        made = await self._take(user_id, provider, proof)
-        setup, problem = await self._set_up(user_id, provider, proof, made)
+        made = await self._take(admin_id, provider, proof)
+        setup, problem = await self._set_up(admin_id, provider, proof, made)
         log.info("number connected", extra={"action": "connect", "number_id": made.number_id})
         return {
             "number_id": made.number_id,
@@ -78,9 +78,9 @@ class Channels:
             )
         return str(user["id"])
 
-    async def _take(self, user_id: str, provider: Provider, proof: Proof) -> Made:
+    async def _take(self, admin_id: str, provider: Provider, proof: Proof) -> Made:
         made = await self._database.channel_connect(
-            user_id=user_id,
+            admin_id=admin_id,
             number=proof.number,
             token=proof.token,
             issued_at=proof.issued_at,
@@ -95,7 +95,7 @@ class Channels:
         )
 
     async def _set_up(
-        self, user_id: str, provider: Provider, proof: Proof, made: Made
+        self, admin_id: str, provider: Provider, proof: Proof, made: Made
     ) -> tuple[Setup, JsonObject | None]:
         try:
             setup, failed = await provider.set_up(proof, made), None
@@ -103,7 +103,7 @@ class Channels:
             log.warning("number not set up", extra={"action": "connect", "number_id": made.number_id})
             setup, failed = Setup(), exc
         await self._database.channel_setup_settle(
-            user_id=user_id,
+            admin_id=admin_id,
             number_id=made.number_id,
             webhook_url=None if failed else made.webhook_url,
             problem=failed.message if failed else None,

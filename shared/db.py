@@ -291,7 +291,7 @@ class Database:
     async def channel_connect(
         self,
         *,
-        user_id: str,
+        admin_id: str,
         number: JsonObject,
         token: str,
         issued_at: datetime | None,
@@ -300,7 +300,7 @@ class Database:
         """{"number_id", "needs_sync", "webhook_secret"}: the number is active, its token in Vault."""
         return await self._object(
             "channel_connect",
-            p_user_id=user_id,
+            p_admin_id=admin_id,
             p_number=number,
             p_token=token,
             p_issued_at=_iso(issued_at),
@@ -308,11 +308,11 @@ class Database:
         )
 
     async def channel_setup_settle(
-        self, *, user_id: str, number_id: str, webhook_url: str | None, problem: str | None, is_synced: bool
+        self, *, admin_id: str, number_id: str, webhook_url: str | None, problem: str | None, is_synced: bool
     ) -> None:
         await self._rpc(
             "channel_setup_settle",
-            p_user_id=user_id,
+            p_admin_id=admin_id,
             p_number_id=number_id,
             p_webhook_url=webhook_url,
             p_problem=problem,

@@ -2,12 +2,12 @@
 -- proven with the token that the number is theirs; here it is decided whether they may have it.
 
 -- The business of a member of staff who may connect numbers; its numbers are then nobody else's to change.
-create function private.connecting_tenant(p_user_id uuid) returns uuid
+create function private.connecting_tenant(p_admin_id uuid) returns uuid
 language plpgsql set search_path = '' as $$
 declare
     v_tenant_id uuid;
 begin
-    select tenant_id into v_tenant_id from public.users where id = p_user_id and is_active and role = 'admin';
+    select tenant_id into v_tenant_id from public.users where id = p_admin_id and is_active and role = 'admin';
     if not found then
         raise exception using errcode = 'PT403', message = 'Only an admin of the business may connect a number.',
             hint = 'Ask the owner or an admin.';
@@ -97,16 +97,16 @@ $$;
 
 -- Connect a number, or connect it anew: the new token takes the place of the old one, and a stopped channel goes on.
 -- p_number: {"provider", "phone_number", "provider_number_id", "waba_id"?, "account_id"?, "display_name",
--- "quality_rating"?, "messaging_limit"?, "is_coexistence"}; p_user_id: the admin who does it. Answers
+-- "quality_rating"?, "messaging_limit"?, "is_coexistence"}; p_admin_id: the admin who does it. Answers
 -- {"number_id", "needs_sync": the Business app was never asked for its history, "webhook_secret": Whapi only}.
 -- Refuses with PT402 over the plan, PT409 when the number is active elsewhere. The same call again changes nothing.
 create function public.channel_connect(
-    p_user_id uuid, p_number jsonb, p_token text,
+    p_admin_id uuid, p_number jsonb, p_token text,
     p_issued_at timestamptz default null, p_expires_at timestamptz default null
 ) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
-    v_tenant_id uuid := private.connecting_tenant(p_user_id);
+    v_tenant_id uuid := private.connecting_tenant(p_admin_id);
     v_number_id uuid := private.number_take(v_tenant_id, p_number || jsonb_build_object(
         'is_coexistence', coalesce(p_number -> 'is_coexistence', 'false')));
 begin
@@ -145,12 +145,12 @@ $$;
 -- What came of telling the provider where to deliver: its address, or the problem (then somebody should look).
 -- p_synced: the Business app was asked for its contacts and history.
 create function public.channel_setup_settle(
-    p_user_id uuid, p_number_id uuid, p_webhook_url text default null, p_problem text default null,
+    p_admin_id uuid, p_number_id uuid, p_webhook_url text default null, p_problem text default null,
     p_synced boolean default false
 ) returns void
 language plpgsql set search_path = '' as $$
 declare
-    v_tenant_id uuid := private.connecting_tenant(p_user_id);
+    v_tenant_id uuid := private.connecting_tenant(p_admin_id);
 begin
     update public.whatsapp_numbers
     set webhook_url = coalesce(p_webhook_url, webhook_url),

@@ -303,7 +303,7 @@ def foreign_keys(database: psycopg.Connection[Row]) -> list[ForeignKey]:
 
 def _argument(name: str, kind: str, world: World, business: str) -> Any:
     noun = name.removeprefix("p_").removesuffix("_id")
-    if name == "p_tenant_id":
+    if name in ("p_tenant_id", "p_admin_id"):  # the owner, who is an admin
         return world.tenants[business]
     if name == "p_user_id":
         return world.agents[business]

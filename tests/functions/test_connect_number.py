@@ -134,7 +134,7 @@ def test_a_number_of_meta_is_proven_taken_and_set_up(function: TestClient, world
     assert answer.json()["webhook_url"] == "https://hooks.example/webhook/cloud-api"
     assert answer.json()["problem"] is None
     stored = world.stored()
-    assert (stored["p_user_id"], stored["p_token"]) == ("user-1", TOKEN)
+    assert (stored["p_admin_id"], stored["p_token"]) == ("user-1", TOKEN)
     assert stored["p_expires_at"] == "2027-01-17T11:06:40+00:00"
     assert stored["p_number"] == {
         "provider": "cloud_api",
