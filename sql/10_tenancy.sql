@@ -5,12 +5,16 @@ create table public.plans (
     name text,
     max_whatsapp_numbers int not null,
     max_agents int,
+    max_messages_per_month int,
     constraint plans_pkey primary key (name),
     constraint plans_max_whatsapp_numbers_check check (max_whatsapp_numbers >= 0),
-    constraint plans_max_agents_check check (max_agents >= 0)
+    constraint plans_max_agents_check check (max_agents >= 0),
+    constraint plans_max_messages_per_month_check check (max_messages_per_month >= 0)
 );
 comment on table public.plans is 'What a business may buy, and what it may then have.';
 comment on column public.plans.max_agents is 'AI agents; null: as many as they like.';
+comment on column public.plans.max_messages_per_month is
+    'Messages sent in a calendar month; null: as many as they like. Answers of agents count, but are never held back.';
 
 alter table public.plans enable row level security;
 grant select on public.plans to authenticated;
@@ -47,6 +51,7 @@ create table public.users (
     crm_plan text,
     max_agents int,
     max_whatsapp_numbers int,
+    max_messages_per_month int,
     timezone text not null default 'America/Bogota',
     locale text not null default 'es',
     is_active boolean not null default true,
@@ -67,10 +72,12 @@ create table public.users (
     constraint users_timezone_check check (private.is_timezone(timezone)),
     constraint users_max_agents_check check (max_agents >= 0),
     constraint users_max_whatsapp_numbers_check check (max_whatsapp_numbers >= 0),
+    constraint users_max_messages_per_month_check check (max_messages_per_month >= 0),
     constraint users_owner_check check (
         case when id = tenant_id
             then role = 'admin' and crm_plan is not null
             else crm_plan is null and max_agents is null and max_whatsapp_numbers is null
+                and max_messages_per_month is null
         end)
 );
 comment on table public.users is
@@ -81,6 +88,8 @@ comment on column public.users.email is 'pii: e-mail, lower case; who proves it 
 comment on column public.users.name is 'pii: the person''s name.';
 comment on column public.users.max_agents is 'AI agents sold to this business; null: what its plan says.';
 comment on column public.users.max_whatsapp_numbers is 'Numbers sold to this business; null: what its plan says.';
+comment on column public.users.max_messages_per_month is
+    'Messages a month sold to this business; null: what its plan says.';
 comment on column public.users.timezone is
     'IANA zone. On the owner''s row it is the business''s own clock, and stays when the business is handed over.';
 
@@ -150,6 +159,8 @@ create table public.tenant_settings (
     quiet_hours jsonb,
     opt_out_confirmation text
         default 'Listo, no recibirás más promociones nuestras. Puedes escribirnos cuando quieras.',
+    opt_out_keywords text[] not null default '{}',
+    opt_in_keywords text[] not null default '{}',
     closed_hours_message text,
     shows_typing boolean not null default true,
     ai_daily_token_budget bigint,
@@ -183,6 +194,8 @@ create table public.tenant_settings (
         or coalesce(quiet_hours ->> 'from' ~ '^([01]\d|2[0-3]):[0-5]\d$', false)
         and coalesce(quiet_hours ->> 'to' ~ '^([01]\d|2[0-3]):[0-5]\d$', false)),
     constraint tenant_settings_opt_out_confirmation_check check (length(opt_out_confirmation) between 1 and 1000),
+    constraint tenant_settings_opt_out_keywords_check check (cardinality(opt_out_keywords) <= 50),
+    constraint tenant_settings_opt_in_keywords_check check (cardinality(opt_in_keywords) <= 50),
     constraint tenant_settings_closed_hours_message_check check (length(closed_hours_message) between 1 and 1000),
     constraint tenant_settings_ai_daily_token_budget_check check (ai_daily_token_budget >= 0),
     constraint tenant_settings_ai_daily_cost_budget_check check (ai_daily_cost_budget >= 0),
@@ -203,8 +216,11 @@ comment on column public.tenant_settings.followup_agent_id is
 comment on column public.tenant_settings.followup_template_id is
     'Sent instead when the window is closed: its blanks are name and text; null: a person gets the text.';
 comment on column public.tenant_settings.quiet_hours is
-    '{"from": "21:00", "to": "08:00"}, the customer''s time: no bulk message then.';
+    '{"from": "21:00", "to": "08:00"}, the customer''s time: no bulk message then. A span of no length is none.';
 comment on column public.tenant_settings.opt_out_confirmation is 'Sent once to who opts out; null: nothing is sent.';
+comment on column public.tenant_settings.opt_out_keywords is
+    'What a whole message must be to refuse promotions, besides consent_keywords; case and accents do not matter.';
+comment on column public.tenant_settings.opt_in_keywords is 'The same, to want them again.';
 comment on column public.tenant_settings.closed_hours_message is
     'Answer outside business hours; null: the agent answers.';
 comment on column public.tenant_settings.shows_typing is
@@ -225,7 +241,8 @@ grant update (
     thread_max_age_days, thread_max_input_tokens, block_after_hours, enrichment_interval_hours, crm_statuses,
     crm_pipeline, crm_model, crm_analysis_idle_minutes, crm_person_keeps, daily_actions_at,
     followup_agent_id, followup_template_id, quiet_hours,
-    opt_out_confirmation, closed_hours_message, shows_typing, ai_daily_token_budget, ai_daily_cost_budget,
+    opt_out_confirmation,
+    opt_out_keywords, opt_in_keywords, closed_hours_message, shows_typing, ai_daily_token_budget, ai_daily_cost_budget,
     webhook_log_retention_days
 ) on public.tenant_settings to authenticated;
 grant select, insert, update, delete on public.tenant_settings to service_role;
@@ -238,9 +255,10 @@ create policy tenant_settings_update_admin on public.tenant_settings for update 
 
 -- What a business may have now. Whoever enforces a limit locks the owner's row first.
 create function private.tenant_limits(p_tenant_id uuid)
-returns table (plan text, max_whatsapp_numbers int, max_agents int)
+returns table (plan text, max_whatsapp_numbers int, max_agents int, max_messages_per_month int)
 language sql stable set search_path = '' as $$
-    select u.crm_plan, coalesce(u.max_whatsapp_numbers, p.max_whatsapp_numbers), coalesce(u.max_agents, p.max_agents)
+    select u.crm_plan, coalesce(u.max_whatsapp_numbers, p.max_whatsapp_numbers), coalesce(u.max_agents, p.max_agents),
+        coalesce(u.max_messages_per_month, p.max_messages_per_month)
     from public.users u
     join public.plans p on p.name = u.crm_plan
     where u.id = p_tenant_id
@@ -260,7 +278,8 @@ begin
             hint = 'Read the table plans for the names.';
     end if;
     update public.users
-    set crm_plan = v_plan.name, max_agents = v_plan.max_agents, max_whatsapp_numbers = v_plan.max_whatsapp_numbers
+    set crm_plan = v_plan.name, max_agents = v_plan.max_agents, max_whatsapp_numbers = v_plan.max_whatsapp_numbers,
+        max_messages_per_month = v_plan.max_messages_per_month
     where id = p_tenant_id and id = tenant_id;
     if not found then
         raise exception using errcode = 'PT404', message = 'There is no such business.',
@@ -281,7 +300,8 @@ language sql stable set search_path = '' as $$
             'id', o.id, 'business_name', s.business_name, 'timezone', o.timezone, 'currency', s.currency,
             'crm_enabled', o.crm_enabled),
         'plan', l.plan,
-        'limits', jsonb_build_object('max_whatsapp_numbers', l.max_whatsapp_numbers, 'max_agents', l.max_agents))
+        'limits', jsonb_build_object('max_whatsapp_numbers', l.max_whatsapp_numbers, 'max_agents', l.max_agents,
+            'max_messages_per_month', l.max_messages_per_month))
     from public.users u
     join public.users o on o.id = u.tenant_id
     join public.tenant_settings s on s.tenant_id = u.tenant_id

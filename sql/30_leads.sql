@@ -38,6 +38,7 @@ create table public.customer_leads (
     next_action text,
     next_action_at timestamptz,
     priority smallint not null default 2,
+    timezone text,
     opted_out_at timestamptz,
     opt_out_scope text,
     metadata jsonb not null default '{}',
@@ -53,6 +54,7 @@ create table public.customer_leads (
     constraint customer_leads_merged_by_fkey foreign key (tenant_id, merged_by) references public.users (tenant_id, id),
     constraint customer_leads_phone_check check (phone ~ '^[1-9]\d{7,14}$'),
     constraint customer_leads_name_source_check check (name_source in ('profile', 'contacts')),
+    constraint customer_leads_timezone_check check (private.is_timezone(timezone)),
     constraint customer_leads_priority_check check (priority between 1 and 5),
     constraint customer_leads_qualification_score_check check (qualification_score between 0 and 100),
     constraint customer_leads_opt_out_check check (
@@ -84,6 +86,10 @@ comment on column public.customer_leads.thread_id is 'The AI thread used last, i
 comment on column public.customer_leads.thread_token_count is 'Tokens of every AI run for this customer; never reset.';
 comment on column public.customer_leads.merged_into is
     'The lead that this one turned out to be; whatever referred to it now refers there.';
+comment on column public.customer_leads.timezone is
+    'The customer''s clock, where the business knows better than the country of the number; see calling_codes.';
+comment on column public.customer_leads.opted_out_at is
+    'Since when the customer has refused; this and opt_out_scope are what consent_events come to, in order of time.';
 comment on column public.customer_leads.opt_out_scope is 'What the customer refuses: all messages, or marketing.';
 
 create index customer_leads_tenant_id_phone_idx on public.customer_leads (tenant_id, phone);
@@ -118,7 +124,7 @@ create trigger customer_leads_touch_updated_at before update on public.customer_
 alter table public.customer_leads enable row level security;
 grant select, update (name, label1, label2, label3, email, company, customer_type, business_category, tags,
     lead_status, lead_grade, qualification_score, assigned_to, profile_status, next_action, next_action_at, priority,
-    metadata, is_active) on public.customer_leads to authenticated;
+    timezone, metadata, is_active) on public.customer_leads to authenticated;
 grant select, insert, update, delete on public.customer_leads to service_role;
 create policy customer_leads_select_member on public.customer_leads for select to authenticated
     using (tenant_id = (select private.my_tenant_id()));

@@ -11,6 +11,8 @@ create table public.chats (
     last_interaction_at timestamptz not null,
     window_expires_at timestamptz,
     free_entry_until timestamptz,
+    free_entry_reply_by timestamptz,
+    is_free_entry_confirmed boolean not null default false,
     referral jsonb,
     referral_at timestamptz,
     block_state text not null default 'none',
@@ -39,12 +41,27 @@ comment on table public.chats is 'A lead on a number: where the 24-hour window, 
 comment on column public.chats.last_interaction_at is 'The last message of either side; opens no window by itself.';
 comment on column public.chats.window_expires_at is
     'Free text may be sent until then: 24 hours from the customer''s last message or call.';
-comment on column public.chats.free_entry_until is 'Messages cost nothing until then; says nothing about the window.';
+comment on column public.chats.free_entry_until is
+    'Messages cost nothing until then: 72 hours from our first answer to an ad. Says nothing about the window.';
+comment on column public.chats.free_entry_reply_by is
+    'An answer until then opens the free entry point: 24 hours from the customer''s last message out of an ad.';
+comment on column public.chats.is_free_entry_confirmed is
+    'free_entry_until is the provider''s word, not our reckoning.';
 comment on column public.chats.referral is 'pii: the ad that brought the customer, as the provider told it once.';
 comment on column public.chats.agent_paused_until is 'A person has taken over; the agent is silent until then.';
 comment on column public.chats.has_news is 'Something was said since the last analysis began.';
 comment on column public.chats.enriched_at is 'When the provider was last asked for the name and labels of the chat.';
 comment on column public.chats.unread_count is 'Customer''s messages since somebody last opened the chat.';
+
+-- Until when an answer would open the free entry point; null when there was no ad, or the answer to it was given.
+create function private.free_entry_reply_by(p_chat public.chats) returns timestamptz
+language plpgsql immutable set search_path = '' as $$
+begin
+    return case when coalesce(p_chat.free_entry_until < p_chat.free_entry_reply_by + interval '48 hours', true)
+        then p_chat.free_entry_reply_by end;
+end
+$$;
+grant execute on function private.free_entry_reply_by(public.chats) to authenticated, service_role;
 
 create index chats_tenant_id_inbox_hour_idx on public.chats (tenant_id, inbox_hour desc);
 -- set once a quiet period, so the updates of its other messages are HOT
@@ -244,6 +261,9 @@ grant select on public.messages to authenticated;
 grant select, insert, update, delete on public.messages to service_role;
 create policy messages_select_member on public.messages for select to authenticated
     using (tenant_id = (select private.my_tenant_id()));
+
+-- A message that went out, with the time of it.
+create type private.sent as (tenant_id uuid, message_id uuid, sent_at timestamptz);
 
 create table public.media (
     tenant_id uuid,
@@ -606,14 +626,16 @@ create function public.inbox_list(
     chat_id uuid, number_id uuid, number_name text, lead_id uuid, lead_name text, lead_phone text,
     labels text[], lead_priority smallint, last_at timestamptz, last_direction text, last_type text,
     last_content text, last_status text, unread_count int, window_expires_at timestamptz, window_open boolean,
-    free_entry_until timestamptz, agent_paused_until timestamptz, block_state text, conversation_id uuid,
+    free_entry_until timestamptz, free_entry_reply_by timestamptz, agent_paused_until timestamptz, block_state text,
+    conversation_id uuid,
     requires_attention boolean, assigned_to uuid, assignee_name text
 )
 language plpgsql stable rows 50 set search_path = '' as $$
 begin
     return query
     with page as (
-        select c.*, v.id as conversation_id, v.requires_attention, v.assigned_to
+        select c.*, v.id as conversation_id, v.requires_attention, v.assigned_to,
+            private.free_entry_reply_by(c) as reply_by
         from public.chats c
         left join public.conversations v
             on v.tenant_id = c.tenant_id and v.chat_id = c.id and v.status = 'open'
@@ -632,7 +654,7 @@ begin
         array_remove(array[l.label1, l.label2, l.label3], null), l.priority,
         p.last_interaction_at, m.direction, m.type, m.content, m.status,
         p.unread_count, p.window_expires_at, coalesce(p.window_expires_at > (select private.clock()), false),
-        p.free_entry_until, p.agent_paused_until, p.block_state, p.conversation_id,
+        p.free_entry_until, case when p.reply_by > (select private.clock()) then p.reply_by end, p.agent_paused_until, p.block_state, p.conversation_id,
         coalesce(p.requires_attention, false), p.assigned_to, coalesce(u.name, u.email)
     from page p
     join public.customer_leads l on l.tenant_id = p.tenant_id and l.id = p.lead_id
@@ -695,6 +717,8 @@ language sql stable set search_path = '' as $$
             select coalesce(jsonb_agg(jsonb_build_object(
                 'id', c.id, 'number_id', c.number_id, 'last_interaction_at', c.last_interaction_at,
                 'window_expires_at', c.window_expires_at, 'free_entry_until', c.free_entry_until,
+                'free_entry_reply_by', case when private.free_entry_reply_by(c) > (select private.clock())
+                    then c.free_entry_reply_by end,
                 'block_state', c.block_state, 'referral', c.referral, 'conversation_id', v.id)
                 order by c.last_interaction_at desc), '[]')
             from public.chats c

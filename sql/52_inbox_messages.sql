@@ -177,6 +177,10 @@ begin
         has_news = c.has_news or t.is_live,
         agent_paused_until = greatest(c.agent_paused_until, t.taken_over_at + make_interval(mins => (
             select human_takeover_minutes from public.tenant_settings where tenant_id = c.tenant_id))),
+        -- Whapi knows ads, but no prices
+        free_entry_reply_by = case when t.ad_at is null or (
+            select n.provider from public.whatsapp_numbers n where n.tenant_id = c.tenant_id and n.id = c.number_id
+        ) = 'whapi' then c.free_entry_reply_by else greatest(c.free_entry_reply_by, t.ad_at + interval '24 hours') end,
         referral = case
             when coalesce((t.referral_at, t.referral) > (c.referral_at, c.referral), t.referral_at is not null)
                 then t.referral else c.referral end,
@@ -190,6 +194,9 @@ begin
             max(m.at) filter (where m.kind = 'echo' and m.is_live) as taken_over_at,
             count(*) filter (where m.kind = 'message' and not m.is_history) as unread,
             bool_or(m.is_live) as is_live,
+            -- posts that were boosted bring no free entry point
+            max(m.at) filter (where m.kind = 'message' and not m.is_history
+                and m.body #>> '{referral,source_type}' = 'ad') as ad_at,
             max(m.at) filter (where jsonb_typeof(m.body -> 'referral') = 'object') as referral_at,
             (array_agg(m.body -> 'referral' order by m.at desc, m.body -> 'referral' desc)
                 filter (where jsonb_typeof(m.body -> 'referral') = 'object'))[1] as referral

@@ -29,16 +29,41 @@ language plpgsql set search_path = '' as $$
 declare
     v_order text[] := array[
         'skipped', 'canceled', 'unknown', 'queued', 'sending', 'sent', 'failed', 'delivered', 'read', 'played'];
+    v_sent private.sent[];
 begin
-    delete from public.outbox o
-    using (
-        select d.tenant_id, d.message_id
+    -- an errand may open the chat's free entry point, and chats come before the outbox
+    perform from public.chats c
+    join (
+        select distinct d.tenant_id, d.chat_id
         from public.outbox d
         join unnest(p_events) e on e.tenant_id = d.tenant_id and e.target_id = d.message_id
-        order by d.tenant_id, d.message_id
-        for update of d
-    ) as done
-    where o.tenant_id = done.tenant_id and o.message_id = done.message_id;
+    ) as w on c.tenant_id = w.tenant_id and c.id = w.chat_id
+    order by c.tenant_id, c.id
+    for no key update of c;
+
+    with done as (
+        delete from public.outbox o
+        using (
+            select d.tenant_id, d.message_id
+            from public.outbox d
+            join unnest(p_events) e on e.tenant_id = d.tenant_id and e.target_id = d.message_id
+            order by d.tenant_id, d.message_id
+            for update of d
+        ) as mine
+        where o.tenant_id = mine.tenant_id and o.message_id = mine.message_id
+        returning o.tenant_id, o.message_id
+    )
+    select array_agg((d.tenant_id, d.message_id, s.sent_at)::private.sent)
+    into v_sent
+    from done d
+    cross join lateral (
+        select min(e.at) as sent_at from unnest(p_events) e
+        where e.tenant_id = d.tenant_id and e.target_id = d.message_id and e.body ->> 'status' <> 'failed'
+    ) as s
+    where s.sent_at is not null;
+    if v_sent is not null then
+        perform private.sends_noted(v_sent);
+    end if;
 
     perform from public.messages m
     join unnest(p_events) e on m.tenant_id = e.tenant_id and m.id = e.target_id
@@ -59,10 +84,15 @@ begin
         pricing = case when s.is_first_pricing then s.pricing || jsonb_build_object('at', s.priced_at) else m.pricing end,
         price_class = case when s.is_first_pricing then coalesce(s.pricing ->> 'category', m.price_class)
             else m.price_class end,
-        actual_cost = case when s.is_first_pricing then c.amount else m.actual_cost end,
-        currency = case when s.is_first_pricing then coalesce(c.currency, m.currency) else m.currency end
+        actual_cost = case when s.is_delivered then c.amount else m.actual_cost end,
+        currency = case when s.is_delivered then coalesce(c.currency, m.currency) else m.currency end
     from (
         select told.*,
+            -- what is not delivered costs nothing, whatever was said about its price
+            greatest(told.rank, array_position(v_order, held.status)) >= array_position(v_order, 'delivered')
+                as is_delivered,
+            case when private.is_first_pricing(held.pricing, told.priced_at, told.pricing)
+                then told.pricing else held.pricing end as known_pricing,
             told.failed_at is not null and coalesce(
                 (told.failed_at, coalesce(told.error ->> 'code', ''))
                 < (held.failed_at, coalesce(held.error_code::text, '')), true) as is_first_error,
@@ -86,17 +116,28 @@ begin
         ) as told
         join public.messages held on held.tenant_id = told.tenant_id and held.id = told.target_id
     ) as s
-    left join lateral private.message_cost(s.tenant_id, s.target_id, s.pricing) c on s.is_first_pricing
+    left join lateral private.message_cost(s.tenant_id, s.target_id, s.known_pricing) c on s.is_delivered
     where m.tenant_id = s.tenant_id and m.id = s.target_id and m.direction = 'outbound';
 
     update public.chats c
-    set free_entry_until = greatest(c.free_entry_until, (e.body #>> '{conversation,expires_at}')::timestamptz)
-    from unnest(p_events) e
-    join public.messages m on m.tenant_id = e.tenant_id and m.id = e.target_id
-    where c.free_entry_until < (e.body #>> '{conversation,expires_at}')::timestamptz is not false
-        and e.body #>> '{conversation,expires_at}' is not null
-        and e.body #>> '{conversation,origin}' = 'referral_conversion'
-        and c.tenant_id = m.tenant_id and c.id = m.chat_id;
+    set free_entry_until = case
+            -- of an earlier ad, or told again
+            when c.is_free_entry_confirmed or not w.is_this_ad then greatest(c.free_entry_until, s.expires_at)
+            else s.expires_at end,
+        is_free_entry_confirmed = c.is_free_entry_confirmed or w.is_this_ad
+    from (
+        select m.tenant_id, m.chat_id, max((e.body #>> '{conversation,expires_at}')::timestamptz) as expires_at
+        from unnest(p_events) e
+        join public.messages m on m.tenant_id = e.tenant_id and m.id = e.target_id
+        where e.body #>> '{conversation,expires_at}' is not null
+            and e.body #>> '{conversation,origin}' = 'referral_conversion'
+        group by m.tenant_id, m.chat_id
+    ) as s
+    join public.chats f on f.tenant_id = s.tenant_id and f.id = s.chat_id
+    cross join lateral (
+        select coalesce(s.expires_at >= f.free_entry_reply_by + interval '48 hours', true) as is_this_ad
+    ) as w
+    where c.tenant_id = f.tenant_id and c.id = f.id;
 end
 $$;
 

@@ -540,6 +540,8 @@ begin
         group by r.tenant_id, r.chat_id
     ) as s
     where c.tenant_id = s.tenant_id and c.id = s.chat_id;
+    perform private.sends_noted(array(
+        select (r.tenant_id, r.message_id, v_now)::private.sent from unnest(p_results) r where r.is_ours));
     perform private.inbox_changes(private.early_events_take(array(
         select (0, r.tenant_id, r.number_id, null, r.chat_id, null, r.message_id, r.wa_message_id, 'echo', null, v_now,
             false, false, null)::private.inbox_message

@@ -126,9 +126,7 @@ def test_a_price_is_that_of_the_longest_prefix_on_the_day(db: Any) -> None:
     )
 
     def price(phone: str, day: str) -> float:
-        return float(
-            db.value("select amount from private.price_of(%s, 'service', %s::timestamptz)", phone, day)
-        )
+        return float(db.value("select amount from private.price_of(%s, 'service', %s::date)", phone, day))
 
     assert [price("573001234567", "2026-11-01"), price("51900000000", "2026-11-01")] == [0.0008, 0.0113]
     assert price("573001234567", "2026-09-01") == 0

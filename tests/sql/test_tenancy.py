@@ -199,7 +199,7 @@ def test_a_person_is_told_who_they_are(cast: Cast) -> None:
         "timezone": "America/Bogota", "is_owner": False,
     }  # fmt: skip
     assert (me["tenant"]["business_name"], me["plan"]) == ("Acme", "free")
-    assert me["limits"] == {"max_whatsapp_numbers": 0, "max_agents": 1}
+    assert me["limits"] == {"max_whatsapp_numbers": 0, "max_agents": 1, "max_messages_per_month": None}
 
 
 def test_a_token_without_a_seat_sees_nothing(cast: Cast, db: Any) -> None:
@@ -519,7 +519,10 @@ def test_a_plan_brings_its_limits(cast: Cast, db: Any, plan: str, numbers: int, 
         db.run("select plan_set(%s, %s)", cast.id(OWNER), plan)
 
     (me,) = cast.does(AGENT, "select me()")
-    assert (me["plan"], me["limits"]) == (plan, {"max_whatsapp_numbers": numbers, "max_agents": agents})
+    assert (me["plan"], me["limits"]) == (
+        plan,
+        {"max_whatsapp_numbers": numbers, "max_agents": agents, "max_messages_per_month": None},
+    )
     assert (cast.seat(OWNER)["max_whatsapp_numbers"], cast.seat(OWNER)["max_agents"]) == (numbers, agents)
 
 
