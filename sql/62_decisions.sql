@@ -202,7 +202,9 @@ begin
             k.is_template is true as is_template,
             coalesce(t.category, k.category, 'marketing') as category,
             case when k.template_id is null then 'approved'
-                when t.id is null or t.waba_id <> n.waba_id then 'missing' else t.status end as template_status,
+                when t.provider = n.provider and t.waba_id = case n.provider
+                    when 'twilio' then n.account_id else n.waba_id end then t.status
+                else 'missing' end as template_status,
             s.quiet_hours is not null or n.business_hours is not null as has_hours,
             p.paused_until > now() as is_paused, p.paused_until, p.bulk_paused_until > now() as is_bulk_paused,
             p.bulk_paused_until,

@@ -149,8 +149,8 @@ class Stage:
     def numbers(self, pairs: list[tuple[Business, Number]], now: datetime) -> None:
         self._copy(
             "public.whatsapp_numbers (tenant_id, id, provider, phone_number, provider_number_id, waba_id,"
-            " portfolio_id, display_name, is_active, is_coexistence, created_at, timezone, business_hours,"
-            " quality_rating, messaging_limit)",
+            " account_id, portfolio_id, display_name, is_active, is_coexistence, created_at, timezone,"
+            " business_hours, quality_rating, messaging_limit)",
             (
                 (
                     self.tenants[b.name],
@@ -158,6 +158,7 @@ class Stage:
                     n.provider,
                     f"5731000{i:05}",
                     n.name,
+                    "200",
                     "200",
                     n.portfolio,
                     n.name,
@@ -202,7 +203,7 @@ class Stage:
                 self.tenants[b.name],
             )
 
-    def ask(self, cases: list[Case], templates: dict[tuple[str, str, str], uuid.UUID]) -> list[Decision]:
+    def ask(self, cases: list[Case], templates: dict[TemplateKey, uuid.UUID]) -> list[Decision]:
         ids = [uuid.uuid4() for _ in cases]
         rows = list(zip(ids, ((self.tenants[c.business.name], c) for c in cases), strict=True))
         self._copy(
@@ -247,8 +248,7 @@ class Stage:
                 c.purpose,
                 c.is_template,
                 None if c.template_status else c.category,
-                c.template_status
-                and str(templates[c.business.name, c.category or "marketing", c.template_status]),
+                c.template_status and str(templates[_template_key(c)]),
                 c.is_forced,
             )
             for i, (t, c) in rows
@@ -279,20 +279,31 @@ def _finite(pause: timedelta | None) -> timedelta | None:
     return HOUR if pause == timedelta.max else pause
 
 
-def _templates(db: Any, tenant: uuid.UUID, name: str) -> dict[tuple[str, str, str], uuid.UUID]:
+TemplateKey = tuple[str, str, str, str]  # of which business, provider and category, in which state
+
+
+def _templates(db: Any, tenant: uuid.UUID, name: str) -> dict[TemplateKey, uuid.UUID]:
     return {
-        (name, category, status): db.value(
-            "insert into public.message_templates (tenant_id, waba_id, name, language, category, status)"
-            " values (%s, %s, %s, 'es', %s, %s) returning id",
+        (name, provider, category, status): db.value(
+            "insert into public.message_templates (tenant_id, provider, waba_id, provider_template_id, name,"
+            " language, category, status) values (%s, %s, %s, gen_random_uuid(), %s, 'es', %s, %s)"
+            " returning id",
             tenant,
+            provider,
             "201" if status == "missing" else "200",
             f"{category}_{status}",
             category,
             "approved" if status == "missing" else status,
         )
+        for provider in ("cloud_api", "twilio")
         for category in ("marketing", "utility", "authentication")
         for status in STATUSES
     }
+
+
+def _template_key(case: Case) -> TemplateKey:
+    provider = "twilio" if case.number.provider == "twilio" else "cloud_api"
+    return case.business.name, provider, case.category or "marketing", str(case.template_status)
 
 
 @pytest.fixture
