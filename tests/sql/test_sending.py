@@ -429,6 +429,17 @@ def test_a_removed_colleague_writes_nothing(db: Any, clinic: Business, chat: Any
 # against the rules
 
 
+@pytest.fixture
+def nothing_is_free(db: Any, clinic: Business) -> None:
+    """The number's thousand free service messages of the month are used up."""
+    db.run(
+        "insert into public.number_pacing (tenant_id, number_id, service_month, service_count)"
+        " select tenant_id, id, date_trunc('month', now() at time zone timezone), 1000"
+        " from public.whatsapp_numbers"
+    )
+
+
+@pytest.mark.usefixtures("nothing_is_free")
 def test_force_needs_the_cost_that_was_shown(db: Any, clinic: Business, chat: Any) -> None:
     refused = refusal(db, clinic.owner, chat_id=chat, content="Hola", force=True)
 
@@ -436,6 +447,7 @@ def test_force_needs_the_cost_that_was_shown(db: Any, clinic: Business, chat: An
     assert "USD 0.0113" in refused["message"]
 
 
+@pytest.mark.usefixtures("nothing_is_free")
 def test_force_with_another_cost_is_told_the_new_one(db: Any, clinic: Business, chat: Any) -> None:
     refused = refusal(
         db,
@@ -452,6 +464,7 @@ def test_force_with_another_cost_is_told_the_new_one(db: Any, clinic: Business, 
     assert refused["estimated_cost"] == 0.0113
 
 
+@pytest.mark.usefixtures("nothing_is_free")
 def test_force_that_was_not_needed_is_not_held_against_anybody(db: Any, clinic: Business, chat: Any) -> None:
     sent = send(
         db,
