@@ -27,7 +27,7 @@ from shared.tokens import Number, Tokens
 GROUP_SECONDS = 0.1  # moments this close share an intent
 GROUP_MESSAGES = 25
 CLAIM_MESSAGES = 100
-CLAIM_SECONDS = 30  # until what was not begun is queued again
+CLAIM_SECONDS = 15  # until what was not begun is queued again
 SEND_SECONDS = 60  # until what was begun and not settled is unknown; more than a send may take
 SETTLE_SECONDS = 0.2  # the fast do not wait for the slow longer than this
 
@@ -158,8 +158,7 @@ class Outbox:
 
     async def _send(self, errand: Errand, token: str | None) -> JsonObject:
         try:
-            await self._pace.until(self._pace.take(errand.number, errand.send_at, errand.spacing))
-            if self._pace.is_over(errand.number):
+            if not await self._pace.turn(errand.number, errand.send_at, errand.spacing):
                 return {**errand.key, "outcome": "late"}
             result = await self._result(errand, token)
         finally:

@@ -51,16 +51,18 @@ class Pace:
         lane = self._lanes.setdefault(number, _Lane())
         lane.ends_at = max(lane.ends_at, send_at + spacing)
 
-    def take(self, number: Number, send_at: float, spacing: float) -> float:
-        """When that message may go: at its slot, or later when the one before was late. Ask in order."""
+    async def turn(self, number: Number, send_at: float, spacing: float) -> bool:
+        """Wait for the slot, and until the number's last message is far enough away: after a stall of this
+        process many slots have passed, and their messages must not go at once. False: the slot is not ours.
+        """
         lane = self._lanes[number]
-        moment = max(send_at, lane.free_at)
-        lane.free_at = max(moment, self.now) + CATCH_UP * spacing
-        return moment
-
-    def is_over(self, number: Number) -> bool:
-        """Are the number's slots somebody else's by now?"""
-        return self.now > self._lanes[number].ends_at + LATE_SECONDS
+        await self.until(send_at)
+        while lane.free_at > self.now:
+            await self.until(lane.free_at)
+        if self.now > lane.ends_at + LATE_SECONDS:
+            return False
+        lane.free_at = self.now + CATCH_UP * spacing
+        return True
 
     def ready(self, send_at: float) -> None:
         """A message could be sent now, and its slot was then: the next claims learn from it."""

@@ -74,6 +74,12 @@ class Platform:
             cursor = connection.execute(statement, values or None)  # type: ignore[call-overload]
             return cursor.fetchall() if cursor.description else []
 
+    def execute(self, statement: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
+        """With parameters by name."""
+        with psycopg.connect(self.env["DATABASE_URL"], autocommit=True) as connection:
+            cursor = connection.execute(statement, values)  # type: ignore[call-overload]
+            return cursor.fetchall() if cursor.description else []
+
 
 @contextmanager
 def temporary_platform(**environ: str) -> Iterator[Platform]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Callable
 from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
+import psycopg
 import pytest
 
-from tests.sql.given import CARLOS, Business, Inbox, echo, says, status
+from tests.sql.given import CARLOS, Business, Inbox, echo, open_business, says, status
 
 
 def enqueue(db: Any, text: str = "Hola", purpose: str = "reply", chat: Any = None) -> Any:
@@ -21,9 +24,11 @@ def enqueue(db: Any, text: str = "Hola", purpose: str = "reply", chat: Any = Non
     )
 
 
-def claim(db: Any, limit: int = 50) -> dict[str, Any]:
+def claim(db: Any, limit: int = 50, worker: uuid.UUID | None = None) -> dict[str, Any]:
     with db.as_service():
-        answer: dict[str, Any] = db.value("select public.outbox_claim(%s)", limit)
+        answer: dict[str, Any] = db.value(
+            "select public.outbox_claim(%s, p_worker => %s::uuid)", limit, worker
+        )
     return answer
 
 
@@ -279,3 +284,431 @@ def test_a_send_nobody_can_tell_about_is_unknown_at_once_and_holds_nothing_up(db
 
 def test_an_empty_outbox_has_nothing_to_wait_for(db: Any, chat: Any) -> None:
     assert claim(db)["next_in_ms"] is None
+
+
+def several(db: Any, inbox: Inbox, count: int, purpose: str = "reply", **delivery: Any) -> list[Any]:
+    """Customers who have just written, with a message for each; their chats."""
+    for n in range(count):
+        contact = {"phone": f"5732{len(delivery)}{n:07d}"}
+        inbox.deliver(says(f"{delivery.get('number', 'w')}.{n}", contact=contact), **delivery)
+    number = delivery.get("number", "100000000000001")
+    chats = db.column(
+        "select c.id from public.chats c join public.whatsapp_numbers n on n.id = c.number_id"
+        " where n.provider_number_id = %s", number,
+    )  # fmt: skip
+    for chat in chats:
+        enqueue(db, purpose=purpose, chat=chat)
+    return chats
+
+
+def move_clock(db: Any, interval: str) -> None:
+    db.run(
+        "create or replace function private.clock() returns timestamptz language sql stable"
+        f" set search_path = '' as $$ select now() + interval '{interval}' $$"
+    )
+
+
+def schedule(db: Any, text: str) -> None:
+    """In an hour."""
+    db.run(
+        "select private.outbox_enqueue(array[private.outgoing(tenant_id, id, 'staff', 'staff', 'human', %s,"
+        " p_send_at => now() + interval '1 hour')]) from public.chats",
+        text,
+    )
+
+
+def number_rate(db: Any) -> float:
+    return float(
+        db.value(
+            "select private.number_rate(n, p) from public.whatsapp_numbers n"
+            " join public.number_pacing p on p.number_id = n.id"
+        )
+    )
+
+
+# whose turn it is
+
+
+def test_each_business_gets_the_same_share_however_many_numbers_it_has(
+    db: Any, inbox: Inbox, clinic: Business, plaza: Business
+) -> None:
+    several(db, inbox, 20, "sequence")
+    several(db, inbox, 20, number=plaza.number)
+
+    taken = [m["tenant_id"] for m in claim(db, limit=10)["messages"]]
+
+    assert (taken.count(str(clinic.tenant_id)), taken.count(str(plaza.tenant_id))) == (5, 5)
+
+
+def test_people_come_before_answers_and_both_before_bulk(db: Any, inbox: Inbox) -> None:
+    for n, purpose in enumerate(("sequence", "reply", "staff")):
+        inbox.deliver(says(f"w{n}", contact={"phone": f"573200000{n:03d}"}))
+        enqueue(db, purpose=purpose, chat=db.value("select id from public.chats order by id desc limit 1"))
+
+    assert [m["purpose"] for m in claim(db)["messages"]] == ["staff", "reply", "sequence"]
+
+
+def test_bulk_that_has_its_slots_leaves_one_for_an_answer(db: Any, inbox: Inbox) -> None:
+    several(db, inbox, 30, "sequence")
+    assert len(claim(db)["messages"]) == 19
+    inbox.deliver(says("late", contact=CARLOS))
+    answer = enqueue(db, chat=db.value("select id from public.chats order by id desc limit 1"))
+
+    (only,) = claim(db)["messages"]
+
+    assert only["message_id"] == str(answer)
+    assert claim(db)["messages"] == []
+
+
+def test_a_busy_number_stays_with_the_worker_that_has_it(db: Any, inbox: Inbox) -> None:
+    several(db, inbox, 30)
+    mine, other = uuid.uuid4(), uuid.uuid4()
+    assert len(claim(db, worker=mine)["messages"]) == 19
+    db.run("update public.number_pacing set reserve_slot_at = 'infinity',"
+        " next_slot_at = clock_timestamp() + interval '0.2 s'")  # fmt: skip
+
+    assert claim(db, worker=other)["messages"] == []
+    assert len(claim(db, worker=mine)["messages"]) > 0
+
+
+def test_a_number_whose_worker_is_gone_goes_to_another_after_a_break(db: Any, inbox: Inbox) -> None:
+    several(db, inbox, 30)
+    claim(db, worker=uuid.uuid4())
+    ended = db.value(
+        "update public.number_pacing set next_slot_at = clock_timestamp() returning next_slot_at"
+    )
+
+    first = claim(db, worker=uuid.uuid4())["messages"][0]
+
+    assert (datetime.fromisoformat(first["send_at"]) - ended).total_seconds() == 0.25
+
+
+def test_two_workers_never_get_the_same_message(
+    connect: Callable[[], psycopg.Connection[Any]],
+) -> None:
+    one, two = connect(), connect()
+    business = open_business(one, "clinic", "100000000000001")
+    inbox = Inbox(one)
+    inbox.deliver(*(says(f"w{n}", contact={"phone": f"573200000{n:03d}"}) for n in range(5)))
+    one.execute("select private.outbox_enqueue(array_agg(private.outgoing(tenant_id, id, 'reply', 'agent',"
+        " 'assistant', 'Hola'))) from public.chats where tenant_id = %s", [business.tenant_id])  # fmt: skip
+
+    with one.transaction():
+        taken = one.execute("select public.outbox_claim(2) as answer").fetchall()[0]["answer"]
+        beside = two.execute("select public.outbox_claim(5) as answer").fetchall()[0]["answer"]
+        canceled = two.execute(
+            "select private.outbox_cancel(%s, array(select message_id from public.outbox"
+            " where state = 'queued' order by message_id desc limit 1)) as ids", [business.tenant_id],
+        ).fetchall()[0]["ids"]  # fmt: skip
+
+    assert len(taken["messages"]) == 2
+    assert beside["messages"] == []
+    assert len(canceled) == 1
+
+
+# when
+
+
+def test_a_scheduled_message_waits_for_its_time_by_the_business_s_clock(db: Any, chat: Any) -> None:
+    schedule(db, "Hola")
+    waiting = claim(db)
+    assert (waiting["messages"], 3_590_000 < waiting["next_in_ms"] <= 3_600_000) == ([], True)
+
+    move_clock(db, "61 minutes")
+
+    assert len(claim(db)["messages"]) == 1
+
+
+def test_a_scheduled_message_holds_up_nobody(db: Any, chat: Any) -> None:
+    schedule(db, "Luego")
+    enqueue(db, "Ahora")
+
+    assert [m["content"] for m in claim(db)["messages"]] == ["Ahora"]
+
+
+def test_a_failed_try_holds_up_what_comes_after_it_in_its_chat(db: Any, chat: Any) -> None:
+    enqueue(db, "uno")
+    enqueue(db, "dos")
+    claimed = claim(db)
+    intent(db, claimed)
+    settle(db, claimed, "retry")
+
+    waiting = claim(db)
+
+    assert waiting["messages"] == []
+    assert 0 < waiting["next_in_ms"] <= 2500
+
+
+def test_bulk_that_must_wait_does_not_hold_up_an_answer(db: Any, chat: Any) -> None:
+    enqueue(db, "oferta", "sequence")
+    enqueue(db, "respuesta")
+    db.run("update public.number_pacing set bulk_paused_until = 'infinity'")
+
+    assert [m["content"] for m in claim(db)["messages"]] == ["respuesta"]
+
+
+def test_what_the_decision_lets_wait_is_asked_again_then(db: Any, chat: Any) -> None:
+    message_id = enqueue(db, purpose="sequence")
+    db.run("update public.chats set block_state = 'probable'")
+
+    waiting = claim(db)
+
+    assert (waiting["messages"], waiting["next_in_ms"] > 0) == ([], True)
+    waits = message(db, message_id)
+    assert (waits["status"], waits["send_verdict"], waits["send_reason"]) == (
+        "queued",
+        "wait",
+        "probably_blocked",
+    )
+
+
+# how fast
+
+
+@pytest.mark.parametrize(
+    ("number", "rate"),
+    [
+        ("rate_per_second = 20", 20),
+        ("rate_per_second = 200", 200),
+        ("rate_per_second = 80, is_coexistence = true", 20),
+        ("rate_per_second = 80, provider = 'twilio'", 80),
+        ("rate_per_second = 200, provider = 'twilio'", 80),
+        ("rate_per_second = 20, provider = 'whapi'", 1),
+    ],
+)
+def test_a_number_s_rate_is_its_own_or_what_its_provider_allows(
+    db: Any, chat: Any, number: str, rate: float
+) -> None:
+    enqueue(db)
+    db.run(f"update public.whatsapp_numbers set {number}")
+
+    db.run("update public.messages set direction = 'outbound', status = 'sent'")  # nobody writes just now
+    assert number_rate(db) == rate
+
+
+def test_what_customers_write_counts_where_meta_counts_it(db: Any, inbox: Inbox, chat: Any) -> None:
+    enqueue(db)
+    db.run("update public.whatsapp_numbers set rate_per_second = 80")
+    inbox.deliver(*(says(f"v{n}", contact={"phone": f"573200000{n:03d}"}) for n in range(39)))
+
+    assert number_rate(db) == 60  # 40 in two seconds
+
+
+def test_a_slow_number_is_half_as_fast_until_half_a_minute_later(db: Any, inbox: Inbox, chat: Any) -> None:
+    enqueue(db)
+    claimed = claim(db)
+    intent(db, claimed)
+    settle(db, claimed, "slow_number")
+    settle(db, claimed, "slow_number")
+    assert number_rate(db) == 10
+
+    db.run("update public.number_pacing set slowed_at = now() - interval '31 seconds'")
+
+    assert number_rate(db) == 20
+    assert db.value("select attempts from public.outbox") == 0
+
+
+def test_a_chat_may_get_45_messages_at_once_and_pays_for_them(db: Any, chat: Any) -> None:
+    for _ in range(46):
+        enqueue(db)
+    sent = 0
+    for _ in range(46):
+        db.run("update public.number_pacing set next_slot_at = now(), reserve_slot_at = now()")
+        claimed = claim(db)
+        if claimed["messages"]:
+            intent(db, claimed)
+            sent += settle(db, claimed, "sent")
+
+    assert sent == 45
+    rests = db.value("select extract(epoch from not_before - clock_timestamp())::float8 from public.outbox")
+    assert 260 < rests < 270
+
+
+def test_after_a_burst_there_is_a_rest_even_below_45(db: Any, chat: Any) -> None:
+    enqueue(db)
+    claim(db)
+    db.run(
+        "update private.chat_pacing set burst_count = 3, burst_at = now() - interval '7 seconds',"
+        " free_at = now() + interval '11 seconds'"
+    )
+    db.run("delete from public.outbox")
+    enqueue(db)
+
+    assert claim(db)["messages"] == []
+
+
+@pytest.mark.parametrize(("refusals", "seconds"), [(0, 1), (1, 4), (2, 16), (3, 64)])
+def test_a_pair_that_meta_refuses_rests_four_times_as_long_each_time(
+    db: Any, chat: Any, refusals: int, seconds: int
+) -> None:
+    enqueue(db)
+    claimed = claim(db)
+    intent(db, claimed)
+    db.run("update private.chat_pacing set refusals = %s", refusals)
+
+    settle(db, claimed, "slow_pair", error_code=131056)
+
+    assert db.value("select extract(epoch from free_at - now())::int from private.chat_pacing") == seconds
+    db.run("update public.number_pacing set next_slot_at = now()")
+    assert claim(db)["messages"] == []
+
+
+def test_whapi_sends_bulk_twice_a_minute_at_most(db: Any, inbox: Inbox) -> None:
+    db.run("update public.whatsapp_numbers set provider = 'whapi'")
+    inbox.deliver(
+        *(says(f"w{n}", contact={"phone": f"573200000{n:03d}"}) for n in range(3)), provider="whapi"
+    )
+    for chat in db.column("select id from public.chats"):
+        enqueue(db, purpose="sequence", chat=chat)
+
+    assert len(claim(db)["messages"]) == 1
+    db.run("update public.number_pacing set next_slot_at = now()")
+    assert claim(db)["messages"] == []
+    assert db.value("select bulk_slot_at > now() + interval '29 seconds' from public.number_pacing")
+
+
+def test_service_messages_are_counted_by_month(db: Any, inbox: Inbox) -> None:
+    several(db, inbox, 2)
+    claim(db)
+    assert db.value("select service_count from public.number_pacing") == 2
+
+    db.run(
+        "update public.number_pacing"
+        " set next_slot_at = now(), service_month = service_month - interval '1 month'"
+    )
+    enqueue(db, chat=db.value("select chat_id from public.messages where direction = 'outbound' limit 1"))
+    db.run("delete from public.outbox where state = 'claimed'")
+    claim(db)
+
+    assert db.value("select service_count from public.number_pacing") == 1
+
+
+# how it ends
+
+
+def test_what_was_too_late_for_its_slot_goes_back_as_if_nothing_had_been(db: Any, chat: Any) -> None:
+    enqueue(db)
+    claimed = claim(db)
+    intent(db, claimed)
+    settle(db, claimed, "late")
+    db.run("update public.number_pacing set next_slot_at = now()")
+
+    (again,) = claim(db)["messages"]
+
+    assert again["attempts"] == 1
+
+
+def test_a_number_restricted_for_spam_rests_with_its_bulk_only(
+    db: Any, inbox: Inbox, clinic: Business
+) -> None:
+    several(db, inbox, 2, "sequence")
+    claimed = claim(db)
+    intent(db, claimed)
+    settle(db, claimed, "pause_bulk", error_code=131048, error_message="Spam rate limit hit")
+    db.run("update public.number_pacing set next_slot_at = now()")
+    several(db, inbox, 1, "sequence")
+    answer = enqueue(db, chat=db.value("select id from public.chats order by id limit 1"))
+
+    assert [m["message_id"] for m in claim(db)["messages"]] == [str(answer)]
+    paused = db.row("select kind, occurrences from public.alerts where kind = 'bulk_paused'")
+    assert paused == {"kind": "bulk_paused", "occurrences": 1}
+    assert db.column("select distinct status from public.messages where error_code = 131048") == ["failed"]
+
+
+def test_bulk_rests_while_meta_judges_the_number_red(db: Any, inbox: Inbox, chat: Any) -> None:
+    enqueue(db, purpose="sequence")
+    db.run("update public.whatsapp_numbers set quality_rating = 'RED'")
+    assert claim(db)["messages"] == []
+    assert db.column("select kind from public.alerts where resolved_at is null") == ["bulk_paused"]
+
+    db.run("update public.whatsapp_numbers set quality_rating = 'YELLOW'")
+
+    assert len(claim(db)["messages"]) == 1
+    assert db.column("select kind from public.alerts where resolved_at is null") == []
+
+
+def test_a_stopped_channel_is_one_alert_and_goes_on_when_it_is_mended(
+    db: Any, inbox: Inbox, clinic: Business
+) -> None:
+    several(db, inbox, 3)
+    claimed = claim(db)
+    intent(db, claimed)
+    settle(db, claimed, "stop_channel", error_code=190, error_message="Token expired")
+    assert db.column("select occurrences from public.alerts") == [1]
+
+    with db.as_service():
+        db.run("select private.channel_mend(%s, %s)", clinic.tenant_id, clinic.number_id)
+    db.run("update public.number_pacing set next_slot_at = now()")
+
+    assert len(claim(db)["messages"]) == 3
+    assert db.column("select kind from public.alerts where resolved_at is null") == []
+
+
+def test_bulk_that_failed_for_good_is_counted_in_one_alert_of_its_number(db: Any, inbox: Inbox) -> None:
+    several(db, inbox, 3, "sequence")
+    claimed = claim(db)
+    intent(db, claimed)
+
+    settle(db, claimed, "unreachable", error_code=131026)
+
+    assert db.column("select status from public.messages where direction = 'outbound'") == ["failed"] * 3
+    assert db.column("select kind from public.alerts") == ["bulk_failed"]
+
+
+def test_a_status_that_ended_the_errand_does_not_hide_when_we_last_wrote(
+    db: Any, inbox: Inbox, chat: Any
+) -> None:
+    message_id = enqueue(db)
+    claimed = claim(db)
+    intent(db, claimed)
+    inbox.deliver(status("w2", "delivered", callback=str(message_id)))
+    assert db.value("select count(*) from public.outbox") == 0
+
+    settle(db, claimed, "sent", wa_message_id="w2")
+
+    assert db.value("select last_outbound_at is not null from public.chats") is True
+    assert message(db, message_id)["status"] == "delivered"
+
+
+# taking back, and again
+
+
+def test_what_is_queued_can_be_canceled_and_what_is_on_its_way_cannot(
+    db: Any, clinic: Business, chat: Any
+) -> None:
+    going = enqueue(db)
+    claim(db)
+    queued = enqueue(db)
+
+    with db.as_service():
+        got = db.value("select private.outbox_cancel(%s, %s)", clinic.tenant_id, [going, queued])
+
+    assert got == [queued]
+    assert (message(db, queued)["status"], message(db, going)["status"]) == ("canceled", "queued")
+
+
+@pytest.mark.parametrize("outcome", ["invalid", "unknown"])
+def test_a_person_may_send_again_what_failed_or_nobody_knows_of(
+    db: Any, clinic: Business, chat: Any, outcome: str
+) -> None:
+    message_id = enqueue(db)
+    claimed = claim(db)
+    intent(db, claimed)
+    settle(db, claimed, outcome)
+
+    with db.as_service():
+        got = db.value("select private.outbox_requeue(%s, %s)", clinic.tenant_id, [message_id])
+    db.run("update public.number_pacing set next_slot_at = now()")
+
+    assert got == [message_id]
+    assert [(m["message_id"], m["purpose"]) for m in claim(db)["messages"]] == [(str(message_id), "staff")]
+
+
+def test_what_was_sent_is_not_sent_again(db: Any, clinic: Business, chat: Any) -> None:
+    message_id = enqueue(db)
+    claimed = claim(db)
+    intent(db, claimed)
+    settle(db, claimed, "sent", wa_message_id="w2")
+
+    with db.as_service():
+        assert db.value("select private.outbox_requeue(%s, %s)", clinic.tenant_id, [message_id]) == []
