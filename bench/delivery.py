@@ -1,5 +1,5 @@
-"""Delivery on a running platform, counted where the messages arrive: 10,000 messages while senders are killed,
-what a number's rate comes to, and what a crowd costs another business's answers.
+"""Delivery on a running platform, counted where the messages arrive: 10,000 messages while senders are
+killed, what a number's rate comes to, and what a crowd costs another business's answers.
 
     python -m bench.delivery [--messages 10000] [--crowd 40000]
 
