@@ -39,12 +39,14 @@ $$;
 -- the newest of the tenant are next to each other; two thousand tell enough.
 create function private.number_inbound(p_tenant_id uuid, p_number_id uuid) returns float8
 language plpgsql stable set search_path = '' as $$
+declare
+    v_since uuid := private.uuid7_at(clock_timestamp() - interval '2 seconds');
 begin
     return (
         select count(*) filter (where m.direction = 'inbound' and m.number_id = p_number_id) / 2.0
         from (
             select direction, number_id from public.messages
-            where tenant_id = p_tenant_id and id >= private.uuid7_at(clock_timestamp() - interval '2 seconds')
+            where tenant_id = p_tenant_id and id >= v_since
             order by id desc
             limit 2000
         ) as m);
