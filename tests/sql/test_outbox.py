@@ -351,36 +351,46 @@ def test_people_come_before_answers_and_both_before_bulk(db: Any, inbox: Inbox) 
 def test_bulk_that_has_its_slots_leaves_one_for_an_answer(db: Any, inbox: Inbox) -> None:
     several(db, inbox, 30, "sequence")
     assert len(claim(db)["messages"]) == 19
+    db.run("update public.number_pacing set next_slot_at = now() + interval '1 minute'")
     inbox.deliver(says("late", contact=CARLOS))
     answer = enqueue(db, chat=db.value("select id from public.chats order by id desc limit 1"))
 
     (only,) = claim(db)["messages"]
 
     assert only["message_id"] == str(answer)
-    assert claim(db)["messages"] == []
+    assert db.value("select reserve_slot_at > now() + interval '1 second' from public.number_pacing") is True
+
+
+def slots(db: Any, worker: uuid.UUID, seconds: float) -> dict[str, Any]:
+    """What that worker would get so long after the number's last slot has passed."""
+    return dict(
+        db.row(
+            "select s.urgent, extract(epoch from s.slot_at - p.next_slot_at)::float8 as after"
+            " from public.number_pacing p join public.whatsapp_numbers n on n.id = p.number_id"
+            " cross join lateral private.number_slots("
+            "     n, p, %s, p.next_slot_at + make_interval(secs => %s)) s",
+            worker,
+            seconds,
+        )
+    )
 
 
 def test_a_busy_number_stays_with_the_worker_that_has_it(db: Any, inbox: Inbox) -> None:
-    several(db, inbox, 30)
+    several(db, inbox, 1)
     mine, other = uuid.uuid4(), uuid.uuid4()
-    assert len(claim(db, worker=mine)["messages"]) == 19
-    db.run("update public.number_pacing set reserve_slot_at = 'infinity',"
-        " next_slot_at = clock_timestamp() + interval '0.2 s'")  # fmt: skip
+    claim(db, worker=mine)
+    db.run("update public.number_pacing set reserve_slot_at = 'infinity'")
 
-    assert claim(db, worker=other)["messages"] == []
-    assert len(claim(db, worker=mine)["messages"]) > 0
+    assert (slots(db, mine, -0.2)["urgent"], slots(db, mine, -0.2)["after"]) == (15, 0)
+    assert slots(db, other, -0.2)["urgent"] == 0
 
 
 def test_a_number_whose_worker_is_gone_goes_to_another_after_a_break(db: Any, inbox: Inbox) -> None:
-    several(db, inbox, 30)
+    several(db, inbox, 1)
     claim(db, worker=uuid.uuid4())
-    ended = db.value(
-        "update public.number_pacing set next_slot_at = clock_timestamp() returning next_slot_at"
-    )
 
-    first = claim(db, worker=uuid.uuid4())["messages"][0]
-
-    assert (datetime.fromisoformat(first["send_at"]) - ended).total_seconds() == 0.25
+    assert slots(db, uuid.uuid4(), 0.01)["after"] == 0.25
+    assert slots(db, uuid.uuid4(), 5)["after"] == 5
 
 
 def test_two_workers_never_get_the_same_message(
@@ -491,6 +501,7 @@ def test_what_customers_write_counts_where_meta_counts_it(db: Any, inbox: Inbox,
     db.run("update public.whatsapp_numbers set rate_per_second = 80")
     inbox.deliver(*(says(f"v{n}", contact={"phone": f"573200000{n:03d}"}) for n in range(39)))
 
+    db.run("update public.messages set id = private.uuid7() where direction = 'inbound'")  # just now
     assert number_rate(db) == 60  # 40 in two seconds
 
 
@@ -508,20 +519,24 @@ def test_a_slow_number_is_half_as_fast_until_half_a_minute_later(db: Any, inbox:
     assert db.value("select attempts from public.outbox") == 0
 
 
-def test_a_chat_may_get_45_messages_at_once_and_pays_for_them(db: Any, chat: Any) -> None:
-    for _ in range(46):
-        enqueue(db)
-    sent = 0
-    for _ in range(46):
-        db.run("update public.number_pacing set next_slot_at = now(), reserve_slot_at = now()")
-        claimed = claim(db)
-        if claimed["messages"]:
-            intent(db, claimed)
-            sent += settle(db, claimed, "sent")
+@pytest.mark.parametrize(("before", "goes"), [(44, True), (45, False)])
+def test_a_chat_may_get_45_messages_at_once_and_pays_for_them(
+    db: Any, chat: Any, before: int, goes: bool
+) -> None:
+    db.run(
+        "insert into private.chat_pacing (tenant_id, chat_id, burst_at, burst_count, free_at)"
+        " select tenant_id, id, now(), %s, now() + make_interval(secs => 6 * %s) from public.chats",
+        before,
+        before,
+    )
+    enqueue(db)
 
-    assert sent == 45
-    rests = db.value("select extract(epoch from not_before - clock_timestamp())::float8 from public.outbox")
-    assert 260 < rests < 270
+    assert bool(claim(db)["messages"]) is goes
+
+    paid_at = db.value("select free_at from private.chat_pacing")
+    rests_until = db.value("select not_before from public.outbox")
+    assert (paid_at - db.value("select now()")).total_seconds() == 270
+    assert rests_until == (None if goes else paid_at)
 
 
 def test_after_a_burst_there_is_a_rest_even_below_45(db: Any, chat: Any) -> None:
