@@ -53,7 +53,7 @@ begin
 end
 $$;
 
--- The slots of a number from p_from on. A worker gets those of one second, and comes back a quarter before they end;
+-- The slots of a number from p_from on. A worker gets those of one second, and comes back 0.4 s before they end;
 -- until then nobody else gets any, and later only after a break in which what it still has goes out or comes back.
 -- Slots are 5 % wider than the rate asks for: clocks and networks are not exact, and every second counts. Of that, 4 %
 -- are a reserve that lets answers pass bulk which has its slots already (from 20 a second on: below, it would be
@@ -65,14 +65,16 @@ language plpgsql stable set search_path = '' as $$
 declare
     v_rate float8;
     v_slots private.number_slots;
-    v_early interval := case when p_pacing.holder is not distinct from p_worker then '250 ms' else '0' end;
+    v_is_mine boolean := p_pacing.holder is not distinct from p_worker;
+    v_since timestamptz := case when v_is_mine then p_from + interval '400 ms' else clock_timestamp() end;
     v_bulk boolean := coalesce(p_pacing.bulk_paused_until <= clock_timestamp(), true)
         and p_pacing.bulk_slot_at <= p_from;
 begin
-    if p_pacing.next_slot_at <= p_from + v_early then
+    if p_pacing.next_slot_at <= v_since then
         v_rate := private.number_rate(p_number, p_pacing);
         v_slots.spacing := make_interval(secs => 1 / (0.95 * v_rate));
-        v_slots.slot_at := greatest(p_from, p_pacing.next_slot_at + interval '250 ms' - v_early);
+        v_slots.slot_at := greatest(
+            p_from, p_pacing.next_slot_at + (case when v_is_mine then 0 else 0.25 end) * interval '1 second');
         v_slots.urgent := greatest(1, floor(
             extract(epoch from p_from + interval '1 second' - v_slots.slot_at) * 0.95 * v_rate));
         v_slots.bulk := case
@@ -297,7 +299,8 @@ language plpgsql set search_path = '' as $$
 declare
     v_claim uuid := private.uuid7();
     v_unknown int := private.outbox_reclaim();
-    v_errands private.errand[] := private.errands_due(p_limit, p_worker, make_interval(secs => p_lead_ms / 1000.0));
+    v_lead interval := make_interval(secs => p_lead_ms / 1000.0);
+    v_errands private.errand[] := private.errands_due(p_limit, p_worker, v_lead);
     v_messages jsonb;
 begin
     if cardinality(v_errands) > 0 then
@@ -309,7 +312,7 @@ begin
     end if;
     return jsonb_build_object(
         'claim', v_claim, 'messages', coalesce(v_messages, '[]'), 'unknown', v_unknown,
-        'next_in_ms', case when v_messages is null then ceil(private.outbox_next_in(p_worker) * 1000) else 0 end,
+        'next_in_ms', case when v_messages is null then ceil(private.outbox_next_in(p_worker, v_lead) * 1000) else 0 end,
         'now', clock_timestamp());
 end
 $$;
@@ -393,7 +396,7 @@ end
 $$;
 
 -- Seconds until something may be due for that worker; null when time alone brings nothing.
-create function private.outbox_next_in(p_worker uuid) returns float8
+create function private.outbox_next_in(p_worker uuid default null, p_lead interval default '0') returns float8
 language plpgsql stable set search_path = '' as $$
 declare
     v_now timestamptz := clock_timestamp();
@@ -405,7 +408,7 @@ begin
             0,
             extract(epoch from o.due_at - v_clock),
             extract(epoch from nullif(p.next_slot_at, '-infinity') - v_now)
-                - case when p.holder = p_worker then 0.25 else 0 end,
+                - extract(epoch from p_lead) - case when p.holder = p_worker then 0.4 else 0 end,
             extract(epoch from p.paused_until - v_now),
             case when lane.priority = 2 then extract(epoch from p.bulk_paused_until - v_now) end,
             case when lane.priority = 2 then extract(epoch from nullif(p.bulk_slot_at, '-infinity') - v_now) end)),
@@ -743,7 +746,7 @@ grant execute on function
     private.queue_due_at(uuid, uuid, smallint), private.errands_due(int, uuid, interval),
     private.chat_rests_until(uuid, uuid, timestamptz), private.errands_decided(private.errand[]),
     private.errands_rest(private.errand[]), private.errands_refuse(private.errand[]), private.chat_address(uuid, uuid),
-    private.errands_take(private.errand[], uuid, int, uuid), private.outbox_next_in(uuid),
+    private.errands_take(private.errand[], uuid, int, uuid), private.outbox_next_in(uuid, interval),
     private.sends_done(private.send_result[]), private.sends_unknown(private.send_result[]),
     private.sends_again(private.send_result[]), private.sends_slow(private.send_result[]),
     private.sends_failed(private.send_result[]), private.bulk_pause(uuid, uuid, timestamptz, text, text),

@@ -52,7 +52,7 @@ begin
         when 'reply' then exists (
             select from public.pending_replies r
             where greatest(r.due_at, r.lease_until) < now() + interval '15 seconds')
-        when 'deliver' then coalesce(private.outbox_next_in(null) < 15, false)
+        when 'deliver' then coalesce(private.outbox_next_in() < 15, false)
         when 'crm-analysis' then exists (
             select from public.chats c
             join public.tenant_settings s on s.tenant_id = c.tenant_id

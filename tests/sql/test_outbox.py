@@ -379,7 +379,10 @@ def test_a_busy_number_stays_with_the_worker_that_has_it(db: Any, inbox: Inbox) 
     several(db, inbox, 1)
     mine, other = uuid.uuid4(), uuid.uuid4()
     claim(db, worker=mine)
-    db.run("update public.number_pacing set reserve_slot_at = 'infinity'")
+    db.run(
+        "update public.number_pacing"
+        " set next_slot_at = now() + interval '1 minute', reserve_slot_at = 'infinity'"
+    )
 
     assert (slots(db, mine, -0.2)["urgent"], slots(db, mine, -0.2)["after"]) == (15, 0)
     assert slots(db, other, -0.2)["urgent"] == 0
@@ -388,6 +391,7 @@ def test_a_busy_number_stays_with_the_worker_that_has_it(db: Any, inbox: Inbox) 
 def test_a_number_whose_worker_is_gone_goes_to_another_after_a_break(db: Any, inbox: Inbox) -> None:
     several(db, inbox, 1)
     claim(db, worker=uuid.uuid4())
+    db.run("update public.number_pacing set next_slot_at = now() - interval '1 minute'")
 
     assert slots(db, uuid.uuid4(), 0.01)["after"] == 0.25
     assert slots(db, uuid.uuid4(), 5)["after"] == 5
@@ -443,10 +447,7 @@ def test_a_failed_try_holds_up_what_comes_after_it_in_its_chat(db: Any, chat: An
     intent(db, claimed)
     settle(db, claimed, "retry")
 
-    waiting = claim(db)
-
-    assert waiting["messages"] == []
-    assert 0 < waiting["next_in_ms"] <= 2500
+    assert claim(db)["messages"] == []
 
 
 def test_bulk_that_must_wait_does_not_hold_up_an_answer(db: Any, chat: Any) -> None:
