@@ -389,6 +389,34 @@ class Database:
         )
         return answer is True
 
+    async def template_accounts(self, *, tenant_id: str | None) -> JsonObject:
+        """{"now", "accounts"}: those of active numbers, each with the numbers whose tokens open it."""
+        return await self._object("template_accounts", p_tenant_id=tenant_id)
+
+    async def templates_apply(
+        self,
+        *,
+        tenant_id: str,
+        provider: str,
+        waba_id: str,
+        listed_at: datetime,
+        templates: Sequence[JsonObject],
+        is_complete: bool,
+    ) -> Mapping[str, int]:
+        """{"added", "changed", "deleted"}: the same listing again changes nothing."""
+        return await self._object(
+            "templates_apply",
+            p_tenant_id=tenant_id,
+            p_provider=provider,
+            p_waba_id=waba_id,
+            p_listed_at=listed_at.isoformat(),
+            p_templates=templates,
+            p_is_complete=is_complete,
+        )
+
+    async def templates_fail(self, *, tenant_id: str, waba_id: str, problem: str) -> None:
+        await self._rpc("templates_fail", p_tenant_id=tenant_id, p_waba_id=waba_id, p_problem=problem)
+
     async def worker_beat(self, *, worker: str, loop_id: str, seconds: int) -> None:
         await self._rpc("worker_beat", p_worker=worker, p_loop_id=loop_id, p_seconds=seconds)
 

@@ -150,10 +150,43 @@ begin
         'deleted', (select count(*) from gone))
     into v_counts
     from written;
+    perform private.alert_end(p_tenant_id, 'templates_not_listed', p_waba_id);
     return v_counts;
 end
 $$;
-grant execute on function public.templates_apply(uuid, text, text, timestamptz, jsonb, boolean) to service_role;
+
+-- The listing could not be had; one alert until it can.
+create function public.templates_fail(p_tenant_id uuid, p_waba_id text, p_problem text) returns void
+language plpgsql set search_path = '' as $$
+begin
+    perform private.alert_raise(p_tenant_id, 'templates_not_listed', p_waba_id,
+        'The templates of a WhatsApp account could not be listed: ' || p_problem);
+end
+$$;
+
+-- The accounts whose templates are to be listed, of one business or all: {"now", "accounts": [{"tenant_id",
+-- "provider", "waba_id", "numbers": [{"tenant_id", "number_id"}, …], any of whose tokens will do}]}.
+create function public.template_accounts(p_tenant_id uuid default null) returns jsonb
+language plpgsql stable set search_path = '' as $$
+begin
+    return (
+        select jsonb_build_object('now', (select private.clock()), 'accounts', coalesce(jsonb_agg(to_jsonb(a)), '[]'))
+        from (
+            select n.tenant_id, n.provider, k.waba_id,
+                jsonb_agg(jsonb_build_object('tenant_id', n.tenant_id, 'number_id', n.id) order by n.id) as numbers
+            from public.whatsapp_numbers n
+            cross join lateral (
+                select case n.provider when 'cloud_api' then n.waba_id when 'twilio' then n.account_id end as waba_id
+            ) as k
+            where n.is_active and k.waba_id is not null and n.tenant_id = coalesce(p_tenant_id, n.tenant_id)
+            group by n.tenant_id, n.provider, k.waba_id
+        ) as a);
+end
+$$;
+grant execute on function
+    public.templates_apply(uuid, text, text, timestamptz, jsonb, boolean), public.templates_fail(uuid, text, text),
+    public.template_accounts(uuid)
+    to service_role;
 
 -- Ask for a listing, soon: when a number was connected, or the provider speaks of a template we do not know.
 -- Definer: whoever connects a number, or takes in what the provider says, may not read Vault.

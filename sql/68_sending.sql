@@ -108,6 +108,10 @@ declare
     v_template public.message_templates;
     v_filled jsonb;
 begin
+    if p_number.provider = 'whapi' then
+        perform private.send_refuse('PT409', 'templates_unsupported', 'Numbers of Whapi have no templates.',
+            'Write a text: it may be sent at any time.');
+    end if;
     select * into v_template
     from public.message_templates t
     where t.tenant_id = p_number.tenant_id and t.id = p_request.template_id;
@@ -127,7 +131,10 @@ begin
             v_filled ->> 'reason', v_filled ->> 'message', v_filled ->> 'hint');
     end if;
     return jsonb_build_object('content', v_filled -> 'text', 'template_id', v_template.id,
-        'data', private.template_data(v_template, v_filled, p_request.parameters));
+        'data', jsonb_build_object('category', v_template.category, 'template', jsonb_build_object(
+            'name', v_template.name, 'language', v_template.language, 'category', v_template.category,
+            'provider_template_id', v_template.provider_template_id, 'components', v_filled -> 'components',
+            'variables', v_filled -> 'variables', 'parameters', coalesce(p_request.parameters, '{}'))));
 end
 $$;
 
@@ -265,22 +272,20 @@ $$;
 -- The decision, and what a refusal of it says.
 
 -- The decision about a message of staff. One that is to go out when its window will be closed needs a template.
-create function private.send_decide(
-    p_tenant_id uuid, p_chat_id uuid, p_type text, p_category text, p_template_id uuid, p_send_at timestamptz,
-    p_is_forced boolean
-) returns jsonb
+create function private.send_decide(p_message private.outgoing, p_is_forced boolean) returns jsonb
 language plpgsql stable set search_path = '' as $$
 declare
     v_decision jsonb;
 begin
     select to_jsonb(d) - 'ref' into v_decision
-    from private.send_decisions(array[(private.uuid7(), p_tenant_id, p_chat_id, 'staff', p_type = 'template',
-        p_category, p_template_id, p_is_forced)::private.send_candidate]) d;
-    if v_decision ->> 'verdict' = 'send' and p_type <> 'template' and not p_is_forced and exists (
+    from private.send_decisions(array[(private.uuid7(), p_message.tenant_id, p_message.chat_id, 'staff',
+        p_message.type = 'template', p_message.data ->> 'category', p_message.template_id,
+        p_is_forced)::private.send_candidate]) d;
+    if v_decision ->> 'verdict' = 'send' and p_message.type <> 'template' and not p_is_forced and exists (
         select from public.chats c
         join public.whatsapp_numbers n on n.tenant_id = c.tenant_id and n.id = c.number_id
-        where c.tenant_id = p_tenant_id and c.id = p_chat_id and n.provider <> 'whapi'
-            and c.window_expires_at <= p_send_at
+        where c.tenant_id = p_message.tenant_id and c.id = p_message.chat_id and n.provider <> 'whapi'
+            and c.window_expires_at <= p_message.send_at
     ) then
         v_decision := v_decision || '{"verdict": "template", "reason": "window_will_be_closed"}';
     end if;
@@ -312,6 +317,9 @@ begin
         when 'window_will_be_closed' then
             'The window will be closed by then unless the customer writes again, so only a template may be scheduled.'
         when 'opted_out' then 'This customer does not want to be written to.'
+        when 'blocked' then 'This customer has blocked the number.'
+        when 'plan_quota' then 'The messages of this month''s plan are used up.'
+        when 'marketing_to_us' then 'WhatsApp delivers no marketing templates to numbers of the United States.'
         when 'opted_out_of_marketing' then 'This customer does not want marketing.'
         when 'number_inactive' then 'The number of this chat is switched off.'
         else format('This message may not be sent: %s.', replace(p_reason, '_', ' '))
@@ -319,29 +327,24 @@ begin
 end
 $$;
 
--- Refuse what was decided against, with what it would cost instead.
-create function private.send_forbid(p_chat public.chats, p_decision jsonb) returns void
+-- Refuse what was decided against. p_can_force: a person may overrule it.
+create function private.send_forbid(p_chat public.chats, p_decision jsonb, p_can_force boolean) returns void
 language plpgsql stable set search_path = '' as $$
-declare
-    -- the dearest kind: which template it will be, nobody knows
-    v_instead jsonb := case p_decision ->> 'verdict' when 'template' then private.send_decide(
-        p_chat.tenant_id, p_chat.id, 'template', 'marketing', null, null, false) else p_decision end;
 begin
     perform private.send_refuse('PT409', p_decision ->> 'reason',
         private.send_refusal(p_chat, p_decision ->> 'reason'),
-        concat_ws(' ',
-            case p_decision ->> 'verdict' when 'template'
-                then 'Choose a template (p_type, p_template_id).'
-                else 'If it must be sent all the same: p_force, with the estimated cost.' end,
-            'It is estimated to cost up to ' || private.cost_words(v_instead) || '.'),
-        p_decision || jsonb_build_object('window_expires_at', p_chat.window_expires_at,
-            'estimated_cost', v_instead -> 'estimated_cost', 'currency', v_instead -> 'currency'));
+        coalesce(nullif(concat_ws(' ',
+            case p_decision ->> 'verdict' when 'template' then 'Choose a template: p_type and p_template_id.' end,
+            case when p_can_force then 'To send it all the same, use p_force with the cost shown.' end,
+            'Estimated: ' || private.cost_words(p_decision) || '.'), ''), 'Nothing can be done about it.'),
+        p_decision || jsonb_build_object('window_expires_at', p_chat.window_expires_at, 'can_force', p_can_force));
 end
 $$;
 
 create function private.cost_words(p_decision jsonb) returns text
 language sql immutable set search_path = '' as $$
     select (p_decision ->> 'currency') || ' ' || round((p_decision ->> 'estimated_cost')::numeric, 4)
+        || case p_decision ->> 'is_verified' when 'false' then ' (unverified rate)' else '' end
 $$;
 
 -- Who forces a message agrees to its cost as they were shown it; it may have changed since.
@@ -371,20 +374,31 @@ create function private.send_permit(
 ) returns jsonb
 language plpgsql stable set search_path = '' as $$
 declare
-    v_decision jsonb := private.send_decide(p_message.tenant_id, p_message.chat_id, p_message.type,
-        p_message.data ->> 'category', p_message.template_id, p_message.send_at, false);
+    v_decision jsonb := private.send_decide(p_message, false);
+    v_forced jsonb;
 begin
-    if p_request.is_forced and v_decision ->> 'verdict' not in ('send', 'wait') then
-        v_decision := private.send_decide(p_message.tenant_id, p_message.chat_id, p_message.type,
-            p_message.data ->> 'category', p_message.template_id, p_message.send_at, true) || '{"is_forced": true}';
-    end if;
     if v_decision ->> 'verdict' not in ('send', 'wait') then
-        perform private.send_forbid(p_chat, v_decision);
-    elsif p_request.is_forced then
+        v_forced := private.send_decide(p_message, true) || '{"is_forced": true}';
+        if v_forced ->> 'verdict' not in ('send', 'wait') or not coalesce(p_request.is_forced, false) then
+            perform private.send_forbid(p_chat, v_decision, v_forced ->> 'verdict' in ('send', 'wait'));
+        end if;
+        v_decision := v_forced;
+    end if;
+    if p_request.is_forced then
         perform private.send_consent(p_request, v_decision);
     end if;
     return v_decision;
 end
+$$;
+
+-- What was decided stays with the message; the outbox asks again when it goes out.
+create function private.message_decided(p_tenant_id uuid, p_message_id uuid, p_decision jsonb) returns void
+language sql set search_path = '' as $$
+    update public.messages
+    set send_verdict = p_decision ->> 'verdict', send_reason = p_decision ->> 'reason',
+        price_class = p_decision ->> 'price_class', estimated_cost = (p_decision ->> 'estimated_cost')::numeric,
+        currency = p_decision ->> 'currency'
+    where tenant_id = p_tenant_id and id = p_message_id
 $$;
 
 -- A person writes: the chat has a session, and the agent is silent for a while.
@@ -431,11 +445,9 @@ begin
     set idempotency_key = p_request.idempotency_key,
         request_hash = case when p_request.idempotency_key is not null then v_hash end,
         scheduled_at = v_message.send_at,
-        consented_cost = case when v_decision ? 'is_forced' then p_request.expected_cost end,
-        send_verdict = v_decision ->> 'verdict', send_reason = v_decision ->> 'reason',
-        price_class = v_decision ->> 'price_class', estimated_cost = (v_decision ->> 'estimated_cost')::numeric,
-        currency = v_decision ->> 'currency'
+        consented_cost = case when v_decision ? 'is_forced' then p_request.expected_cost end
     where m.tenant_id = v_tenant_id and m.id = v_id;
+    perform private.message_decided(v_tenant_id, v_id, v_decision);
     return private.message_shown(v_tenant_id, v_id);
 end
 $$;
@@ -503,13 +515,15 @@ begin
             'Send another template instead.');
     end if;
     select * into v_chat from public.chats c where c.tenant_id = v_message.tenant_id and c.id = v_message.chat_id;
-    v_decision := private.send_decide(v_message.tenant_id, v_message.chat_id, v_message.type,
-        v_message.data ->> 'category', v_message.template_id, null, v_message.forced_by is not null);
+    v_decision := private.send_decide(private.outgoing(v_message.tenant_id, v_message.chat_id, 'staff',
+        v_message.source, v_message.role, v_message.content, v_message.type, v_message.data,
+        p_template_id => v_message.template_id), v_message.forced_by is not null);
     if v_decision ->> 'verdict' not in ('send', 'wait') then
-        perform private.send_forbid(v_chat, v_decision);
+        perform private.send_forbid(v_chat, v_decision, false);
     end if;
     perform private.staff_takes_over(v_message.tenant_id, v_message.chat_id);
     perform private.outbox_requeue(v_message.tenant_id, array[p_message_id]);
+    perform private.message_decided(v_message.tenant_id, p_message_id, v_decision);
     return private.message_shown(v_message.tenant_id, p_message_id);
 end
 $$;

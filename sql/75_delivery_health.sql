@@ -32,6 +32,8 @@ insert into public.alert_kinds (kind, subject, meaning, texts) values
         '{"es": "Hay mensajes automáticos de este número que no se pudieron enviar. Se pueden reintentar."}'),
     ('backfill_failed', 'number', 'The provider''s list of messages cannot be read; what an outage lost stays lost.',
         '{"es": "No se pudo revisar si faltan mensajes de este número. Si hubo un corte, míralos en el teléfono."}'),
+    ('templates_not_listed', 'account', 'The provider did not tell the templates of an account; those known go on.',
+        '{"es": "No se pudo actualizar la lista de plantillas de una cuenta de WhatsApp."}'),
     ('send_failed', 'chat', 'A reply or a message of staff could not be sent.',
         '{"es": "Un mensaje no se pudo enviar."}'),
     ('send_unknown', 'chat', 'Nobody knows whether a message was sent; it is not sent again.',

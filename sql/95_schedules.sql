@@ -146,4 +146,6 @@ select cron.schedule(
     $$select private.wake('daily-actions') where private.worker_has_work('daily-actions')$$);
 select cron.schedule('backfill', '*/10 * * * *', $$select private.wake('backfill')
     where exists (select from public.whatsapp_numbers where provider <> 'cloud_api' and is_active)$$);
+select cron.schedule('sync-templates', '41 4 * * *', $$select private.wake('sync-templates')
+    where exists (select from public.whatsapp_numbers where is_active and coalesce(waba_id, account_id) is not null)$$);
 select cron.schedule('traces-purge', '17 3 * * *', 'select private.traces_purge()');

@@ -18,6 +18,7 @@ from local.simulator.config import Config
 from local.simulator.control import Control
 from local.simulator.graph import Graph
 from local.simulator.graph_accounts import GraphAccounts
+from local.simulator.graph_templates import GraphTemplates
 from local.simulator.http import Json
 from local.simulator.openai import OpenAI
 from local.simulator.outside import Outside
@@ -36,7 +37,7 @@ def application(config: Config) -> Starlette:
     graph, openai = Graph(out), OpenAI(out)
     # the first whose path fits answers: Graph itself refuses all it does not know, and is the last of its own
     services: dict[str, list[Service]] = {
-        "/graph": [GraphAccounts(out), graph],
+        "/graph": [GraphAccounts(out), GraphTemplates(out), graph],
         "/whapi": [WhapiApi(out)],
         "/twilio": [TwilioApi(out)],
     }

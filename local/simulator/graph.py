@@ -13,7 +13,8 @@ from starlette.routing import BaseRoute, Route
 from local.simulator import graph_body, meta
 from local.simulator.afterwards import tell_later
 from local.simulator.faults import Fault, faulty_answer
-from local.simulator.graph_errors import GraphError, bad_token, no_such_object
+from local.simulator.graph_errors import GraphError, bad_token, no_such_object, refusal
+from local.simulator.graph_templates import Templates
 from local.simulator.http import Answer, Json
 from local.simulator.limits import Limits
 from local.simulator.outside import Outside
@@ -29,6 +30,7 @@ class Graph:
     def __init__(self, outside: Outside) -> None:
         self._out = outside
         self._limits = Limits()
+        self._templates = Templates(outside.store)
 
     def controls(self) -> Mapping[str, Do]:
         return {}
@@ -49,8 +51,8 @@ class Graph:
             number = await self._authorised(request)
             body = _json(raw)
             return self._read(number, body) if graph_body.is_read(body) else await self._send(number, body)
-        except GraphError as refusal:
-            return Json(refusal.body(), refusal.status)
+        except GraphError as error:
+            return Json(error.body(), error.status)
 
     # who calls
 
@@ -94,6 +96,8 @@ class Graph:
         if fault and not fault.after_accept:
             return _faulty(fault)
         graph_body.check_message(body)
+        if body.get("type") == "template":
+            self._templates.check_sent(number.account, body["template"])
         contact = await self._out.windows.remembered(self._recipient(number, body))
         limit = self._out.store.tuning.rate_limits and self._limits.reached(number.number, contact.bsuid)
         if limit:
@@ -144,8 +148,4 @@ def _json(raw: bytes) -> dict[str, Any]:
 
 
 def _faulty(fault: Fault, accepted: dict[str, Any] | None = None) -> Answer:
-    def refusal(code: int) -> tuple[int, object]:
-        error = GraphError(code)
-        return error.status, error.body()
-
     return faulty_answer(fault, refusal, broken=131000, busy=4, accepted=accepted)

@@ -111,6 +111,12 @@ class GraphError(Exception):
         return f"(#{self.code}) {self.details if self.code == 100 and self.details else self.title}"
 
 
+def refusal(code: int) -> tuple[int, object]:
+    """HTTP status and body of an error."""
+    error = GraphError(code)
+    return error.status, error.body()
+
+
 def bad_token(details: str) -> GraphError:
     return GraphError(190, details)
 

@@ -82,7 +82,7 @@ class Meta:
     def __init__(self, settings: MetaSettings, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self._settings = settings
         url = f"{settings.graph_url.rstrip('/')}/{settings.graph_version}"
-        self._api = Api(url, settings.accounts_seconds, _judge, transport)
+        self._api = Api(url, settings.accounts_seconds, judge, transport)
 
     @property
     def app_id(self) -> str:
@@ -212,7 +212,8 @@ def reaction(code: int, status: int) -> type[RecadoError]:
     return ERRORS.get(code) or (UnavailableError if status >= 500 else BadRequestError)
 
 
-def _judge(answer: Answer, secrets: Sequence[str]) -> JsonObject:
+def judge(answer: Answer, secrets: Sequence[str]) -> JsonObject:
+    """What was asked for, or the error it means."""
     error = mapping(answer.body.get("error"))
     if not error and answer.is_success:
         return answer.body

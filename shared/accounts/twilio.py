@@ -37,10 +37,10 @@ class TwilioSenders:
     def __init__(
         self, settings: SenderAccountSettings, transport: httpx.AsyncBaseTransport | None = None
     ) -> None:
-        self._accounts = Api(settings.twilio_url, settings.accounts_seconds, _judge, transport)
+        self._accounts = Api(settings.twilio_url, settings.accounts_seconds, judge, transport)
         # the senders have a host of their own, in every region
         messaging = settings.twilio_url.replace("://api.", "://messaging.", 1)
-        self._messaging = Api(messaging, settings.accounts_seconds, _judge, transport)
+        self._messaging = Api(messaging, settings.accounts_seconds, judge, transport)
 
     async def prove(self, wanted: JsonObject) -> Proof:
         account = ident(wanted, "account_sid", "AC[0-9a-fA-F]{32}", "AC and 32 letters and digits")
@@ -117,7 +117,8 @@ def _sender(wanted: JsonObject) -> str:
     return digits
 
 
-def _judge(answer: Answer, secrets: Sequence[str]) -> JsonObject:
+def judge(answer: Answer, secrets: Sequence[str]) -> JsonObject:
+    """What was asked for, or the error it means."""
     if answer.is_success:
         return answer.body
     log.warning("twilio refuses", extra={"action": "account", "error_code": answer.body.get("code")})

@@ -16,7 +16,7 @@ pytest_plugins = ("tests.local.outside_fixtures",)
 
 TEMPLATE = {
     "type": "template",
-    "template": {"name": "order_ready", "language": {"code": "es"}, "components": []},
+    "template": {"name": "hello_world", "language": {"code": "en_US"}, "components": []},
     "text": None,
 }
 

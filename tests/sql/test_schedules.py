@@ -172,6 +172,7 @@ def test_everything_that_may_lie_waiting_is_swept(db: Db) -> None:
         "conversations-close-idle": "*/5 * * * *",
         "refresh-tokens": "10,40 4 * * *",
         "backfill": "*/10 * * * *",
+        "sync-templates": "41 4 * * *",
         "traces-purge": "17 3 * * *",
     }
 

@@ -220,6 +220,29 @@ def test_what_waits_is_taken_and_says_so(db: Any, clinic: Business, chat: Any) -
     assert (sent["status"], sent["decision"]["verdict"]) == ("queued", "wait")
 
 
+def test_whapi_has_no_window(db: Any, clinic: Business, chat: Any) -> None:
+    db.run("update public.whatsapp_numbers set provider = 'whapi', waba_id = null")
+    close_window(db)
+
+    assert send(db, clinic.owner, chat_id=chat, content="Hola")["status"] == "queued"
+    assert refusal(db, clinic.owner, chat_id=chat, type="template")["reason"] == "templates_unsupported"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"content": "x" * 1601}, "too long: 1601 characters, at most 1600"),
+        ({"type": "image", "media": {"id": "77"}}, "must have a link: Twilio takes nothing else"),
+    ],
+)
+def test_twilio_takes_less(
+    db: Any, clinic: Business, chat: Any, arguments: dict[str, Any], words: str
+) -> None:
+    db.run("update public.whatsapp_numbers set provider = 'twilio', account_id = 'AC1'")
+
+    assert words in refusal(db, clinic.owner, chat_id=chat, **arguments)["message"]
+
+
 # scheduled
 
 
@@ -327,10 +350,8 @@ def test_a_closed_window_is_told_with_what_is_possible(db: Any, clinic: Business
 
     assert (refused["code"], refused["reason"], refused["verdict"]) == ("PT409", "window_closed", "template")
     assert refused["message"] == "The window closed 3 h ago, so only a template may be sent."
-    assert refused["hint"] == (
-        "Choose a template (p_type, p_template_id). It is estimated to cost up to USD 0.0740."
-    )
-    assert (refused["estimated_cost"], refused["currency"]) == (0.074, "USD")
+    assert refused["hint"].startswith("Choose a template: p_type and p_template_id. Estimated: USD 0.0113")
+    assert (refused["estimated_cost"], refused["currency"], refused["can_force"]) == (0.0113, "USD", False)
 
 
 @pytest.mark.parametrize(
@@ -430,50 +451,55 @@ def test_a_removed_colleague_writes_nothing(db: Any, clinic: Business, chat: Any
 
 
 @pytest.fixture
-def nothing_is_free(db: Any, clinic: Business) -> None:
-    """The number's thousand free service messages of the month are used up."""
-    db.run(
-        "insert into public.number_pacing (tenant_id, number_id, service_month, service_count)"
-        " select tenant_id, id, date_trunc('month', now() at time zone timezone), 1000"
-        " from public.whatsapp_numbers"
-    )
+def late(db: Any, clinic: Business, chat: Any) -> dict[str, Any]:
+    """For a time when the window will be closed: a person may hope that the customer writes again."""
+    message = {"chat_id": chat, "content": "¿Vienes?", "send_at": datetime.now(UTC) + timedelta(hours=30)}
+    refused = refusal(db, clinic.owner, **message)
+    assert refused["can_force"] is True
+    return {**message, "force": True, "shown": Decimal(str(refused["estimated_cost"]))}
 
 
-@pytest.mark.usefixtures("nothing_is_free")
-def test_force_needs_the_cost_that_was_shown(db: Any, clinic: Business, chat: Any) -> None:
-    refused = refusal(db, clinic.owner, chat_id=chat, content="Hola", force=True)
+def forced(db: Any, clinic: Business, late: dict[str, Any], **cost: Any) -> dict[str, Any]:
+    arguments = {name: value for name, value in late.items() if name != "shown"}
+    return refusal(db, clinic.owner, **arguments, **cost)
+
+
+def test_force_needs_the_cost_that_was_shown(db: Any, clinic: Business, late: dict[str, Any]) -> None:
+    refused = forced(db, clinic, late)
 
     assert (refused["code"], refused["reason"]) == ("PT400", "cost_not_shown")
-    assert "USD 0.0113" in refused["message"]
+    assert f"USD {late['shown']:.4f}" in refused["message"]
 
 
-@pytest.mark.usefixtures("nothing_is_free")
-def test_force_with_another_cost_is_told_the_new_one(db: Any, clinic: Business, chat: Any) -> None:
-    refused = refusal(
-        db,
-        clinic.owner,
-        chat_id=chat,
-        content="Hola",
-        force=True,
-        expected_cost=Decimal("0.05"),
-        currency="USD",
-    )
+@pytest.mark.parametrize(("more", "currency"), [("0.05", "USD"), ("0", "EUR")])
+def test_force_with_another_cost_is_told_the_new_one(
+    db: Any, clinic: Business, late: dict[str, Any], more: str, currency: str
+) -> None:
+    seen = late["shown"] + Decimal(more)
 
-    assert refused["reason"] == "cost_changed"
-    assert refused["message"] == "The estimated cost is now USD 0.0113, no longer USD 0.05."
-    assert refused["estimated_cost"] == 0.0113
+    refused = forced(db, clinic, late, expected_cost=seen, currency=currency)
+
+    assert (refused["code"], refused["reason"]) == ("PT409", "cost_changed")
+    assert f"is now USD {late['shown']:.4f}" in refused["message"]
+    assert Decimal(str(refused["estimated_cost"])) == late["shown"]
 
 
-@pytest.mark.usefixtures("nothing_is_free")
+def test_who_forced_a_message_and_what_they_agreed_to_is_kept(
+    db: Any, clinic: Business, late: dict[str, Any]
+) -> None:
+    shown = late.pop("shown")
+
+    sent = send(db, clinic.owner, **late, expected_cost=shown, currency="usd")
+
+    assert sent["forced_by"] == str(clinic.tenant_id)
+    assert Decimal(str(sent["consented_cost"])) == shown
+
+
 def test_force_that_was_not_needed_is_not_held_against_anybody(db: Any, clinic: Business, chat: Any) -> None:
+    cost = Decimal(str(send(db, clinic.owner, chat_id=chat, content="Hola")["estimated_cost"]))
+
     sent = send(
-        db,
-        clinic.owner,
-        chat_id=chat,
-        content="Hola",
-        force=True,
-        expected_cost=Decimal("0.0113"),
-        currency="usd",
+        db, clinic.owner, chat_id=chat, content="Hola", force=True, expected_cost=cost, currency="USD"
     )
 
     assert (sent["forced_by"], sent["consented_cost"]) == (None, None)
@@ -540,7 +566,7 @@ def test_what_did_not_go_out_can_be_sent_again(db: Any, clinic: Business, chat: 
 
     again = call(db, clinic.owner, "message_retry", message_id=sent["id"])
 
-    assert (again["id"], again["status"]) == (sent["id"], "queued")
+    assert (again["id"], again["status"], again["decision"]["verdict"]) == (sent["id"], "queued", "send")
     assert (again["error_code"], again["wa_message_id"], again["failed_at"]) == (None, None, None)
     with db.as_service():
         (claimed,) = db.value("select public.outbox_claim()")["messages"]

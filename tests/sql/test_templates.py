@@ -252,6 +252,41 @@ def test_a_listing_is_asked_for_when_it_is_needed(db: Any, clinic: Business) -> 
     )
 
 
+def test_a_listing_that_fails_is_one_alert_until_it_is_over(db: Any, clinic: Business) -> None:
+    with db.as_service():
+        for _ in range(2):
+            db.run("select public.templates_fail(%s, '200', 'Meta is away.')", clinic.tenant_id)
+    raised = db.rows("select kind, subject, occurrences from public.alerts where resolved_at is null")
+
+    apply(db, clinic, listed())
+
+    assert raised == [{"kind": "templates_not_listed", "subject": "200", "occurrences": 2}]
+    assert db.value("select count(*) from public.alerts where resolved_at is null") == 0
+
+
+def test_every_account_of_an_active_number_is_listed_once(db: Any, clinic: Business, plaza: Business) -> None:
+    twin = (
+        "insert into public.whatsapp_numbers (tenant_id, provider, phone_number, provider_number_id, waba_id,"
+    )
+    db.run(
+        f"{twin} display_name) values (%s, 'cloud_api', '573001119999', '9', '200', 'x')", clinic.tenant_id
+    )
+    db.run(
+        "update public.whatsapp_numbers set provider = 'twilio', account_id = 'AC1' where tenant_id = %s",
+        plaza.tenant_id,
+    )
+
+    with db.as_service():
+        told = db.value("select public.template_accounts()")["accounts"]
+        of_clinic = db.value("select public.template_accounts(%s)", clinic.tenant_id)["accounts"]
+
+    assert {(one["provider"], one["waba_id"], len(one["numbers"])) for one in told} == {
+        ("cloud_api", "200", 2),
+        ("twilio", "AC1", 1),
+    }
+    assert [one["tenant_id"] for one in of_clinic] == [str(clinic.tenant_id)]
+
+
 # what is filled in
 
 
