@@ -29,6 +29,7 @@ class Store:
         )  # outlives the process; a power cut may lose some
         self._begin_anew_unless(_SHAPE)
         self._tables: list[str] = []
+        self._tuning: Tuning | None = None
         self.create("note", "create table if not exists note (key text primary key, value text not null)")
 
     def _begin_anew_unless(self, shape: int) -> None:
@@ -71,6 +72,7 @@ class Store:
         self._connection.execute("commit")
 
     def forget_everything(self, *, but: Sequence[str] = ()) -> None:
+        self._tuning = None
         with self.transaction():
             for table in self._tables:
                 if table not in but:
@@ -85,11 +87,14 @@ class Store:
 
     @property
     def tuning(self) -> Tuning:
-        return replace(Tuning(), **self.noted("tuning", {}))
+        """Asked for with every message, so it is read once."""
+        self._tuning = self._tuning or replace(Tuning(), **self.noted("tuning", {}))
+        return self._tuning
 
     @tuning.setter
     def tuning(self, chosen: Tuning) -> None:
         self.note("tuning", asdict(chosen))
+        self._tuning = chosen
 
     def close(self) -> None:
         self._connection.close()
