@@ -19,7 +19,8 @@ from local.parts import environment
 
 BOGOTA = ZoneInfo("America/Bogota")
 CITAS, PLAZA = "100000000000001", "100000000000003"
-MARIA, CARLOS, LUCIA = "57311111111", "57322222222", "57333333333"
+PULSO = {"Whapi": "PULSO-WHAPI", "Twilio": "whatsapp:+57305555555"}
+MARIA, CARLOS, LUCIA, DIEGO = "57311111111", "57322222222", "57333333333", "57344444444"
 PASSWORD = "recado-demo"  # noqa: S105  # public by design
 _PATIENCE = 45.0
 
@@ -79,6 +80,7 @@ def tell(layout: Layout, secrets: Keys, say: Callable[[str], None]) -> bool:
         _open_at_ten(world, story)
         _maria_writes_in_fragments(world, story)
         _carlos_writes_to_the_restaurant(world, story)
+        _diego_writes_to_the_gym(world, story)
         _each_sees_their_own(world, story)
         _activity_is_written_once(world, story)
         _the_model_fails(world, story)
@@ -94,7 +96,7 @@ def _open_at_ten(world: World, story: Story) -> None:
     ten = now.replace(hour=10, minute=0, second=0, microsecond=0)
     ahead = (ten - now if ten > now else ten + timedelta(days=1) - now).total_seconds()
     world.post("clock", {"advance_seconds": ahead})
-    story.chapter("Ten o'clock in Bogotá. Two businesses are open: Clínica Dental and Restaurante La Plaza.")
+    story.chapter("Ten o'clock in Bogotá. Open are Clínica Dental, Restaurante La Plaza and Gimnasio Pulso.")
 
 
 def _maria_writes_in_fragments(world: World, story: Story) -> None:
@@ -126,15 +128,35 @@ def _carlos_writes_to_the_restaurant(world: World, story: Story) -> None:
     story.expect("ChefBot wrote it", agents == ["ChefBot"], agents)
 
 
+def _diego_writes_to_the_gym(world: World, story: Story) -> None:
+    story.chapter("Diego Peña writes to both numbers of Gimnasio Pulso, one at Whapi, one at Twilio.")
+    text = "Hola, ¿qué horario tiene la clase de prueba?"
+    for provider, number in PULSO.items():
+        world.write(number, DIEGO, "Diego Peña", text)
+        story.line(f"Diego, by {provider}", text)
+    asked = time.monotonic()
+    for provider, number in PULSO.items():
+        answers = _answer(world, story, number, DIEGO, asked)
+        story.expect(f"one answer goes out by {provider}", len(answers) == 1, answers)
+    leads = _rows(world.service.table("customer_leads").select("id").eq("phone", DIEGO))
+    story.expect("he is one customer, whichever way he comes", len(leads) == 1, leads)
+    told = eventually(lambda: [m["status"] for m in world.messages(DIEGO, "outbound")] == ["read", "read"])
+    story.expect("both answers are delivered and read", told, world.messages(DIEGO, "outbound"))
+
+
 def _each_sees_their_own(world: World, story: Story) -> None:
-    story.chapter("Both owners sign in and look at their customers.")
-    expected = {"dr.perez@clinica.example": ["María González"], "admin@laplaza.example": ["Carlos López"]}
+    story.chapter("The owners sign in and look at their customers.")
+    expected = {
+        "dr.perez@clinica.example": ["María González"],
+        "admin@laplaza.example": ["Carlos López"],
+        "admin@pulso.example": ["Diego Peña"],
+    }
     for email, client in world.owners.items():
         names = [row["name"] for row in _rows(client.table("client_view").select("name"))]
         story.line(email, ", ".join(names))
         story.expect("their own customers, and nobody else's", names == expected[email], names)
-        inbox = _rows(client.rpc("inbox_list"))
-        story.expect("and one chat in the inbox", len(inbox) == 1, inbox)
+        inbox = {chat["lead_name"] for chat in _rows(client.rpc("inbox_list"))}
+        story.expect("and nobody else's chats", inbox == set(names), inbox)
 
 
 def _activity_is_written_once(world: World, story: Story) -> None:
@@ -184,8 +206,10 @@ def _the_model_fails(world: World, story: Story) -> None:
     world.post("faults", {"target": "openai", "kind": "http_500", "times": 0})
 
 
-def _answer(world: World, story: Story, number: str, customer: str) -> list[dict[str, Any]]:
-    asked = time.monotonic()
+def _answer(
+    world: World, story: Story, number: str, customer: str, asked: float | None = None
+) -> list[dict[str, Any]]:
+    asked = asked or time.monotonic()
     eventually(lambda: world.sent(number, customer))
     answers = world.sent(number, customer)
     for answer in answers:
@@ -209,7 +233,7 @@ def eventually(check: Callable[[], Any], seconds: float = _PATIENCE) -> bool:
 def _world(layout: Layout, secrets: Keys) -> Iterator[World]:
     env = environment(layout, secrets)
     owners = {}
-    for email in ("dr.perez@clinica.example", "admin@laplaza.example"):
+    for email in ("dr.perez@clinica.example", "admin@laplaza.example", "admin@pulso.example"):
         owners[email] = create_client(env["SUPABASE_URL"], env["SUPABASE_ANON_KEY"])
         owners[email].auth.sign_in_with_password({"email": email, "password": PASSWORD})
     service = create_client(env["SUPABASE_URL"], env["SUPABASE_SERVICE_ROLE_KEY"])
