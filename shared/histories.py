@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import parse_qsl, quote, urlsplit
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 SECONDS = 20.0  # for an answer
 _CONNECT_SECONDS = 5.0
 _PAGE = 500  # messages of a page; Whapi gives no more
+_TICK = timedelta(seconds=1)  # their times are whole seconds: the last one is read to its end
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class WhapiHistory:
     async def pages(self, number: Number, since: datetime, until: datetime) -> AsyncIterator[list[Payload]]:
         offset, headers = 0, {"authorization": f"Bearer {number.token}"}
         while True:
-            span = {"time_from": int(since.timestamp()), "time_to": int(until.timestamp())}
+            span = {"time_from": int(since.timestamp()), "time_to": int((until + _TICK).timestamp())}
             body = await self._door.get("messages/list", {"count": _PAGE, "offset": offset, **span}, headers)
             found = shapes.listing(_object(body, "Whapi").get("messages"))
             if found:
@@ -62,7 +63,7 @@ class TwilioHistory:
         self._door = _Door("Twilio", url, transport)
 
     async def pages(self, number: Number, since: datetime, until: datetime) -> AsyncIterator[list[Payload]]:
-        span = {"DateSent>": _iso(since), "DateSent<": _iso(until), "PageSize": str(_PAGE)}
+        span = {"DateSent>": _iso(since), "DateSent<": _iso(until + _TICK), "PageSize": str(_PAGE)}
         for side in ("To", "From"):
             query: Mapping[str, str] | None = {side: f"whatsapp:+{number.phone}", **span}
             while query is not None:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from shared import shapes
 from shared.events import JsonObject
 
-PART = 100  # items of a payload
+PART = 50  # items of a payload
 
 T = TypeVar("T")
 _Old = tuple[
