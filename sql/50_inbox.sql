@@ -91,6 +91,11 @@ create type private.inbox_message as (
     wa_message_id text, kind text, type text, at timestamptz, is_history boolean, is_live boolean, body jsonb
 );
 
+-- A message that refuses to hear from us; is_first: the refusal began with it.
+create type private.refusal as (
+    tenant_id uuid, number_id uuid, wa_message_id text, lead_id uuid, is_first boolean
+);
+
 -- Whom an event's addresses lead to, and whether that is already known of all of them.
 create type private.lead_found as (lead_id uuid, is_complete boolean);
 
@@ -257,6 +262,7 @@ declare
     v_contacts private.inbox_event[] := array(select e from unnest(p_events) e where e.kind = 'contact_sync');
     v_leads uuid[];
     v_chats uuid[];
+    v_refusals private.refusal[];
     v_stored private.inbox_message[] := array[]::private.inbox_message[];
 begin
     if cardinality(v_identities) > 0 then
@@ -265,16 +271,27 @@ begin
     if cardinality(v_contacts) > 0 then
         perform private.inbox_contacts(v_contacts);
     end if;
+    perform private.consents_of_failures(v_changes);
     if cardinality(v_talk) > 0 then
         v_leads := private.inbox_leads(v_talk);
-        perform private.inbox_consent(v_talk, v_leads);
+        v_refusals := private.inbox_consent(v_talk, v_leads);
         v_chats := private.inbox_chats(v_talk, v_leads);
         v_stored := private.inbox_store(
             v_talk, v_leads, v_chats, private.inbox_conversations(v_talk, v_chats));
         perform private.inbox_touch(v_stored);
         perform private.inbox_media(v_stored);
         perform private.activity_note(v_stored);
-        perform private.replies_await(v_stored);
+        if cardinality(v_refusals) = 0 then
+            perform private.replies_await(v_stored);
+        else
+            -- a refusal is confirmed, not discussed
+            perform private.opt_outs_confirm(v_stored, v_refusals);
+            perform private.replies_await(array(
+                select m from unnest(v_stored) m where not exists (
+                    select from unnest(v_refusals) r
+                    where r.tenant_id = m.tenant_id and r.number_id = m.number_id
+                        and r.wa_message_id = m.wa_message_id)));
+        end if;
         v_changes := v_changes || private.early_events_take(v_stored);
     end if;
     if cardinality(v_changes) > 0 then

@@ -92,6 +92,7 @@ begin
         last_interaction_at = greatest(v_chat.last_interaction_at, v_other.last_interaction_at),
         window_expires_at = greatest(v_chat.window_expires_at, v_other.window_expires_at),
         free_entry_until = greatest(v_chat.free_entry_until, v_other.free_entry_until),
+        free_entry_reply_by = greatest(v_chat.free_entry_reply_by, v_other.free_entry_reply_by),
         agent_paused_until = greatest(v_chat.agent_paused_until, v_other.agent_paused_until),
         referral = case when (v_other.referral_at, v_other.referral) > (v_chat.referral_at, v_chat.referral)
             or v_chat.referral_at is null then v_other.referral else v_chat.referral end,

@@ -726,17 +726,13 @@ begin
     where r.purpose not in ('reply', 'staff')
     group by r.tenant_id, r.number_id;
 
-    insert into public.consent_events (tenant_id, lead_id, kind, scope, source, evidence, happened_at)
-    select r.tenant_id, c.lead_id, 'opt_out', 'marketing', 'provider', r.error_message, v_now
-    from unnest(p_results) r
-    join public.chats c on c.tenant_id = r.tenant_id and c.id = r.chat_id
-    where r.outcome = 'opted_out'
-    on conflict on constraint consent_events_said_once_key do nothing;
-    update public.customer_leads l
-    set opted_out_at = coalesce(l.opted_out_at, v_now), opt_out_scope = coalesce(l.opt_out_scope, 'marketing')
-    from unnest(p_results) r
-    join public.chats c on c.tenant_id = r.tenant_id and c.id = r.chat_id
-    where r.outcome = 'opted_out' and l.tenant_id = c.tenant_id and l.id = c.lead_id;
+    if exists (select from unnest(p_results) r where r.outcome = 'opted_out') then
+        perform private.consents_record(array(
+            select (r.tenant_id, c.lead_id, 'opt_out', 'marketing', 'provider', r.error_message, v_now)::private.consent
+            from unnest(p_results) r
+            join public.chats c on c.tenant_id = r.tenant_id and c.id = r.chat_id
+            where r.outcome = 'opted_out'));
+    end if;
 end
 $$;
 
