@@ -80,7 +80,7 @@ def test_what_a_person_writes_is_understood(outside: Outside, provider: str, kin
 
 
 def events(provider: str, letter: Any) -> list[dict[str, Any]]:
-    """Of a request that was let in."""
+    """Of a request that was let in by its own provider's check."""
     number, url = NUMBERS[provider], urlsplit(letter.url)
     keys = Keys(number.id, provider, number.number, number.account, letter.url, (SECRETS[provider],))
     query = dict(parse_qsl(url.query))

@@ -110,7 +110,7 @@ def test_statuses_go_to_the_callback_signed_with_its_query(outside: Outside) -> 
     assert {form["MessageSid"] for form in forms} == {sid}
     assert forms[-1]["EventType"] == "READ"
     assert outside.webhook.requests[-1].path == f"/webhook/twilio/{SENDER_ID}?message=7f3a"
-    assert outside.twilio("GET", f"Messages/{sid}.json").json()["status"] == "read"
+    eventually(lambda: outside.twilio("GET", f"Messages/{sid}.json").json()["status"] == "read")
 
 
 def test_without_a_callback_nobody_is_told_but_the_list_knows(outside: Outside) -> None:
@@ -127,7 +127,7 @@ def test_free_text_outside_the_window_fails_only_later(outside: Outside) -> None
 
     (failed,) = told(outside, 1)
     assert (failed["MessageStatus"], failed["ErrorCode"]) == ("failed", "63016")
-    assert outside.twilio("GET", f"Messages/{sid}.json").json()["error_code"] == 63016
+    eventually(lambda: outside.twilio("GET", f"Messages/{sid}.json").json()["error_code"] == 63016)
 
 
 def test_a_template_needs_no_window_but_all_its_variables(outside: Outside) -> None:
