@@ -166,6 +166,7 @@ create table public.tenant_settings (
     ai_daily_token_budget bigint,
     ai_daily_cost_budget numeric(12, 4),
     webhook_log_retention_days int,
+    silence_alert_deliveries int default 20,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
     constraint tenant_settings_pkey primary key (tenant_id),
@@ -199,6 +200,7 @@ create table public.tenant_settings (
     constraint tenant_settings_closed_hours_message_check check (length(closed_hours_message) between 1 and 1000),
     constraint tenant_settings_ai_daily_token_budget_check check (ai_daily_token_budget >= 0),
     constraint tenant_settings_ai_daily_cost_budget_check check (ai_daily_cost_budget >= 0),
+    constraint tenant_settings_silence_alert_deliveries_check check (silence_alert_deliveries between 5 and 100000),
     constraint tenant_settings_webhook_log_retention_days_check check (webhook_log_retention_days > 0)
 );
 comment on table public.tenant_settings is
@@ -229,6 +231,8 @@ comment on column public.tenant_settings.ai_daily_token_budget is
     'What analyses and follow-ups may bring a day''s tokens to, answers to customers included; null: no limit.';
 comment on column public.tenant_settings.ai_daily_cost_budget is
     'The same in money, in the currency of ai_prices; null: no limit.';
+comment on column public.tenant_settings.silence_alert_deliveries is
+    'A number is called silent when so many deliveries were to be expected and none came; null: never.';
 comment on column public.tenant_settings.webhook_log_retention_days is 'null: kept for ever.';
 
 create trigger tenant_settings_touch_updated_at before update on public.tenant_settings
@@ -243,7 +247,7 @@ grant update (
     followup_agent_id, followup_template_id, quiet_hours,
     opt_out_confirmation,
     opt_out_keywords, opt_in_keywords, closed_hours_message, shows_typing, ai_daily_token_budget, ai_daily_cost_budget,
-    webhook_log_retention_days
+    webhook_log_retention_days, silence_alert_deliveries
 ) on public.tenant_settings to authenticated;
 grant select, insert, update, delete on public.tenant_settings to service_role;
 

@@ -79,6 +79,7 @@ create table public.whatsapp_numbers (
     portfolio_id text,
     account_id text,
     display_name text not null,
+    username text,
     is_active boolean not null default true,
     is_primary boolean not null default false,
     auto_reply boolean not null default true,
@@ -108,6 +109,7 @@ create table public.whatsapp_numbers (
 comment on table public.whatsapp_numbers is
     'The WhatsApp numbers of a business; where a message arrives decides whose it is.';
 comment on column public.whatsapp_numbers.phone_number is 'pii: digits without +; the business''s own number.';
+comment on column public.whatsapp_numbers.username is 'The business''s own WhatsApp username.';
 comment on column public.whatsapp_numbers.provider_number_id is
     'What webhooks are routed by: Graph phone_number_id, Whapi channel id or Twilio sender.';
 comment on column public.whatsapp_numbers.portfolio_id is

@@ -21,6 +21,7 @@ create table public.webhook_logs (
     next_attempt_at timestamptz,
     error text,
     applied_at timestamptz,
+    is_unmodelled boolean not null default false,
     constraint webhook_logs_pkey primary key (id),
     constraint webhook_logs_delivery_id_key unique (delivery_id),
     constraint webhook_logs_status_check check (status in ('applied', 'failed', 'dead')),
@@ -33,9 +34,13 @@ comment on table public.webhook_logs is
 comment on column public.webhook_logs.payload is 'pii: the change as the provider sent it';
 comment on column public.webhook_logs.raw is 'pii: the bytes, where they could not be parsed';
 comment on column public.webhook_logs.events is 'pii: the canonical events while they wait to be applied';
+comment on column public.webhook_logs.is_unmodelled is
+    'Something in it is nothing that we know, or lacks what we need of it: payload has it.';
 comment on column public.webhook_logs.error is 'pii: the database may quote a value';
 
 create index webhook_logs_tenant_id_received_at_idx on public.webhook_logs (tenant_id, received_at desc);
+create index webhook_logs_tenant_id_received_at_unmodelled_idx
+    on public.webhook_logs (tenant_id, received_at desc) where is_unmodelled;
 create index webhook_logs_tenant_id_next_attempt_at_idx
     on public.webhook_logs (tenant_id, next_attempt_at) where status = 'failed';
 
@@ -62,7 +67,7 @@ create table public.early_events (
 comment on table public.early_events is 'What was said about messages that are not (yet) stored.';
 comment on column public.early_events.target is 'The provider''s id of the message.';
 comment on column public.early_events.detail is
-    'What tells two events of a kind apart: a status with its time, or the event''s own id.';
+    'What tells two events of a kind apart; see private.event_detail().';
 comment on column public.early_events.body is 'pii: the event';
 
 alter table public.early_events enable row level security;
@@ -153,6 +158,8 @@ begin
                 when 'failed' then p_message.failed_at
                 else '-infinity'
             end, true)
+            or p_body ->> 'status' = 'failed' and p_at = p_message.failed_at
+                and coalesce(p_body #>> '{error,code}', '') < coalesce(p_message.error_code::text, '')
             or private.is_first_pricing(p_message.pricing, p_at, p_body -> 'pricing'))
         when 'edit' then
             not private.message_versions(p_message) @> jsonb_build_array(
@@ -186,6 +193,16 @@ begin
         then jsonb_build_array(jsonb_build_object(
             'at', coalesce(p_message.edited_at, p_message.provider_at), 'content', p_message.content))
         else '[]' end;
+end
+$$;
+
+-- What tells two events about one message apart: its own id, or of statuses all they say: the same one may be told at
+-- two times, or once with its price and once without.
+create function private.event_detail(p_body jsonb) returns text
+language plpgsql immutable set search_path = '' as $$
+begin
+    return case p_body ->> 'kind' when 'status' then concat_ws(' ', p_body ->> 'status', md5(p_body::text))
+        else coalesce(p_body ->> 'id', '') end;
 end
 $$;
 
@@ -225,7 +242,7 @@ begin
                 ev.body ->> 'kind' as kind, ev.body ->> 'id' as id,
                 least((ev.body ->> 'at')::timestamptz, v_latest) as at,
                 coalesce(ev.body ->> 'target', ev.body ->> 'id') as about,
-                coalesce(ev.body ->> 'status' || ' ' || (ev.body ->> 'at'), ev.body ->> 'id', '') as detail,
+                private.event_detail(ev.body) as detail,
                 private.as_uuid(ev.body ->> 'callback') as callback
             from unnest(p_payloads) p
             cross join lateral jsonb_array_elements(p.events) with ordinality as ev (body, n)
@@ -259,26 +276,31 @@ declare
     v_changes private.inbox_event[] := array(
         select e from unnest(p_events) e where e.kind in ('status', 'edit', 'revoke', 'reaction'));
     v_identities private.inbox_event[] := array(select e from unnest(p_events) e where e.kind = 'identity');
-    v_contacts private.inbox_event[] := array(select e from unnest(p_events) e where e.kind = 'contact_sync');
+    v_asides private.inbox_event[] := array(
+        select e from unnest(p_events) e where e.kind in ('contact_sync', 'problem'));
     v_leads uuid[];
     v_chats uuid[];
+    v_conversations uuid[];
+    v_answered private.chat_ref[];
+    v_adopted private.inbox_message[];
     v_refusals private.refusal[];
     v_stored private.inbox_message[] := array[]::private.inbox_message[];
 begin
     if cardinality(v_identities) > 0 then
         perform private.inbox_identities(v_identities);
     end if;
-    if cardinality(v_contacts) > 0 then
-        perform private.inbox_contacts(v_contacts);
+    if cardinality(v_asides) > 0 then
+        perform private.inbox_contacts(array(select e from unnest(v_asides) e where e.kind = 'contact_sync'));
+        perform private.inbox_problems(array(select e from unnest(v_asides) e where e.kind = 'problem'));
     end if;
-    perform private.consents_of_failures(v_changes);
     if cardinality(v_talk) > 0 then
         v_leads := private.inbox_leads(v_talk);
         v_refusals := private.inbox_consent(v_talk, v_leads);
         v_chats := private.inbox_chats(v_talk, v_leads);
-        v_stored := private.inbox_store(
-            v_talk, v_leads, v_chats, private.inbox_conversations(v_talk, v_chats));
-        perform private.inbox_touch(v_stored);
+        v_conversations := private.inbox_conversations(v_talk, v_chats);
+        v_adopted := private.inbox_adopt(v_talk, v_leads, v_chats);
+        v_stored := private.inbox_store(v_talk, v_leads, v_chats, v_conversations) || v_adopted;
+        v_answered := private.inbox_touch(v_stored);
         perform private.inbox_media(v_stored);
         perform private.activity_note(v_stored);
         if cardinality(v_refusals) = 0 then
@@ -292,6 +314,7 @@ begin
                     where r.tenant_id = m.tenant_id and r.number_id = m.number_id
                         and r.wa_message_id = m.wa_message_id)));
         end if;
+        perform private.replies_cancel(v_answered);
         v_changes := v_changes || private.early_events_take(v_stored);
     end if;
     if cardinality(v_changes) > 0 then
@@ -301,15 +324,30 @@ begin
 end
 $$;
 
--- Why a payload cannot be applied though nothing is wrong with the database; null when it can.
+-- Why a payload cannot be applied though nothing is wrong with the database; null when it can. What names no number
+-- is about an account: applied wherever it is connected, and kept in any case.
 create function private.inbox_obstacle(p_body jsonb, p_number_id uuid) returns text
 language plpgsql immutable set search_path = '' as $$
 begin
     return case
         when p_body ->> 'error' is not null then p_body ->> 'error'
-        when p_number_id is null and jsonb_array_length(p_body -> 'events') > 0
+        when p_number_id is null and jsonb_array_length(p_body -> 'events') > 0 and (
+            p_body ->> 'number' is not null or jsonb_path_exists(
+                p_body, '$.events[*] ? (@.kind != "account" && @.kind != "problem" && @.kind != "other")'))
             then format('No active number %s of %s.', coalesce(p_body ->> 'number', '(none)'), p_body ->> 'provider')
     end;
+end
+$$;
+
+-- The only business with numbers of an account; null where there are none, or several.
+create function private.account_tenant(p_provider text, p_account text) returns uuid
+language plpgsql stable set search_path = '' as $$
+begin
+    return (
+        select (array_agg(distinct n.tenant_id))[1]
+        from public.whatsapp_numbers n
+        where n.provider = p_provider and n.waba_id = p_account and n.is_active
+        having count(distinct n.tenant_id) = 1);
 end
 $$;
 
@@ -320,14 +358,17 @@ language plpgsql set search_path = '' as $$
 begin
     insert into public.webhook_logs (
         tenant_id, provider, delivery_id, account, number, field, received_at, payload, raw, events, status, error,
-        applied_at, next_attempt_at)
+        applied_at, next_attempt_at, is_unmodelled)
     select
-        l.tenant_id, l.body ->> 'provider', l.body ->> 'delivery_id', l.body ->> 'account', l.body ->> 'number',
+        case when l.body ->> 'number' is null
+            then private.account_tenant(l.body ->> 'provider', l.body ->> 'account') else l.tenant_id end,
+        l.body ->> 'provider', l.body ->> 'delivery_id', l.body ->> 'account', l.body ->> 'number',
         l.body ->> 'field', (l.body ->> 'received_at')::timestamptz, nullif(l.body -> 'payload', 'null'),
         decode(l.body ->> 'raw', 'base64'), case when l.error is not null then l.body -> 'events' end,
         case when l.error is null then 'applied' when l.body ->> 'error' is null then 'failed' else 'dead' end,
         l.error, case when l.error is null then now() end,
-        case when l.error is not null and l.body ->> 'error' is null then now() + interval '1 minute' end
+        case when l.error is not null and l.body ->> 'error' is null then now() + interval '1 minute' end,
+        jsonb_path_exists(l.body, '$.events[*] ? (@.kind == "other")')
     from unnest(p_bodies, p_tenants, p_errors) as l (body, tenant_id, error)
     order by l.body ->> 'delivery_id'
     on conflict on constraint webhook_logs_delivery_id_key do nothing;
@@ -395,6 +436,9 @@ declare
 begin
     if cardinality(v_events) > 0 then
         v_stored := private.inbox_apply(v_events);
+    end if;
+    if exists (select from unnest(v_payloads) p where p.number_id is null) then
+        perform private.inbox_accounts(v_payloads);
     end if;
     return private.inbox_settle(p_batch, v_payloads, v_events, v_stored);
 end
@@ -465,12 +509,34 @@ begin
 end
 $$;
 
--- Apply a kept payload once more. True when it is applied now (or was before); safe to repeat.
-create function public.webhook_replay(p_log_id uuid) returns boolean
+-- What is in these payloads, applied if it is news; the reason why not, else null.
+create function private.inbox_reapply(p_body jsonb) returns text
+language plpgsql set search_path = '' as $$
+declare
+    v_payloads private.inbox_payload[] := private.inbox_route(jsonb_build_array(p_body));
+    v_error text := private.inbox_obstacle(p_body, v_payloads[1].number_id);
+begin
+    if v_error is null then
+        perform private.inbox_apply(private.inbox_fresh(v_payloads));
+        perform private.inbox_accounts(v_payloads);
+    end if;
+    return v_error;
+exception
+    when deadlock_detected then raise;
+    when others then
+        get stacked diagnostics v_error = message_text;
+        return v_error;
+end
+$$;
+
+-- Apply a kept payload once more: true when it is applied now, or was before. Its events are kept until they are
+-- applied; p_events are those that the function reads in the payload of an applied one, or reads better. However
+-- often and in whatever order this is done, what is known already changes nothing.
+create function public.webhook_replay(p_log_id uuid, p_events jsonb default null) returns boolean
 language plpgsql set search_path = '' as $$
 declare
     v_log public.webhook_logs;
-    v_payloads private.inbox_payload[];
+    v_events jsonb;
     v_error text;
 begin
     select * into v_log from public.webhook_logs where id = p_log_id for update;
@@ -478,35 +544,42 @@ begin
         raise exception using errcode = 'PT404', message = 'There is no such delivery.',
             hint = 'Pass webhook_logs.id.';
     end if;
-    if v_log.status = 'applied' then
+    v_events := coalesce(p_events, v_log.events);
+    if v_log.status = 'applied' and v_events is null then
         return true;
     end if;
-    begin
-        v_payloads := private.inbox_route(jsonb_build_array(jsonb_build_object(
-            'provider', v_log.provider, 'number', v_log.number, 'account', v_log.account, 'events', v_log.events)));
-        v_error := private.inbox_obstacle(
-            jsonb_build_object('provider', v_log.provider, 'number', v_log.number, 'events', v_log.events,
-                'error', case when v_log.events is null or v_log.events = '[]' then v_log.error end),
-            v_payloads[1].number_id);
-        if v_error is null then
-            perform private.inbox_apply(private.inbox_fresh(v_payloads));
-        end if;
-    exception
-        when deadlock_detected then raise;
-        when others then get stacked diagnostics v_error = message_text;
-    end;
-    update public.webhook_logs
-    set status = case when v_error is null then 'applied' when attempts >= 8 then 'dead' else 'failed' end,
-        tenant_id = coalesce(v_payloads[1].tenant_id, tenant_id),
-        attempts = attempts + 1,
-        error = v_error,
-        events = case when v_error is not null then events end,
-        applied_at = case when v_error is null then now() end,
-        -- 2, 8, 32 minutes … and then once a day
-        next_attempt_at = case when v_error is not null and attempts < 8
-            then now() + least(interval '1 minute' * 2 * 4 ^ (attempts - 1), interval '1 day') end
-    where id = p_log_id;
+    v_error := private.inbox_reapply(jsonb_build_object(
+        'provider', v_log.provider, 'number', v_log.number, 'account', v_log.account, 'events', v_events,
+        'error', case when v_events is null or v_events = '[]' then v_log.error end));
+    if v_log.status <> 'applied' then
+        perform private.webhook_log_settle(v_log, v_events, v_error);
+    end if;
     return v_error is null;
+end
+$$;
+
+-- What became of a kept payload that was tried again: 2, 8, 32 minutes … and then once a day, eight times in all.
+create function private.webhook_log_settle(p_log public.webhook_logs, p_events jsonb, p_error text) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_is_dead boolean := p_error is not null and p_log.attempts >= 8;
+    v_tenant_id uuid := (private.inbox_route(jsonb_build_array(jsonb_build_object(
+        'provider', p_log.provider, 'number', p_log.number))))[1].tenant_id;
+begin
+    update public.webhook_logs
+    set status = case when p_error is null then 'applied' when v_is_dead then 'dead' else 'failed' end,
+        tenant_id = coalesce(v_tenant_id, tenant_id),
+        attempts = attempts + 1,
+        error = p_error,
+        events = case when p_error is not null then p_events end,
+        applied_at = case when p_error is null then now() end,
+        next_attempt_at = case when p_error is not null and not v_is_dead
+            then now() + least(interval '1 minute' * 2 * 4 ^ (attempts - 1), interval '1 day') end
+    where id = p_log.id;
+    if v_is_dead and coalesce(v_tenant_id, p_log.tenant_id) is not null then
+        perform private.alert_raise(coalesce(v_tenant_id, p_log.tenant_id), 'delivery_lost', p_log.id::text,
+            format('A delivery of the provider could not be applied: %s', p_error));
+    end if;
 end
 $$;
 
@@ -536,10 +609,13 @@ $$;
 grant execute on function
     private.as_uuid(text), private.inbox_route(jsonb),
     private.changes_message(public.messages, text, timestamptz, jsonb),
-    private.is_first_pricing(jsonb, timestamptz, jsonb), private.message_versions(public.messages),
+    private.event_detail(jsonb), private.is_first_pricing(jsonb, timestamptz, jsonb),
+    private.message_versions(public.messages),
     private.inbox_fresh(private.inbox_payload[]), private.inbox_apply(private.inbox_event[]),
     private.inbox_obstacle(jsonb, uuid), private.inbox_log(jsonb[], uuid[], text[]),
     private.inbox_settle(jsonb, private.inbox_payload[], private.inbox_event[], private.inbox_message[]),
     private.inbox_take(jsonb), private.inbox_take_alone(jsonb), private.forget_early_plans(),
-    public.webhook_receive(jsonb), public.webhook_replay(uuid), public.webhook_retry(int)
+    private.account_tenant(text, text),
+    private.inbox_reapply(jsonb), private.webhook_log_settle(public.webhook_logs, jsonb, text),
+    public.webhook_receive(jsonb), public.webhook_replay(uuid, jsonb), public.webhook_retry(int)
     to service_role;

@@ -93,6 +93,56 @@ begin
 end
 $$;
 
+-- Echoes of messages that we have and whose send has not ended, known by their words: what is on its way takes the
+-- provider's id from its echo; what still waits to go out was written by a person meanwhile, and will not be sent.
+-- Returns them like messages stored.
+create function private.inbox_adopt(p_events private.inbox_event[], p_leads uuid[], p_chats uuid[])
+returns private.inbox_message[]
+language plpgsql set search_path = '' as $$
+declare
+    v_adopted private.inbox_message[];
+begin
+    if not exists (select from unnest(p_events) e where e.kind = 'echo') then
+        return array[]::private.inbox_message[];
+    end if;
+    with echoed as materialized (
+        select e.*, e.ordinality as n, o.message_id, o.state in ('queued', 'claimed') as is_manual,
+            row_number() over (partition by e.ordinality order by o.state in ('queued', 'claimed'), o.position) as choice,
+            row_number() over (partition by o.message_id order by e.at, e.ordinality) as turn
+        from unnest(p_events) with ordinality as e
+        join public.outbox o on o.tenant_id = e.tenant_id and o.chat_id = p_chats[e.ordinality]
+        join public.messages m on m.tenant_id = o.tenant_id and m.id = o.message_id
+        where e.kind = 'echo' and not coalesce((e.body ->> 'history')::boolean, false)
+            and m.wa_message_id is null and m.type = e.body ->> 'type'
+            and private.fold(m.content) = private.fold(e.body ->> 'text')
+            -- clocks differ
+            and e.at > m.provider_at - interval '1 minute'
+        order by o.tenant_id, o.message_id
+    ),
+    done as (
+        delete from public.outbox o
+        using echoed e
+        where e.choice = 1 and e.turn = 1 and o.tenant_id = e.tenant_id and o.message_id = e.message_id
+    ),
+    adopted as (
+        update public.messages m
+        set wa_message_id = e.id, status = 'sent', sent_at = e.at,
+            source = case when e.is_manual then 'manual' else m.source end,
+            role = case when e.is_manual then 'human' else m.role end
+        from echoed e
+        where e.choice = 1 and e.turn = 1 and m.tenant_id = e.tenant_id and m.id = e.message_id
+    )
+    select array_agg((
+        e.position, e.tenant_id, e.number_id, p_leads[e.n], p_chats[e.n], null, e.message_id, e.id, 'echo',
+        e.body ->> 'type', e.at, false, e.is_manual and e.at > private.clock() - interval '24 hours',
+        e.body - 'media')::private.inbox_message)
+    into v_adopted
+    from echoed e
+    where e.choice = 1 and e.turn = 1;
+    return coalesce(v_adopted, '{}');
+end
+$$;
+
 -- Store the messages among the events. Returns those that were stored, and the calls that tell something new.
 create function private.inbox_store(
     p_events private.inbox_event[], p_leads uuid[], p_chats uuid[], p_conversations uuid[]
@@ -164,48 +214,76 @@ end
 $$;
 
 -- Chats and conversations after their new messages. The customer alone opens the window; a person who writes from
--- the phone silences the agent for a while.
-create function private.inbox_touch(p_stored private.inbox_message[]) returns void
+-- the phone silences the agent for a while. Answers the chats in which we had the last word.
+create function private.inbox_touch(p_stored private.inbox_message[]) returns private.chat_ref[]
 language plpgsql set search_path = '' as $$
+declare
+    v_answered private.chat_ref[];
 begin
-    update public.chats c
-    set last_inbound_at = greatest(c.last_inbound_at, t.inbound_at),
-        last_outbound_at = greatest(c.last_outbound_at, t.outbound_at),
-        last_interaction_at = greatest(c.last_interaction_at, t.inbound_at, t.outbound_at),
-        window_expires_at = greatest(c.window_expires_at, t.opened_at + interval '24 hours'),
-        unread_count = c.unread_count + t.unread,
-        news_since = coalesce(c.news_since, case when t.is_live then (select private.clock()) end),
-        agent_paused_until = greatest(c.agent_paused_until, t.taken_over_at + make_interval(mins => (
-            select human_takeover_minutes from public.tenant_settings where tenant_id = c.tenant_id))),
-        -- Whapi knows ads, but no prices
-        free_entry_reply_by = case when t.ad_at is null or (
-            select n.provider from public.whatsapp_numbers n where n.tenant_id = c.tenant_id and n.id = c.number_id
-        ) = 'whapi' then c.free_entry_reply_by else greatest(c.free_entry_reply_by, t.ad_at + interval '24 hours') end,
-        referral = case
-            when coalesce((t.referral_at, t.referral) > (c.referral_at, c.referral), t.referral_at is not null)
-                then t.referral else c.referral end,
-        referral_at = greatest(c.referral_at, t.referral_at)
-    from (
-        select
-            m.tenant_id, m.chat_id,
-            max(m.at) filter (where m.kind in ('message', 'call')) as inbound_at,
-            max(m.at) filter (where m.kind not in ('message', 'call')) as outbound_at,
-            max(m.at) filter (where m.kind in ('message', 'call') and not m.is_history) as opened_at,
-            max(m.at) filter (where m.kind = 'echo' and m.is_live) as taken_over_at,
-            count(*) filter (where m.kind = 'message' and not m.is_history) as unread,
-            bool_or(m.is_live) as is_live,
-            -- posts that were boosted bring no free entry point
-            max(m.at) filter (where m.kind = 'message' and not m.is_history
-                and m.body #>> '{referral,source_type}' = 'ad') as ad_at,
-            max(m.at) filter (where jsonb_typeof(m.body -> 'referral') = 'object') as referral_at,
-            (array_agg(m.body -> 'referral' order by m.at desc, m.body -> 'referral' desc)
-                filter (where jsonb_typeof(m.body -> 'referral') = 'object'))[1] as referral
-        from unnest(p_stored) m
-        group by m.tenant_id, m.chat_id
-    ) as t
-    where c.tenant_id = t.tenant_id and c.id = t.chat_id;
+    with touched as (
+        update public.chats c
+        set last_inbound_at = greatest(c.last_inbound_at, t.inbound_at),
+            last_outbound_at = greatest(c.last_outbound_at, t.outbound_at),
+            last_interaction_at = greatest(c.last_interaction_at, t.inbound_at, t.outbound_at),
+            window_expires_at = greatest(c.window_expires_at, t.opened_at + interval '24 hours'),
+            unread_count = c.unread_count + t.unread,
+            has_news = c.has_news or t.is_live,
+            agent_paused_until = greatest(c.agent_paused_until, t.taken_over_at + make_interval(mins => (
+                select human_takeover_minutes from public.tenant_settings where tenant_id = c.tenant_id))),
+            -- Whapi knows ads, but no prices
+            free_entry_reply_by = case when t.ad_at is null or (
+                select n.provider from public.whatsapp_numbers n where n.tenant_id = c.tenant_id and n.id = c.number_id
+            ) = 'whapi' then c.free_entry_reply_by
+            else greatest(c.free_entry_reply_by, t.ad_at + interval '24 hours') end,
+            referral = case
+                when coalesce((t.referral_at, t.referral) > (c.referral_at, c.referral), t.referral_at is not null)
+                    then t.referral else c.referral end,
+            referral_at = greatest(c.referral_at, t.referral_at)
+        from (
+            select
+                m.tenant_id, m.chat_id,
+                max(m.at) filter (where m.kind in ('message', 'call')) as inbound_at,
+                max(m.at) filter (where m.kind not in ('message', 'call')) as outbound_at,
+                max(m.at) filter (where m.kind in ('message', 'call') and not m.is_history) as opened_at,
+                max(m.at) filter (where m.kind = 'echo' and m.is_live) as taken_over_at,
+                count(*) filter (where m.kind = 'message' and not m.is_history) as unread,
+                bool_or(m.is_live) as is_live,
+                -- posts that were boosted bring no free entry point
+                max(m.at) filter (where m.kind = 'message' and not m.is_history
+                    and m.body #>> '{referral,source_type}' = 'ad') as ad_at,
+                max(m.at) filter (where jsonb_typeof(m.body -> 'referral') = 'object') as referral_at,
+                (array_agg(m.body -> 'referral' order by m.at desc, m.body -> 'referral' desc)
+                    filter (where jsonb_typeof(m.body -> 'referral') = 'object'))[1] as referral
+            from unnest(p_stored) m
+            group by m.tenant_id, m.chat_id
+        ) as t
+        where c.tenant_id = t.tenant_id and c.id = t.chat_id
+        returning c.tenant_id, c.id, c.last_outbound_at >= c.last_inbound_at as is_answered
+    )
+    select array_agg((tenant_id, id)::private.chat_ref) into v_answered from touched where is_answered;
 
     perform private.conversations_touch(p_stored);
+    return v_answered;
+end
+$$;
+
+-- Where a person has answered after the customer's last message, the agent need not.
+create function private.replies_cancel(p_chats private.chat_ref[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    if p_chats is null then
+        return;
+    end if;
+    delete from public.pending_replies r
+    using unnest(p_chats) as s
+    join public.chats c on c.tenant_id = s.tenant_id and c.id = s.chat_id
+    where r.tenant_id = s.tenant_id and r.chat_id = s.chat_id
+        -- who is at work on an answer is told when it is handed in
+        and (r.claim is null or coalesce(c.agent_paused_until <= (select private.clock()), true))
+        and exists (
+            select from public.messages m
+            where m.tenant_id = c.tenant_id and m.chat_id = c.id and m.provider_at >= c.last_inbound_at
+                and m.source = 'manual');
 end
 $$;
 
@@ -258,7 +336,8 @@ $$;
 grant execute on function
     private.chats_find(private.inbox_event[], uuid[]), private.chats_create(private.inbox_event[], uuid[], uuid[]),
     private.inbox_chats(private.inbox_event[], uuid[]), private.inbox_conversations(private.inbox_event[], uuid[]),
-    private.conversations_touch(private.inbox_message[]),
+    private.conversations_touch(private.inbox_message[]), private.replies_cancel(private.chat_ref[]),
+    private.inbox_adopt(private.inbox_event[], uuid[], uuid[]),
     private.inbox_store(private.inbox_event[], uuid[], uuid[], uuid[]),
     private.inbox_media(private.inbox_message[]), private.inbox_touch(private.inbox_message[])
     to service_role;

@@ -203,13 +203,14 @@ begin
 
     insert into public.early_events (tenant_id, number_id, target, kind, detail, happened_at, body)
     select e.tenant_id, e.number_id, coalesce(e.body ->> 'target', e.id), e.kind,
-        coalesce(e.body ->> 'status' || ' ' || (e.body ->> 'at'), e.id, ''), e.at, e.body
+        private.event_detail(e.body), e.at, e.body
     from unnest(v_known) e
     where e.target_id is null
     order by 1, 2, 3, 4, 5
     on conflict do nothing;
 
     v_known := array(select e from unnest(v_known) e where e.target_id is not null);
+    perform private.consents_of_failures(v_known);
     perform private.inbox_statuses(array(select e from unnest(v_known) e where e.kind = 'status'));
     foreach v_event in array v_known loop
         if v_event.kind in ('edit', 'revoke') then

@@ -93,6 +93,8 @@ begin
         window_expires_at = greatest(v_chat.window_expires_at, v_other.window_expires_at),
         free_entry_until = greatest(v_chat.free_entry_until, v_other.free_entry_until),
         free_entry_reply_by = greatest(v_chat.free_entry_reply_by, v_other.free_entry_reply_by),
+        is_free_entry_confirmed = v_chat.is_free_entry_confirmed or v_other.is_free_entry_confirmed,
+        has_news = v_chat.has_news or v_other.has_news,
         agent_paused_until = greatest(v_chat.agent_paused_until, v_other.agent_paused_until),
         referral = case when (v_other.referral_at, v_other.referral) > (v_chat.referral_at, v_chat.referral)
             or v_chat.referral_at is null then v_other.referral else v_chat.referral end,
@@ -104,6 +106,7 @@ begin
         unread_count = v_chat.unread_count + v_other.unread_count
     where tenant_id = p_tenant_id and id = p_chat_id;
     perform private.conversations_regroup(p_tenant_id, p_chat_id, '-infinity');
+    perform private.replies_cancel(array[(p_tenant_id, p_chat_id)::private.chat_ref]);
 end
 $$;
 

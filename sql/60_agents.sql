@@ -274,9 +274,6 @@ begin
 end
 $$;
 
--- A chat in the hands of a worker.
-create type private.chat_ref as (tenant_id uuid, chat_id uuid);
-
 -- Due chats, the same share for every number that has any; chats somebody else is busy with are left to the next
 -- look. Their rows and chats are locked.
 create function private.replies_due(p_limit int) returns private.chat_ref[]

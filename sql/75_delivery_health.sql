@@ -43,7 +43,17 @@ insert into public.alert_kinds (kind, subject, meaning, texts) values
     ('no_agent', 'chat', 'A customer waits and there is no agent who could answer.',
         '{"es": "Un cliente espera y no hay agente que le responda."}'),
     ('reply_failed', 'chat', 'The agent could not answer.',
-        '{"es": "El agente no pudo responder a un cliente."}');
+        '{"es": "El agente no pudo responder a un cliente."}'),
+    ('account_warning', 'account', 'The provider warns about the account, restricts or judges it.',
+        '{"es": "WhatsApp avisa de un problema con la cuenta. Mira los detalles en el administrador de Meta."}'),
+    ('number_name_refused', 'number', 'The name that customers see was refused.',
+        '{"es": "WhatsApp rechazó el nombre visible de este número."}'),
+    ('number_silent', 'number', 'A number that usually receives messages at this time has received none.',
+        '{"es": "Este número suele recibir mensajes a estas horas y no llega ninguno. Revisa su conexión."}'),
+    ('provider_problem', 'number', 'The provider reports a problem with the number.',
+        '{"es": "El proveedor informa de un problema con este número."}'),
+    ('delivery_lost', 'message', 'A delivery of the provider could not be applied, and is not tried any more.',
+        '{"es": "Algo que envió el proveedor no se pudo guardar. Se puede reintentar desde el registro."}');
 
 create table public.alerts (
     tenant_id uuid,

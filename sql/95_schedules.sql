@@ -56,7 +56,7 @@ begin
         when 'crm-analysis' then exists (
             select from public.chats c
             join public.tenant_settings s on s.tenant_id = c.tenant_id
-            where c.news_since is not null and c.last_interaction_at
+            where c.has_news and c.last_interaction_at
                 <= (select private.clock()) - make_interval(mins => s.crm_analysis_idle_minutes))
             or exists (select from public.pending_analyses p where p.lease_until < now())
         when 'daily-actions' then exists (select from private.daily_tenants(null, false))
@@ -128,6 +128,8 @@ $$;
 -- Schedules. Scheduling a name again replaces it. Five fields only: not every pg_cron knows seconds.
 select cron.schedule('activity-flush', '* * * * *', 'select public.activity_flush()');
 select cron.schedule('webhook-retry', '* * * * *', 'select public.webhook_retry()');
+select cron.schedule('webhook-purge', '41 * * * *', 'select public.webhook_purge()');
+select cron.schedule('numbers-watch', '7 * * * *', 'select public.numbers_watch()');
 select cron.schedule('outbox-sweep', '* * * * *', 'select public.outbox_sweep()');
 select cron.schedule('conversations-close-idle', '*/5 * * * *', 'select public.conversations_close_idle()');
 -- what no wake-up reached: lost ones, retries, work of a loop that died

@@ -164,6 +164,8 @@ def test_everything_that_may_lie_waiting_is_swept(db: Db) -> None:
     assert {name: job["schedule"] for name, job in schedules(db).items()} == {
         "activity-flush": "* * * * *",
         "webhook-retry": "* * * * *",
+        "webhook-purge": "41 * * * *",
+        "numbers-watch": "7 * * * *",
         "outbox-sweep": "* * * * *",
         "reply-sweep": "* * * * *",
         "deliver-sweep": "* * * * *",
