@@ -92,3 +92,13 @@ begin
     return sha256(v_outer || sha256(v_inner || p_message));
 end
 $$;
+
+-- instead of writes to a view that sums up: without it they would be errors of the server, not refusals.
+create function private.refuse_write() returns trigger
+language plpgsql set search_path = '' as $$
+begin
+    raise exception using errcode = 'PT403', message = format('%I only sums up: it cannot be written.', tg_table_name),
+        hint = 'Write to the tables it is made of.';
+end
+$$;
+grant execute on function private.refuse_write() to authenticated, service_role;

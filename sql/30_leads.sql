@@ -59,7 +59,7 @@ create table public.customer_leads (
     constraint customer_leads_qualification_score_check check (qualification_score between 0 and 100),
     constraint customer_leads_opt_out_check check (
         (opted_out_at is null) = (opt_out_scope is null) and opt_out_scope in ('all', 'marketing'))
-);
+) with (fillfactor = 80);
 comment on table public.customer_leads is 'The customers of a business, whether or not they ever bought.';
 comment on column public.customer_leads.phone is
     'pii: the first phone known, digits without +; it never changes: current addresses are in lead_identities.';

@@ -19,7 +19,7 @@ create table public.chats (
     agent_paused_until timestamptz,
     thread_id uuid,
     unread_count int not null default 0,
-    has_news boolean not null default false,
+    news_since timestamptz,
     enriched_at timestamptz,
     created_at timestamptz not null default now(),
     -- The inbox is read by it, hour by hour, and sorted within the hour: an index on the time itself would
@@ -49,7 +49,7 @@ comment on column public.chats.is_free_entry_confirmed is
     'free_entry_until is the provider''s word, not our reckoning.';
 comment on column public.chats.referral is 'pii: the ad that brought the customer, as the provider told it once.';
 comment on column public.chats.agent_paused_until is 'A person has taken over; the agent is silent until then.';
-comment on column public.chats.has_news is 'Something was said since the last analysis began.';
+comment on column public.chats.news_since is 'When something was first said that no analysis has read.';
 comment on column public.chats.enriched_at is 'When the provider was last asked for the name and labels of the chat.';
 comment on column public.chats.unread_count is 'Customer''s messages since somebody last opened the chat.';
 
@@ -65,7 +65,7 @@ grant execute on function private.free_entry_reply_by(public.chats) to authentic
 
 create index chats_tenant_id_inbox_hour_idx on public.chats (tenant_id, inbox_hour desc);
 -- set once a quiet period, so the updates of its other messages are HOT
-create index chats_tenant_id_id_news_idx on public.chats (tenant_id, id) where has_news;
+create index chats_tenant_id_news_since_idx on public.chats (tenant_id, news_since) where news_since is not null;
 create index chats_tenant_id_thread_id_idx on public.chats (tenant_id, thread_id) where thread_id is not null;
 
 alter table public.chats enable row level security;

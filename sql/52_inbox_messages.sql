@@ -227,7 +227,7 @@ begin
             last_interaction_at = greatest(c.last_interaction_at, t.inbound_at, t.outbound_at),
             window_expires_at = greatest(c.window_expires_at, t.opened_at + interval '24 hours'),
             unread_count = c.unread_count + t.unread,
-            has_news = c.has_news or t.is_live,
+            news_since = coalesce(c.news_since, case when t.is_live then (select private.clock()) end),
             agent_paused_until = greatest(c.agent_paused_until, t.taken_over_at + make_interval(mins => (
                 select human_takeover_minutes from public.tenant_settings where tenant_id = c.tenant_id))),
             -- Whapi knows ads, but no prices

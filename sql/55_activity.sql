@@ -10,7 +10,7 @@ create table public.pending_activity (
     constraint pending_activity_pkey primary key (tenant_id, lead_id),
     constraint pending_activity_lead_id_fkey foreign key (tenant_id, lead_id)
         references public.customer_leads (tenant_id, id) on delete cascade
-) with (fillfactor = 70);
+) with (fillfactor = 50);
 comment on table public.pending_activity is 'Activity of leads that waits for a quiet moment to be written.';
 
 alter table public.pending_activity enable row level security;

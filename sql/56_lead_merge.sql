@@ -94,7 +94,7 @@ begin
         free_entry_until = greatest(v_chat.free_entry_until, v_other.free_entry_until),
         free_entry_reply_by = greatest(v_chat.free_entry_reply_by, v_other.free_entry_reply_by),
         is_free_entry_confirmed = v_chat.is_free_entry_confirmed or v_other.is_free_entry_confirmed,
-        has_news = v_chat.has_news or v_other.has_news,
+        news_since = least(v_chat.news_since, v_other.news_since),
         agent_paused_until = greatest(v_chat.agent_paused_until, v_other.agent_paused_until),
         referral = case when (v_other.referral_at, v_other.referral) > (v_chat.referral_at, v_chat.referral)
             or v_chat.referral_at is null then v_other.referral else v_chat.referral end,

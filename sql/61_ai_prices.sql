@@ -115,6 +115,8 @@ join public.users o on o.id = u.tenant_id
 group by u.tenant_id, (u.created_at at time zone o.timezone)::date, u.purpose, u.model, u.currency;
 comment on view public.ai_usage_daily is 'What models took, by the business''s own day, purpose and model.';
 grant select on public.ai_usage_daily to authenticated, service_role;
+create trigger ai_usage_daily_refuse_write instead of insert or update or delete on public.ai_usage_daily
+    for each row execute function private.refuse_write();
 
 grant execute on function private.ai_cost(text, int, int, int, timestamptz),
     private.usage_insert(uuid, uuid, uuid, uuid, jsonb), private.ai_spent_today(uuid), private.ai_budget_spent(uuid)

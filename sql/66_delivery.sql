@@ -537,7 +537,7 @@ begin
     update public.chats c
     set last_outbound_at = greatest(c.last_outbound_at, v_now),
         last_interaction_at = greatest(c.last_interaction_at, v_now),
-        has_news = c.has_news or s.is_talk
+        news_since = coalesce(c.news_since, case when s.is_talk then v_now end)
     from (
         -- what was sent to many is no reason to read a conversation again
         select r.tenant_id, r.chat_id, bool_or(r.purpose in ('reply', 'staff')) as is_talk

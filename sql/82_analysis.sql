@@ -134,13 +134,13 @@ declare
 begin
     return array(
         with recursive news as (
-            (select c.tenant_id from public.chats c where c.has_news order by 1 limit 1)
+            (select c.tenant_id from public.chats c where c.news_since is not null order by 1 limit 1)
             union all
             select following.tenant_id
             from news
             cross join lateral (
                 select c.tenant_id from public.chats c
-                where c.has_news and c.tenant_id > news.tenant_id
+                where c.news_since is not null and c.tenant_id > news.tenant_id
                 order by 1
                 limit 1
             ) as following
@@ -150,26 +150,34 @@ begin
             from (select tenant_id from news union select tenant_id from public.pending_analyses) as t
             join public.tenant_settings s on s.tenant_id = t.tenant_id
             join public.users o on o.id = t.tenant_id and o.is_active and o.crm_enabled
-            where not private.ai_budget_spent(t.tenant_id)
+            where coalesce(s.ai_daily_token_budget, s.ai_daily_cost_budget) is null
+                or not private.ai_budget_spent(t.tenant_id)
+            -- when there is more to do than time, nobody is always last
+            order by random()
         )
         select (due.tenant_id, due.id)::private.chat_ref
         from tenants t
         cross join lateral (
             select c.tenant_id, c.id
             from (
-                select n.id
-                from public.chats n
-                where n.tenant_id = t.tenant_id and n.has_news
-                    and n.last_interaction_at <= v_now - make_interval(mins => t.crm_analysis_idle_minutes)
-                    and not exists (
-                        select from public.pending_analyses p where p.tenant_id = n.tenant_id and p.chat_id = n.id)
+                (
+                    -- those that have waited longest, as the index has them
+                    select n.id
+                    from public.chats n
+                    where n.tenant_id = t.tenant_id and n.news_since is not null
+                        and n.last_interaction_at <= v_now - make_interval(mins => t.crm_analysis_idle_minutes)
+                        and not exists (
+                            select from public.pending_analyses p
+                            where p.tenant_id = n.tenant_id and p.chat_id = n.id)
+                    order by n.news_since
+                    limit (select greatest(1, p_limit / count(*)) from tenants)
+                )
                 union all
                 select p.chat_id
                 from public.pending_analyses p
                 where p.tenant_id = t.tenant_id and p.lease_until < now()
             ) as candidates
             join public.chats c on c.tenant_id = t.tenant_id and c.id = candidates.id
-            order by c.last_interaction_at
             limit (select greatest(1, p_limit / count(*)) from tenants)
             for no key update of c skip locked
         ) as due
@@ -231,9 +239,9 @@ begin
     set claim = excluded.claim, lease_until = excluded.lease_until, until_at = excluded.until_at,
         attempts = p.attempts + 1;
     -- what is said from here on is news for the next analysis
-    update public.chats c set has_news = false
+    update public.chats c set news_since = null
     from unnest(v_chats) d
-    where c.tenant_id = d.tenant_id and c.id = d.chat_id and c.has_news;
+    where c.tenant_id = d.tenant_id and c.id = d.chat_id and c.news_since is not null;
     select jsonb_agg(private.analysis_job(d.tenant_id, d.chat_id)) into v_jobs from unnest(v_chats) d;
     return jsonb_build_object(
         'jobs', coalesce(v_jobs, '[]'), 'next_in_ms', case when cardinality(v_chats) > 0 then 0 else (

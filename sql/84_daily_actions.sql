@@ -491,7 +491,8 @@ begin
                 select status, count(*) as n from public.daily_actions
                 where tenant_id = v_tenant_id and day = w.local_now::date
                 group by status) as a),
-            'analyses_waiting', (select count(*) from public.chats c where c.tenant_id = v_tenant_id and c.has_news),
+            'analyses_waiting', (
+                select count(*) from public.chats c where c.tenant_id = v_tenant_id and c.news_since is not null),
             'last_analysis', (
                 select max(y.analysed_at) from public.crm_analyses y where y.tenant_id = v_tenant_id),
             'manual_open', (select count(*) from public.pending_manual p

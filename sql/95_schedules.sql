@@ -56,7 +56,7 @@ begin
         when 'crm-analysis' then exists (
             select from public.chats c
             join public.tenant_settings s on s.tenant_id = c.tenant_id
-            where c.has_news and c.last_interaction_at
+            where c.news_since is not null and c.last_interaction_at
                 <= (select private.clock()) - make_interval(mins => s.crm_analysis_idle_minutes))
             or exists (select from public.pending_analyses p where p.lease_until < now())
         when 'daily-actions' then exists (select from private.daily_tenants(null, false))

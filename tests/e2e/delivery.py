@@ -246,7 +246,7 @@ def survive(platform: Platform, businesses: Sequence[Business], *, seconds: floa
         while time.monotonic() - began < seconds and _waiting(platform):
             kills += random.choice(processes).kill(look)  # noqa: S311
             time.sleep(0.5)
-        settled = eventually(lambda: not _open(businesses), 120)
+        settled = eventually(lambda: not _open(businesses), 300)
     took = time.monotonic() - began
     found = Counter(one["text"] for business in businesses for one in business.sent())
     ends = sum((business.statuses() for business in businesses), Counter())

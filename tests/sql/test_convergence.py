@@ -209,8 +209,8 @@ STATE = {
         from public.customer_leads l where l.is_active""",
     "chats": """
         select n.provider, c.last_inbound_at, c.last_outbound_at, c.last_interaction_at, c.window_expires_at,
-            c.free_entry_until, c.free_entry_reply_by, c.has_news, c.referral, c.agent_paused_until,
-            c.unread_count,
+            c.free_entry_until, c.free_entry_reply_by, c.news_since is not null as has_news, c.referral,
+            c.agent_paused_until, c.unread_count,
             (select array_agg(m.wa_message_id order by m.wa_message_id)
              from public.messages m where m.chat_id = c.id) as messages,
             exists (select from public.pending_replies r where r.chat_id = c.id) as is_waiting
