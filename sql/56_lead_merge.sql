@@ -292,8 +292,12 @@ declare
     v_leads public.customer_leads[] := private.leads_locked(v_tenant_id, p_lead_id, p_other_lead_id);
     v_lead public.customer_leads;
 begin
-    if (select count(*) from public.customer_leads
-        where tenant_id = v_tenant_id and id in (p_lead_id, p_other_lead_id)) < 2 then
+    if p_lead_id = p_other_lead_id then
+        raise exception using errcode = 'PT400', message = 'That is one customer.',
+            hint = 'Pass two different customer_leads.id.';
+    elsif (select count(*) from public.customer_leads
+            where tenant_id = v_tenant_id and id in (p_lead_id, p_other_lead_id)) < 2
+    then
         raise exception using errcode = 'PT404', message = 'There are no two such customers.',
             hint = 'Pass two different customer_leads.id of your business.';
     elsif p_keep not in (p_lead_id, p_other_lead_id) then
@@ -314,6 +318,10 @@ language plpgsql security definer set search_path = '' as $$
 declare
     v_tenant_id uuid := private.require_user();
 begin
+    if p_lead_id = p_other_lead_id then
+        raise exception using errcode = 'PT400', message = 'That is one customer.',
+            hint = 'Pass two different customer_leads.id.';
+    end if;
     update public.lead_merge_candidates
     set status = 'dismissed', resolved_at = now(), resolved_by = private.my_user_id()
     where tenant_id = v_tenant_id and status = 'open' and lead_id = least(p_lead_id, p_other_lead_id)

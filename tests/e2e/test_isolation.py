@@ -132,7 +132,10 @@ def test_embedding(made: World, person: str) -> None:
             answer = made.ask(person, "GET", question)
 
             assert not made.shown(answer) & who.others, f"{person} reads another business by {question}"
-            assert answer.status_code in ((200, 206) if allowed else REFUSED), f"{question}: {answer.text}"
+            if not key.is_ambiguous:
+                assert answer.status_code in ((200, 206) if allowed else REFUSED), (
+                    f"{question}: {answer.text}"
+                )
 
 
 @pytest.mark.parametrize("name", [name.removeprefix("public.") for name in access.FUNCTIONS])
