@@ -138,9 +138,12 @@ language plpgsql stable set search_path = '' as $$
 declare
     v_moment timestamptz;
 begin
+    if not private.is_quiet(p_quiet_hours, p_lead_zone, p_at)
+        and private.hours_open(p_business_hours, p_number_zone, p_at)
+    then
+        return p_at;
+    end if;
     for v_moment in
-        select p_at
-        union
         select m from unnest(private.hours_edges(p_quiet_hours, 'to', p_lead_zone, p_at)) m where m > p_at
         union
         select m from unnest(private.hours_edges(p_business_hours, 'from', p_number_zone, p_at)) m where m > p_at
@@ -175,60 +178,69 @@ returns table (
     ref uuid, verdict text, reason text, not_before timestamptz, price_class text, estimated_cost numeric,
     currency text, is_verified boolean
 )
--- planned for what is asked: one preview and a hundred thousand steps of sequences want other joins
-language plpgsql stable set search_path = '' set plan_cache_mode = 'force_custom_plan' as $$
+-- planned for what is asked: one preview and a hundred thousand steps of sequences want other joins, and never a sort
+language plpgsql stable set search_path = '' set plan_cache_mode = 'force_custom_plan' set work_mem = '64MB'
+set enable_mergejoin = off as $$
 #variable_conflict use_column
 declare
     v_now timestamptz := private.clock();
     v_look_again timestamptz := v_now + interval '1 hour';
 begin
     return query
-    with facts as materialized (
+    with asked as materialized (
         select
             k.ordinality as n, k.ref, k.tenant_id, c.number_id, c.lead_id, k.purpose,
             k.purpose not in ('reply', 'staff') as is_bulk,
             k.is_forced is true as is_forced,
-            n.provider, n.is_active, n.timezone as number_zone, n.messaging_limit, n.quality_rating,
-            coalesce(n.portfolio_id, n.waba_id, n.id::text) as portfolio,
-            (v_now at time zone n.timezone)::date as today,
-            coalesce(left(l.phone, 6), hidden.prefix, '') as prefix, l.timezone as lead_zone, l.opt_out_scope,
-            c.block_state, c.agent_paused_until > v_now as is_taken_over,
-            -- the answer that opens it is free already
-            c.free_entry_until > v_now or private.free_entry_reply_by(c) >= v_now as is_free_entry,
-            n.provider = 'whapi' or c.window_expires_at > v_now and not (
-                -- what was written before the number came to the API opened no window
-                n.is_coexistence
-                and c.window_expires_at < date_trunc('second', n.created_at) + interval '24 hours') as is_open,
+            case when l.phone is not null then left(l.phone, 6) else coalesce((
+                -- who hides their phone shows their country all the same
+                select min(g.prefix)
+                from public.lead_identities i
+                join public.calling_codes g on g.country = split_part(i.value, '.', 1)
+                where i.tenant_id = l.tenant_id and i.lead_id = l.id and i.kind = 'bsuid' and i.valid_to = 'infinity'
+            ), '') end as prefix,
+            l.timezone as lead_zone, l.opt_out_scope,
+            c.block_state, c.agent_paused_until > v_now as is_taken_over, c.window_expires_at,
+            c.free_entry_until > v_now
+                -- the answer that opens it is free already
+                or c.free_entry_reply_by >= v_now
+                and coalesce(c.free_entry_until < c.free_entry_reply_by + interval '48 hours', true) as is_free_entry,
             k.is_template is true as is_template,
             coalesce(t.category, k.category, 'marketing') as category,
-            case when k.template_id is null then 'approved'
-                when t.provider = n.provider and t.waba_id = case n.provider
-                    when 'twilio' then n.account_id else n.waba_id end then t.status
-                else 'missing' end as template_status,
-            s.quiet_hours is not null or n.business_hours is not null as has_hours,
-            p.paused_until > now() as is_paused, p.paused_until, p.bulk_paused_until > now() as is_bulk_paused,
-            p.bulk_paused_until,
-            case when p.service_month >= date_trunc('month', v_now at time zone n.timezone) then p.service_count
-                else 0 end as service_count
+            k.template_id, t.provider as template_provider, t.waba_id as template_account, t.status as template_status
         from unnest(p_candidates) with ordinality as k
-        join public.chats c on c.tenant_id = k.tenant_id and c.id = k.chat_id
-        join public.customer_leads l on l.tenant_id = c.tenant_id and l.id = c.lead_id
-        join public.whatsapp_numbers n on n.tenant_id = c.tenant_id and n.id = c.number_id
-        join public.tenant_settings s on s.tenant_id = c.tenant_id
-        left join public.number_pacing p on p.tenant_id = c.tenant_id and p.number_id = c.number_id
+        -- left joins, though each has its row: of a join by two columns the planner expects next to nothing, and goes
+        -- wrong from there; who asks for a chat that is not there is dropped below
+        left join public.chats c on c.tenant_id = k.tenant_id and c.id = k.chat_id
+        left join public.customer_leads l on l.tenant_id = c.tenant_id and l.id = c.lead_id
         left join public.message_templates t on t.tenant_id = k.tenant_id and t.id = k.template_id
-        -- who hides their phone shows their country all the same
-        left join lateral (
-            select min(g.prefix) as prefix
-            from public.lead_identities i
-            join public.calling_codes g on g.country = split_part(i.value, '.', 1)
-            where l.phone is null and i.tenant_id = l.tenant_id and i.lead_id = l.id and i.kind = 'bsuid'
-                and i.valid_to = 'infinity'
-        ) as hidden on l.phone is null
+    ),
+    numbers as materialized (
+        select
+            n.id as number_id, n.id || ' ' as number_key, n.provider, n.is_active, n.timezone as number_zone, n.messaging_limit, n.business_hours,
+            s.quiet_hours, s.quiet_hours is not null or n.business_hours is not null as has_hours,
+            n.quality_rating = 'RED' and n.provider <> 'whapi' as is_low,
+            coalesce(n.portfolio_id, n.waba_id, n.id::text) as portfolio,
+            case n.provider when 'twilio' then n.account_id else n.waba_id end as account,
+            -- what was written before the number came to the API opened no window
+            case when n.is_coexistence then date_trunc('second', n.created_at) + interval '24 hours'
+                else '-infinity' end as windows_from,
+            format('/%s/%s', o.today, n.provider) as rate_suffix,
+            p.paused_until > now() as is_paused, p.bulk_paused_until > now() as is_bulk_paused,
+            case when isfinite(p.paused_until) then v_now + (p.paused_until - now()) else v_look_again end as paused_until,
+            case when isfinite(p.bulk_paused_until) then v_now + (p.bulk_paused_until - now()) else v_look_again
+            end as bulk_paused_until,
+            o.today >= '2026-10-01' as is_service_billed,
+            coalesce(p.service_month >= date_trunc('month', o.today) and p.service_count >= 1000, false) as is_service_used_up
+        from (select distinct a.tenant_id, a.number_id from asked a) as d
+        join public.whatsapp_numbers n on n.tenant_id = d.tenant_id and n.id = d.number_id
+        join public.tenant_settings s on s.tenant_id = d.tenant_id
+        left join public.number_pacing p on p.tenant_id = d.tenant_id and p.number_id = d.number_id
+        cross join lateral (select (v_now at time zone n.timezone)::date as today) as o
     ),
     places as materialized (
         select d.prefix, g.country, g.timezone
-        from (select distinct f.prefix from facts f) as d
+        from (select distinct a.prefix from asked a) as d
         left join lateral (
             select * from public.calling_codes g
             where g.prefix in (left(d.prefix, 1), left(d.prefix, 2), left(d.prefix, 3), left(d.prefix, 4))
@@ -236,49 +248,50 @@ begin
             limit 1
         ) as g on true
     ),
-    placed as (
-        select f.*, coalesce(f.lead_zone, g.timezone, f.number_zone) as zone, g.country
-        from facts f
-        join places g on g.prefix = f.prefix
-    ),
+    -- which hours by which clock. Here and for rates one key of several parts: of a join by several columns the planner
+    -- expects too little again, and of distinct ones too much
     hours as materialized (
-        select d.number_id, d.zone, o.open_at,
+        select c.hours_key, o.open_at,
             case when o.open_at is null then 'hours_never_open'
-                when private.is_quiet(s.quiet_hours, d.zone, v_now) then 'quiet_hours'
+                when private.is_quiet(n.quiet_hours, k.zone, v_now) then 'quiet_hours'
                 else 'outside_business_hours' end as reason
-        from (select distinct p.tenant_id, p.number_id, p.zone from placed p where p.is_bulk and p.has_hours) as d
-        join public.tenant_settings s on s.tenant_id = d.tenant_id
-        join public.whatsapp_numbers n on n.tenant_id = d.tenant_id and n.id = d.number_id
+        from (
+            select distinct n.number_key || coalesce(a.lead_zone, g.timezone, n.number_zone) as hours_key
+            from asked a
+            join numbers n using (number_id)
+            join places g using (prefix)
+            where a.is_bulk and n.has_hours
+        ) as c
+        cross join lateral (select split_part(c.hours_key, ' ', 1)::uuid, split_part(c.hours_key, ' ', 2)) as k (id, zone)
+        join numbers n on n.number_id = k.id
         cross join lateral private.first_open(
-            s.quiet_hours, d.zone, n.business_hours, n.timezone, v_now) as o (open_at)
+            n.quiet_hours, k.zone, n.business_hours, n.number_zone, v_now) as o (open_at)
         where o.open_at is distinct from v_now
     ),
     ruled as materialized (
         select
-            p.n, p.ref, p.tenant_id, p.lead_id, p.purpose, p.portfolio, p.messaging_limit, p.prefix, p.provider,
-            p.today,
+            p.n, p.ref, p.tenant_id, p.lead_id, p.purpose, n.portfolio, n.messaging_limit,
             case
-                when not p.is_active then 'number_inactive'
+                when not n.is_active then 'number_inactive'
                 when p.opt_out_scope = 'all' then 'opted_out'
                 when not p.is_forced and p.opt_out_scope = 'marketing'
                     and (p.is_bulk or p.is_template and p.category = 'marketing') then 'opted_out_of_marketing'
                 when not p.is_forced and p.is_bulk and p.block_state = 'confirmed' then 'blocked'
                 when not p.is_forced and p.purpose = 'reply' and p.is_taken_over then 'human_takeover'
-                when p.is_template and p.provider = 'whapi' then 'templates_unsupported'
-                when not p.is_template and p.is_open is not true then 'window_closed'
-                when p.is_template and p.template_status not in ('approved', 'flagged', 'reinstated', 'unarchived')
+                when p.is_template and n.provider = 'whapi' then 'templates_unsupported'
+                when not p.is_template and w.is_open is not true then 'window_closed'
+                when p.is_template and w.template_status not in ('approved', 'flagged', 'reinstated', 'unarchived')
                     then case
-                        when p.template_status in ('missing', 'rejected', 'paused')
-                            then 'template_' || p.template_status
-                        when p.template_status in ('pending', 'in_appeal') then 'template_pending'
+                        when w.template_status in ('missing', 'rejected', 'paused')
+                            then 'template_' || w.template_status
+                        when w.template_status in ('pending', 'in_appeal') then 'template_pending'
                         else 'template_disabled'
                     end
-                when p.is_template and p.category = 'marketing' and p.country = 'US' then 'marketing_to_us'
-                when p.is_paused then 'number_paused'
-                when p.is_bulk and p.is_bulk_paused then 'bulk_paused'
+                when p.is_template and p.category = 'marketing' and g.country = 'US' then 'marketing_to_us'
+                when n.is_paused then 'number_paused'
+                when p.is_bulk and n.is_bulk_paused then 'bulk_paused'
                 when not p.is_forced and p.is_bulk and p.block_state = 'probable' then 'probably_blocked'
-                when not p.is_forced and p.is_bulk and p.quality_rating = 'RED' and p.provider <> 'whapi'
-                    then 'quality_low'
+                when not p.is_forced and p.is_bulk and n.is_low then 'quality_low'
                 when not p.is_forced then h.reason
             end as held,
             case
@@ -288,46 +301,59 @@ begin
                 when p.purpose <> 'reply' and p.block_state = 'confirmed' then 'blocked'
                 when p.purpose = 'reply' and p.is_taken_over then 'human_takeover'
                 when p.purpose <> 'reply' and p.block_state = 'probable' then 'probably_blocked'
-                when p.purpose <> 'reply' and p.quality_rating = 'RED' and p.provider <> 'whapi' then 'quality_low'
+                when p.purpose <> 'reply' and n.is_low then 'quality_low'
                 when h.reason is not null then h.reason
-                when p.provider = 'whapi' then 'no_window'
-                when p.is_open then 'window_open'
+                when n.provider = 'whapi' then 'no_window'
+                when w.is_open then 'window_open'
                 else 'template'
             end as noted,
-            case
-                when p.is_paused then p.paused_until
-                when p.is_bulk and p.is_bulk_paused then p.bulk_paused_until
-            end as paused_until,
+            case when n.is_paused then n.paused_until else n.bulk_paused_until end as paused_until,
             h.open_at,
-            p.is_template and p.is_open is not true as is_outreach,
-            case
-                when p.provider = 'whapi' then 'none'
+            p.is_template and w.is_open is not true as is_outreach,
+            e.class, p.prefix || '/' || e.class || n.rate_suffix as rate_key,
+            w.is_open and (
+                not p.is_template and n.is_service_billed and not n.is_service_used_up
+                or p.is_template and p.category = 'utility' and not n.is_service_billed) is true as is_free
+        from asked p
+        join numbers n using (number_id)
+        join places g using (prefix)
+        left join hours h on h.hours_key = case when p.is_bulk and n.has_hours
+            then n.number_key || coalesce(p.lead_zone, g.timezone, n.number_zone) end
+        cross join lateral (
+            select
+                n.provider = 'whapi' or p.window_expires_at > v_now and p.window_expires_at >= n.windows_from as is_open,
+                case when p.template_id is null then 'approved'
+                    when p.template_provider = n.provider and p.template_account = n.account then p.template_status
+                    else 'missing' end as template_status
+        ) as w
+        cross join lateral (
+            select case
+                when n.provider = 'whapi' then 'none'
                 when p.is_free_entry then 'free_entry_point'
                 when p.is_template then p.category
-                when p.is_open then 'service'
+                when w.is_open then 'service'
                 -- what it would take: a template, of the cheaper kind
                 else 'utility'
-            end as class,
-            p.is_open and (
-                not p.is_template and p.today >= '2026-10-01' and p.service_count < 1000
-                or p.is_template and p.category = 'utility' and p.today < '2026-10-01') is true as is_free
-        from placed p
-        left join hours h on p.is_bulk and h.number_id = p.number_id and h.zone = p.zone
+            end as class
+        ) as e
     ),
-    quotas as (
-        select d.tenant_id, greatest(l.max_messages_per_month - coalesce(m.sent, 0), 0) as places,
-            (o.month + interval '1 month') at time zone u.timezone as renewed_at
-        from (select distinct r.tenant_id from ruled r where r.held is null and r.purpose <> 'reply') as d
-        join public.users u on u.id = d.tenant_id
-        cross join lateral private.tenant_limits(d.tenant_id) as l
+    askers as materialized (
+        select distinct r.tenant_id from ruled r where r.held is null and r.purpose <> 'reply'
+    ),
+    quotas as materialized (
+        select a.tenant_id, (o.month + interval '1 month') at time zone u.timezone as renewed_at,
+            greatest(coalesce(u.max_messages_per_month, p.max_messages_per_month) - coalesce(m.sent, 0), 0) as places
+        from askers a
+        join public.users u on u.id = a.tenant_id
+        join public.plans p on p.name = u.crm_plan
         cross join lateral date_trunc('month', v_now at time zone u.timezone) as o (month)
         left join lateral (
             select sum(s.sent) as sent from public.monthly_sends s
-            where s.tenant_id = d.tenant_id and s.month = o.month::date
+            where s.tenant_id = a.tenant_id and s.month = o.month::date
         ) as m on true
-        where l.max_messages_per_month is not null
+        where coalesce(u.max_messages_per_month, p.max_messages_per_month) is not null
     ),
-    over_plan as (
+    over_plan as materialized (
         select q.n, q.renewed_at
         from (
             select r.n, q.places, q.renewed_at, row_number() over (partition by r.tenant_id order by r.n) as place
@@ -359,7 +385,7 @@ begin
             where x.tenant_id = d.tenant_id and x.portfolio = d.portfolio and x.last_at > v_now - interval '24 hours'
         ) as x
     ),
-    over_tier as (
+    over_tier as materialized (
         select o.n, o.free_at
         from (
             select c.n, t.places, t.free_at,
@@ -370,11 +396,12 @@ begin
         where o.place > o.places
     ),
     rates as materialized (
-        select d.prefix, d.class, d.today, d.provider, r.amount, coalesce(r.currency, fee.currency) as currency,
+        select d.rate_key, r.amount, coalesce(r.currency, fee.currency) as currency,
             coalesce(fee.amount, 0) as fee, r.is_verified, coalesce(fee.is_verified, true) as is_fee_verified
-        from (select distinct r.prefix, r.class, r.today, r.provider from ruled r) as d
-        left join lateral private.price_of(d.prefix, d.class, d.today) as r on true
-        left join lateral private.price_of('', d.provider || '_fee', d.today) as fee on d.provider = 'twilio'
+        from (select distinct r.rate_key from ruled r) as d
+        cross join lateral string_to_array(d.rate_key, '/') as k (part)  -- prefix, class, day, provider
+        left join lateral private.price_of(k.part[1], k.part[2], k.part[3]::date) as r on true
+        left join lateral private.price_of('', 'twilio_fee', k.part[3]::date) as fee on k.part[4] = 'twilio'
     )
     select
         r.ref,
@@ -391,8 +418,7 @@ begin
         end,
         coalesce(v.reason, r.noted),
         case
-            when v.reason in ('number_paused', 'bulk_paused') then case when isfinite(r.paused_until)
-                then v_now + (r.paused_until - now()) else v_look_again end
+            when v.reason in ('number_paused', 'bulk_paused') then r.paused_until
             when v.reason in ('probably_blocked', 'quality_low') and r.held is not null then v_look_again
             when v.reason in ('quiet_hours', 'outside_business_hours') then r.open_at
             when v.reason = 'plan_quota' and r.purpose <> 'staff' then op.renewed_at
@@ -409,7 +435,7 @@ begin
         select coalesce(r.held, case when op.n is not null then 'plan_quota' when ot.n is not null
             then 'messaging_limit' end) as reason
     ) as v
-    join rates x on x.prefix = r.prefix and x.class = r.class and x.today = r.today and x.provider = r.provider;
+    join rates x on x.rate_key = r.rate_key;
 end
 $$;
 
