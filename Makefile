@@ -40,12 +40,17 @@ unit: setup ## every test
 test-postgres15: setup ## the database tests, and a real pg_cron, on Debian's Postgres 15
 	RECADO_POSTGRES_BIN=$(POSTGRES15) $(BIN)/pytest tests/sql tests/local/test_standins.py tests/postgres15
 
-bench: setup ## what we claim about speed, as ratios measured now (needs wrk; about five minutes)
+bench: setup ## what we claim about speed, as ratios measured now (needs wrk; about ten minutes)
 	@command -v wrk > /dev/null || { echo 'wrk is not installed: apt-get install wrk.' >&2; exit 1; }
 	$(BIN)/python -m bench.function_start
 	$(BIN)/python -m bench.gateway
 	$(BIN)/python -m bench.webhook
+	$(BIN)/python -m bench.ingest
 	$(BIN)/python -m bench.schema
+	$(BIN)/python -m bench.decisions
+	$(BIN)/python -m bench.outbox
+	$(BIN)/python -m bench.delivery
+	$(BIN)/python -m bench.crm
 
 clean: ## remove what was installed and staged; data in .recado stays
 	rm -rf .venv build supabase/node_modules

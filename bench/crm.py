@@ -44,6 +44,24 @@ ONE_ROW = """
     from gone g where l.tenant_id = g.tenant_id and l.id = g.lead_id"""
 
 
+def crowd(database: Database, chats: int) -> None:
+    """Chats of 100 businesses, of which some 20,000 have messages."""
+    fill(database.dsn, Scale(min(chats, 20_000) * 20, 100, 0, 0, 0))
+    with database.connect() as connection:
+        connection.execute(
+            "with more as ("
+            "    insert into public.customer_leads (tenant_id, phone)"
+            "    select n.tenant_id, (573400000000 + c)::text"
+            "    from public.whatsapp_numbers n, generate_series(1, %s) c"
+            "    where n.provider_number_id like '9%%' returning tenant_id, id)"
+            " insert into public.chats (tenant_id, lead_id, number_id, last_inbound_at, last_interaction_at)"
+            " select m.tenant_id, m.id, n.id, now() - interval '3 days', now() - interval '3 days'"
+            " from more m join public.whatsapp_numbers n using (tenant_id)",
+            [max(0, chats - 20_000) // 100],
+        )
+        connection.execute("vacuum analyze")
+
+
 def quiet(connection: psycopg.Connection[Any], rows: int) -> list[dict[str, Any]]:
     """So many leads whose quiet period is over."""
     connection.execute("truncate public.pending_activity")
@@ -106,7 +124,7 @@ def due(database: Database, scale: Scale) -> None:
     connection.execute(
         "update public.chats set news_since = now() - interval '3 hours',"
         " last_interaction_at = now() - interval '2 hours'"
-        " where id in (select id from public.chats order by id"
+        " where id in (select chat_id from public.conversations order by chat_id"
         " limit (select count(*) / 100 from public.chats))"
     )
     connection.execute("vacuum analyze public.chats")
@@ -202,9 +220,8 @@ def main() -> None:
             bootstrap.bootstrap(port, "bench_crm")
             bootstrap.apply(port, "bench_crm", sorted((ROOT / "sql").glob("*.sql")))
             bootstrap.finish(port, "bench_crm")
-            # a chat for every twenty messages
-            fill(postgres.dsn(port, "bench_crm"), Scale(given.chats * 20, 100, 0, 0, 0))
             database = Database(postgres.dsn(port, "bench_crm"))
+            crowd(database, given.chats)
             print(f"Postgres {server.major}, {given.chats:,} chats of 100 businesses")
             flush(database, scale, min(20_000, given.chats))
             hot(database)
