@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from tests.e2e.delivery import Business, fleet, fullest, moments, reply_seconds, survive, tune
+from tests.e2e.delivery import Business, fleet, fullest, moments, reply_seconds, survive, tune, waiting
 from tests.e2e.platforms import Platform, eventually, temporary_platform
 
 
@@ -47,11 +47,11 @@ def pace(platform: Platform, seconds: int = 30) -> None:
     for rate in (20, 80):
         business = Business.open(platform, numbers=2, customers=rate * seconds, rate=rate)
         with fleet(platform):
-            first = business.queue("reply", last=1)
-            assert eventually(lambda b=business, n=first: len(b.sent()) == n)
-            count = first + business.queue("sequence", first=2)
+            business.queue("reply", last=1)
+            assert eventually(lambda: not waiting(platform))
+            count = business.queue("sequence", first=2)
             began = time.monotonic()
-            assert eventually(lambda b=business, n=count: len(b.sent()) == n, 10 * seconds)
+            assert eventually(lambda: not waiting(platform), 10 * seconds)
             took = time.monotonic() - began
         for times in moments(business.sent(), after=1).values():
             used = (len(times) - 1) / (times[-1] - times[0]) / rate

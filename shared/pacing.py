@@ -15,7 +15,7 @@ from shared.tokens import Number
 
 LATE_SECONDS = 0.25  # after a number's last slot; the database leaves as much between two workers
 CATCH_UP = 0.96  # of the distance between slots: never above the rate, which slots are 5 % below
-SHORTEST_LEAD, LONGEST_LEAD = 0.01, 1.0
+SHORTEST_LEAD, LONGEST_LEAD = 0.01, 0.5
 LONGEST_WAIT = 3.0  # more than a claim gives out
 _DRIFT = 0.001
 
@@ -64,8 +64,8 @@ class Pace:
         lane.free_at = self.now + CATCH_UP * spacing
         return True
 
-    def ready(self, send_at: float) -> None:
-        """A message could be sent now, and its slot was then: the next claims learn from it."""
+    def ready(self, send_at: float, lead: float) -> None:
+        """A message could be sent now, its slot was then, and this was the lead: the next claims learn from it."""
         late = self.now - send_at
-        lead = self.lead + late if late > 0 else self.lead * 0.98
-        self.lead = min(max(lead, SHORTEST_LEAD), LONGEST_LEAD)
+        wanted = max(self.lead, lead + late) if late > 0 else self.lead * 0.9
+        self.lead = min(max(wanted, SHORTEST_LEAD), LONGEST_LEAD)

@@ -243,7 +243,7 @@ def survive(platform: Platform, businesses: Sequence[Business], *, seconds: floa
         in_flight.update(row[0] for row in rows)
 
     with fleet(platform) as processes:
-        while time.monotonic() - began < seconds and _waiting(platform):
+        while time.monotonic() - began < seconds and waiting(platform):
             kills += random.choice(processes).kill(look)  # noqa: S311
             time.sleep(0.5)
         settled = eventually(lambda: not _open(businesses), 300)
@@ -269,7 +269,8 @@ def survive(platform: Platform, businesses: Sequence[Business], *, seconds: floa
     )
 
 
-def _waiting(platform: Platform) -> int:
+def waiting(platform: Platform) -> int:
+    """Messages on their way; to ask the simulator again and again would be most of its work."""
     return int(platform.execute("select count(*) from public.outbox where state <> 'unknown'", {})[0][0])
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.delivery import Business, fleet, fullest, moments, reply_seconds, survive, tune
+from tests.e2e.delivery import Business, fleet, fullest, moments, reply_seconds, survive, tune, waiting
 from tests.e2e.platforms import Platform, eventually
 
 
@@ -29,18 +29,18 @@ def test_nothing_is_lost_or_sent_twice_while_senders_are_killed(sending: Platfor
     assert outcome.at_provider + outcome.unknown >= outcome.queued
 
 
-def test_no_window_has_more_than_a_number_s_rate(sending: Platform) -> None:
+def test_a_number_uses_its_rate_and_no_more(sending: Platform) -> None:
     business = Business.open(sending, numbers=4, customers=400)
     with fleet(sending):
-        first = business.queue("reply", last=1)  # the simulator, too, meets a number for the first time
-        assert eventually(lambda: len(business.sent()) == first)
-        count = business.queue("sequence", first=2)
-        assert eventually(lambda: len(business.sent()) == first + count, 300)
+        business.queue("reply", last=1)  # the simulator, too, meets a number for the first time
+        assert eventually(lambda: not waiting(sending))
+        business.queue("sequence", first=2)
+        assert eventually(lambda: not waiting(sending), 300)
 
     for times in moments(business.sent(), after=1).values():
         assert fullest(times, 1) <= business.rate + 1
         assert fullest(times, 10) <= business.rate * 10
-    # how much of the rate is used depends on how busy this machine is: python -m bench.delivery tells
+        assert (len(times) - 1) / (times[-1] - times[0]) >= 0.9 * business.rate
 
 
 def test_a_business_with_much_to_send_does_not_delay_the_answers_of_another(sending: Platform) -> None:

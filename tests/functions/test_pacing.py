@@ -87,11 +87,13 @@ def test_the_fastest_answer_tells_the_time_best(pace: Pace, time: Time) -> None:
 
 
 def test_the_lead_becomes_what_sending_takes_and_shrinks_again(pace: Pace, time: Time) -> None:
+    lead = pace.lead
     time.now += 0.3
-    pace.ready(AHEAD)
+    for _ in range(5):  # of the same claim: late together, and not five times as late
+        pace.ready(AHEAD, lead)
     grown = pace.lead
-    for _ in range(50):
-        pace.ready(pace.now + 1)
+    for _ in range(10):
+        pace.ready(pace.now + 1, grown)
 
     assert grown == pytest.approx(0.31)
     assert pace.lead < grown / 2
