@@ -131,12 +131,12 @@ class Outbox:
     async def _run(self, claim: str, group: Sequence[Errand]) -> Mapping[str, int]:
         counts: Counter[str] = Counter()
         begun: Sequence[Errand] = []
-        lead = self._pace.lead
         try:
             tokens = await self._tokens.of(errand.number for errand in group)
-            await self._pace.until(group[0].send_at - lead)
+            await self._pace.until(group[0].send_at - self._pace.lead)
+            began = self._pace.now
             begun = await self._begin(claim, group)
-            self._pace.ready(group[0].send_at, lead)
+            self._pace.took(self._pace.now - began)
         finally:
             self._busy -= len(group) - len(begun)
         sends = {asyncio.create_task(self._send(errand, tokens.get(errand.number))) for errand in begun}

@@ -30,7 +30,7 @@ class Pace:
     """One for each worker. Moments are seconds since 1970, as the database counts them."""
 
     def __init__(self) -> None:
-        self.lead = SHORTEST_LEAD  # from being asked for to being sent: what slots should be ahead
+        self.lead = SHORTEST_LEAD  # from being about to send to being able to: what slots should be ahead
         self._offset = float("-inf")
         self._lanes: dict[Number, _Lane] = {}
 
@@ -64,8 +64,6 @@ class Pace:
         lane.free_at = self.now + CATCH_UP * spacing
         return True
 
-    def ready(self, send_at: float, lead: float) -> None:
-        """A message could be sent now, its slot was then, and this was the lead: the next claims learn from it."""
-        late = self.now - send_at
-        wanted = max(self.lead, lead + late) if late > 0 else self.lead * 0.9
-        self.lead = min(max(wanted, SHORTEST_LEAD), LONGEST_LEAD)
+    def took(self, seconds: float) -> None:
+        """How long it was from being about to send to being able to; the next claims learn from it."""
+        self.lead = min(max(seconds + SHORTEST_LEAD, self.lead * 0.9), LONGEST_LEAD)

@@ -73,8 +73,11 @@ begin
     if p_pacing.next_slot_at <= v_since then
         v_rate := private.number_rate(p_number, p_pacing);
         v_slots.spacing := make_interval(secs => 1 / (0.95 * v_rate));
-        v_slots.slot_at := greatest(
-            p_from, p_pacing.next_slot_at + (case when v_is_mine then 0 else 0.25 end) * interval '1 second');
+        -- a number that was idle has nothing to keep apart from: its first message goes at once
+        v_slots.slot_at := case when p_pacing.next_slot_at < p_from - interval '1 second'
+            then least(p_from, clock_timestamp())
+            else greatest(p_from, p_pacing.next_slot_at + (case when v_is_mine then 0 else 0.25 end) * interval '1 s')
+        end;
         v_slots.urgent := greatest(1, floor(
             extract(epoch from p_from + interval '1 second' - v_slots.slot_at) * 0.95 * v_rate));
         v_slots.bulk := case

@@ -86,14 +86,12 @@ def test_the_fastest_answer_tells_the_time_best(pace: Pace, time: Time) -> None:
     assert pace.now == pytest.approx(AHEAD + 5, abs=0.01)
 
 
-def test_the_lead_becomes_what_sending_takes_and_shrinks_again(pace: Pace, time: Time) -> None:
-    lead = pace.lead
-    time.now += 0.3
-    for _ in range(5):  # of the same claim: late together, and not five times as late
-        pace.ready(AHEAD, lead)
+def test_the_lead_is_what_sending_takes_and_shrinks_again(pace: Pace) -> None:
+    for _ in range(5):
+        pace.took(0.3)
     grown = pace.lead
     for _ in range(10):
-        pace.ready(pace.now + 1, grown)
+        pace.took(0.0)
 
     assert grown == pytest.approx(0.31)
     assert pace.lead < grown / 2
