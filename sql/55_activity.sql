@@ -54,8 +54,7 @@ declare
     v_count int;
 begin
     with due as (
-        select p.tenant_id, p.lead_id,
-            (select private.clock()) - make_interval(secs => s.activity_delay_seconds) as quiet_since
+        select p.ctid as place, (select private.clock()) - make_interval(secs => s.activity_delay_seconds) as quiet_since
         from public.pending_activity p
         join public.tenant_settings s on s.tenant_id = p.tenant_id
         -- leads first, as everywhere; whoever else writes one now leaves it to the next flush
@@ -66,11 +65,10 @@ begin
         for no key update of l skip locked
     ),
     quiet as (
+        -- a row that a message has just moved is not where it was: it waits for the next flush
         delete from public.pending_activity p
         using due d
-        where p.tenant_id = d.tenant_id and p.lead_id = d.lead_id
-            -- read again after waiting for a message that was just being stored
-            and (p_all or p.last_activity_at <= d.quiet_since)
+        where p.ctid = d.place and (p_all or p.last_activity_at <= d.quiet_since)
         returning p.*
     )
     update public.customer_leads l
