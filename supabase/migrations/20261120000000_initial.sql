@@ -97,6 +97,16 @@ begin
 end
 $$;
 
+-- instead of writes to a view that sums up: without it they would be errors of the server, not refusals.
+create function private.refuse_write() returns trigger
+language plpgsql set search_path = '' as $$
+begin
+    raise exception using errcode = 'PT403', message = format('%I only sums up: it cannot be written.', tg_table_name),
+        hint = 'Write to the tables it is made of.';
+end
+$$;
+grant execute on function private.refuse_write() to authenticated, service_role;
+
 
 -- sql/10_tenancy.sql
 
@@ -107,12 +117,16 @@ create table public.plans (
     name text,
     max_whatsapp_numbers int not null,
     max_agents int,
+    max_messages_per_month int,
     constraint plans_pkey primary key (name),
     constraint plans_max_whatsapp_numbers_check check (max_whatsapp_numbers >= 0),
-    constraint plans_max_agents_check check (max_agents >= 0)
+    constraint plans_max_agents_check check (max_agents >= 0),
+    constraint plans_max_messages_per_month_check check (max_messages_per_month >= 0)
 );
 comment on table public.plans is 'What a business may buy, and what it may then have.';
 comment on column public.plans.max_agents is 'AI agents; null: as many as they like.';
+comment on column public.plans.max_messages_per_month is
+    'Messages sent in a calendar month; null: as many as they like. Answers of agents count, but are never held back.';
 
 alter table public.plans enable row level security;
 grant select on public.plans to authenticated;
@@ -149,6 +163,7 @@ create table public.users (
     crm_plan text,
     max_agents int,
     max_whatsapp_numbers int,
+    max_messages_per_month int,
     timezone text not null default 'America/Bogota',
     locale text not null default 'es',
     is_active boolean not null default true,
@@ -169,10 +184,12 @@ create table public.users (
     constraint users_timezone_check check (private.is_timezone(timezone)),
     constraint users_max_agents_check check (max_agents >= 0),
     constraint users_max_whatsapp_numbers_check check (max_whatsapp_numbers >= 0),
+    constraint users_max_messages_per_month_check check (max_messages_per_month >= 0),
     constraint users_owner_check check (
         case when id = tenant_id
             then role = 'admin' and crm_plan is not null
             else crm_plan is null and max_agents is null and max_whatsapp_numbers is null
+                and max_messages_per_month is null
         end)
 );
 comment on table public.users is
@@ -183,6 +200,8 @@ comment on column public.users.email is 'pii: e-mail, lower case; who proves it 
 comment on column public.users.name is 'pii: the person''s name.';
 comment on column public.users.max_agents is 'AI agents sold to this business; null: what its plan says.';
 comment on column public.users.max_whatsapp_numbers is 'Numbers sold to this business; null: what its plan says.';
+comment on column public.users.max_messages_per_month is
+    'Messages a month sold to this business; null: what its plan says.';
 comment on column public.users.timezone is
     'IANA zone. On the owner''s row it is the business''s own clock, and stays when the business is handed over.';
 
@@ -247,14 +266,19 @@ create table public.tenant_settings (
     crm_analysis_idle_minutes int not null default 60,
     crm_person_keeps text not null default 'until_next_message',
     daily_actions_at time not null default '09:00',
+    followup_agent_id uuid,
+    followup_template_id uuid,
     quiet_hours jsonb,
     opt_out_confirmation text
         default 'Listo, no recibirás más promociones nuestras. Puedes escribirnos cuando quieras.',
+    opt_out_keywords text[] not null default '{}',
+    opt_in_keywords text[] not null default '{}',
     closed_hours_message text,
     shows_typing boolean not null default true,
     ai_daily_token_budget bigint,
     ai_daily_cost_budget numeric(12, 4),
     webhook_log_retention_days int,
+    silence_alert_deliveries int default 20,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
     constraint tenant_settings_pkey primary key (tenant_id),
@@ -283,9 +307,12 @@ create table public.tenant_settings (
         or coalesce(quiet_hours ->> 'from' ~ '^([01]\d|2[0-3]):[0-5]\d$', false)
         and coalesce(quiet_hours ->> 'to' ~ '^([01]\d|2[0-3]):[0-5]\d$', false)),
     constraint tenant_settings_opt_out_confirmation_check check (length(opt_out_confirmation) between 1 and 1000),
+    constraint tenant_settings_opt_out_keywords_check check (cardinality(opt_out_keywords) <= 50),
+    constraint tenant_settings_opt_in_keywords_check check (cardinality(opt_in_keywords) <= 50),
     constraint tenant_settings_closed_hours_message_check check (length(closed_hours_message) between 1 and 1000),
     constraint tenant_settings_ai_daily_token_budget_check check (ai_daily_token_budget >= 0),
     constraint tenant_settings_ai_daily_cost_budget_check check (ai_daily_cost_budget >= 0),
+    constraint tenant_settings_silence_alert_deliveries_check check (silence_alert_deliveries between 5 and 100000),
     constraint tenant_settings_webhook_log_retention_days_check check (webhook_log_retention_days > 0)
 );
 comment on table public.tenant_settings is
@@ -298,9 +325,16 @@ comment on column public.tenant_settings.crm_model is 'The model that reads idle
 comment on column public.tenant_settings.crm_person_keeps is
     'How long a field of a lead that a person has set is theirs: until_next_message of the customer, always, never.';
 comment on column public.tenant_settings.daily_actions_at is 'By the business''s clock: users.timezone of the owner.';
+comment on column public.tenant_settings.followup_agent_id is
+    'Writes the follow-ups of daily actions; null: the agent of the number.';
+comment on column public.tenant_settings.followup_template_id is
+    'Sent instead when the window is closed: its blanks are name and text; null: a person gets the text.';
 comment on column public.tenant_settings.quiet_hours is
-    '{"from": "21:00", "to": "08:00"}, the customer''s time: no bulk message then.';
+    '{"from": "21:00", "to": "08:00"}, the customer''s time: no bulk message then. A span of no length is none.';
 comment on column public.tenant_settings.opt_out_confirmation is 'Sent once to who opts out; null: nothing is sent.';
+comment on column public.tenant_settings.opt_out_keywords is
+    'What a whole message must be to refuse promotions, besides consent_keywords; case and accents do not matter.';
+comment on column public.tenant_settings.opt_in_keywords is 'The same, to want them again.';
 comment on column public.tenant_settings.closed_hours_message is
     'Answer outside business hours; null: the agent answers.';
 comment on column public.tenant_settings.shows_typing is
@@ -309,6 +343,8 @@ comment on column public.tenant_settings.ai_daily_token_budget is
     'What analyses and follow-ups may bring a day''s tokens to, answers to customers included; null: no limit.';
 comment on column public.tenant_settings.ai_daily_cost_budget is
     'The same in money, in the currency of ai_prices; null: no limit.';
+comment on column public.tenant_settings.silence_alert_deliveries is
+    'A number is called silent when so many deliveries were to be expected and none came; null: never.';
 comment on column public.tenant_settings.webhook_log_retention_days is 'null: kept for ever.';
 
 create trigger tenant_settings_touch_updated_at before update on public.tenant_settings
@@ -319,9 +355,11 @@ grant select on public.tenant_settings to authenticated;
 grant update (
     business_name, currency, conversation_idle_hours, activity_delay_seconds, human_takeover_minutes,
     thread_max_age_days, thread_max_input_tokens, block_after_hours, enrichment_interval_hours, crm_statuses,
-    crm_pipeline, crm_model, crm_analysis_idle_minutes, crm_person_keeps, daily_actions_at, quiet_hours,
-    opt_out_confirmation, closed_hours_message, shows_typing, ai_daily_token_budget, ai_daily_cost_budget,
-    webhook_log_retention_days
+    crm_pipeline, crm_model, crm_analysis_idle_minutes, crm_person_keeps, daily_actions_at,
+    followup_agent_id, followup_template_id, quiet_hours,
+    opt_out_confirmation,
+    opt_out_keywords, opt_in_keywords, closed_hours_message, shows_typing, ai_daily_token_budget, ai_daily_cost_budget,
+    webhook_log_retention_days, silence_alert_deliveries
 ) on public.tenant_settings to authenticated;
 grant select, insert, update, delete on public.tenant_settings to service_role;
 
@@ -333,9 +371,10 @@ create policy tenant_settings_update_admin on public.tenant_settings for update 
 
 -- What a business may have now. Whoever enforces a limit locks the owner's row first.
 create function private.tenant_limits(p_tenant_id uuid)
-returns table (plan text, max_whatsapp_numbers int, max_agents int)
+returns table (plan text, max_whatsapp_numbers int, max_agents int, max_messages_per_month int)
 language sql stable set search_path = '' as $$
-    select u.crm_plan, coalesce(u.max_whatsapp_numbers, p.max_whatsapp_numbers), coalesce(u.max_agents, p.max_agents)
+    select u.crm_plan, coalesce(u.max_whatsapp_numbers, p.max_whatsapp_numbers), coalesce(u.max_agents, p.max_agents),
+        coalesce(u.max_messages_per_month, p.max_messages_per_month)
     from public.users u
     join public.plans p on p.name = u.crm_plan
     where u.id = p_tenant_id
@@ -355,7 +394,8 @@ begin
             hint = 'Read the table plans for the names.';
     end if;
     update public.users
-    set crm_plan = v_plan.name, max_agents = v_plan.max_agents, max_whatsapp_numbers = v_plan.max_whatsapp_numbers
+    set crm_plan = v_plan.name, max_agents = v_plan.max_agents, max_whatsapp_numbers = v_plan.max_whatsapp_numbers,
+        max_messages_per_month = v_plan.max_messages_per_month
     where id = p_tenant_id and id = tenant_id;
     if not found then
         raise exception using errcode = 'PT404', message = 'There is no such business.',
@@ -376,7 +416,8 @@ language sql stable set search_path = '' as $$
             'id', o.id, 'business_name', s.business_name, 'timezone', o.timezone, 'currency', s.currency,
             'crm_enabled', o.crm_enabled),
         'plan', l.plan,
-        'limits', jsonb_build_object('max_whatsapp_numbers', l.max_whatsapp_numbers, 'max_agents', l.max_agents))
+        'limits', jsonb_build_object('max_whatsapp_numbers', l.max_whatsapp_numbers, 'max_agents', l.max_agents,
+            'max_messages_per_month', l.max_messages_per_month))
     from public.users u
     join public.users o on o.id = u.tenant_id
     join public.tenant_settings s on s.tenant_id = u.tenant_id
@@ -733,6 +774,7 @@ create table public.whatsapp_numbers (
     portfolio_id text,
     account_id text,
     display_name text not null,
+    username text,
     is_active boolean not null default true,
     is_primary boolean not null default false,
     auto_reply boolean not null default true,
@@ -762,6 +804,7 @@ create table public.whatsapp_numbers (
 comment on table public.whatsapp_numbers is
     'The WhatsApp numbers of a business; where a message arrives decides whose it is.';
 comment on column public.whatsapp_numbers.phone_number is 'pii: digits without +; the business''s own number.';
+comment on column public.whatsapp_numbers.username is 'The business''s own WhatsApp username.';
 comment on column public.whatsapp_numbers.provider_number_id is
     'What webhooks are routed by: Graph phone_number_id, Whapi channel id or Twilio sender.';
 comment on column public.whatsapp_numbers.portfolio_id is
@@ -1032,10 +1075,43 @@ begin
         'deleted', (select count(*) from gone))
     into v_counts
     from written;
+    perform private.alert_end(p_tenant_id, 'templates_not_listed', p_waba_id);
     return v_counts;
 end
 $$;
-grant execute on function public.templates_apply(uuid, text, text, timestamptz, jsonb, boolean) to service_role;
+
+-- The listing could not be had; one alert until it can.
+create function public.templates_fail(p_tenant_id uuid, p_waba_id text, p_problem text) returns void
+language plpgsql set search_path = '' as $$
+begin
+    perform private.alert_raise(p_tenant_id, 'templates_not_listed', p_waba_id,
+        'The templates of a WhatsApp account could not be listed: ' || p_problem);
+end
+$$;
+
+-- The accounts whose templates are to be listed, of one business or all: {"now", "accounts": [{"tenant_id",
+-- "provider", "waba_id", "numbers": [{"tenant_id", "number_id"}, …], any of whose tokens will do}]}.
+create function public.template_accounts(p_tenant_id uuid default null) returns jsonb
+language plpgsql stable set search_path = '' as $$
+begin
+    return (
+        select jsonb_build_object('now', (select private.clock()), 'accounts', coalesce(jsonb_agg(to_jsonb(a)), '[]'))
+        from (
+            select n.tenant_id, n.provider, k.waba_id,
+                jsonb_agg(jsonb_build_object('tenant_id', n.tenant_id, 'number_id', n.id) order by n.id) as numbers
+            from public.whatsapp_numbers n
+            cross join lateral (
+                select case n.provider when 'cloud_api' then n.waba_id when 'twilio' then n.account_id end as waba_id
+            ) as k
+            where n.is_active and k.waba_id is not null and n.tenant_id = coalesce(p_tenant_id, n.tenant_id)
+            group by n.tenant_id, n.provider, k.waba_id
+        ) as a);
+end
+$$;
+grant execute on function
+    public.templates_apply(uuid, text, text, timestamptz, jsonb, boolean), public.templates_fail(uuid, text, text),
+    public.template_accounts(uuid)
+    to service_role;
 
 -- Ask for a listing, soon: when a number was connected, or the provider speaks of a template we do not know.
 -- Definer: whoever connects a number, or takes in what the provider says, may not read Vault.
@@ -1400,6 +1476,18 @@ begin
 end
 $$;
 
+-- messages.data of a template that was filled in.
+create function private.template_data(p_template public.message_templates, p_filled jsonb, p_parameters jsonb)
+returns jsonb
+language plpgsql immutable set search_path = '' as $$
+begin
+    return jsonb_build_object('category', p_template.category, 'template', jsonb_build_object(
+        'name', p_template.name, 'language', p_template.language, 'category', p_template.category,
+        'provider_template_id', p_template.provider_template_id, 'components', p_filled -> 'components',
+        'variables', p_filled -> 'variables', 'parameters', coalesce(p_parameters, '{}')));
+end
+$$;
+
 -- What to give, in a sentence.
 create function private.template_hint(p_template public.message_templates) returns text
 language sql stable set search_path = '' as $$
@@ -1465,8 +1553,295 @@ grant execute on function
     private.template_value_fault(text, jsonb), private.template_faults(public.message_templates, jsonb),
     private.template_label(text, text), private.template_obstacle(public.message_templates),
     private.template_message(public.message_templates, jsonb), private.template_hint(public.message_templates),
+    private.template_data(public.message_templates, jsonb, jsonb),
     private.template_filled(public.message_templates, jsonb), private.template_parameter(text, text, jsonb)
     to service_role;
+
+
+-- sql/23_calling_codes.sql
+
+-- Calling codes: where a customer is, as far as the first digits of their number tell.
+
+create table public.calling_codes (
+    prefix text,
+    country text not null,
+    timezone text not null,
+    constraint calling_codes_pkey primary key (prefix),
+    constraint calling_codes_prefix_check check (prefix ~ '^[1-9]\d{0,3}$'),
+    constraint calling_codes_country_check check (country ~ '^[A-Z]{2}$'),
+    constraint calling_codes_timezone_check check (private.is_timezone(timezone))
+);
+comment on table public.calling_codes is
+    'Country and clock by the first digits of a number; the longest prefix wins. A country of several zones has its '
+    'most populous one, except where area codes tell (United States, Canada). After the public numbering plans.';
+
+create index calling_codes_country_idx on public.calling_codes (country);
+
+alter table public.calling_codes enable row level security;
+grant select on public.calling_codes to authenticated;
+grant select, insert, update, delete on public.calling_codes to service_role;
+create policy calling_codes_select_anyone on public.calling_codes for select to authenticated using (true);
+
+insert into public.calling_codes (country, timezone, prefix)
+select v.country, v.timezone, unnest(string_to_array(v.prefixes, ' '))
+from (values
+    ('AC', 'Atlantic/St_Helena', '247'),
+    ('AD', 'Europe/Andorra', '376'),
+    ('AE', 'Asia/Dubai', '971'),
+    ('AF', 'Asia/Kabul', '93'),
+    ('AG', 'America/Antigua', '1268'),
+    ('AI', 'America/Anguilla', '1264'),
+    ('AL', 'Europe/Tirane', '355'),
+    ('AM', 'Asia/Yerevan', '374'),
+    ('AO', 'Africa/Luanda', '244'),
+    ('AR', 'America/Argentina/Buenos_Aires', '54'),
+    ('AS', 'Pacific/Pago_Pago', '1684'),
+    ('AT', 'Europe/Vienna', '43'),
+    ('AU', 'Australia/Sydney', '61'),
+    ('AW', 'America/Aruba', '297'),
+    ('AZ', 'Asia/Baku', '994'),
+    ('BA', 'Europe/Sarajevo', '387'),
+    ('BB', 'America/Barbados', '1246'),
+    ('BD', 'Asia/Dhaka', '880'),
+    ('BE', 'Europe/Brussels', '32'),
+    ('BF', 'Africa/Ouagadougou', '226'),
+    ('BG', 'Europe/Sofia', '359'),
+    ('BH', 'Asia/Bahrain', '973'),
+    ('BI', 'Africa/Bujumbura', '257'),
+    ('BJ', 'Africa/Porto-Novo', '229'),
+    ('BM', 'Atlantic/Bermuda', '1441'),
+    ('BN', 'Asia/Brunei', '673'),
+    ('BO', 'America/La_Paz', '591'),
+    ('BR', 'America/Sao_Paulo', '55'),
+    ('BS', 'America/Nassau', '1242'),
+    ('BT', 'Asia/Thimphu', '975'),
+    ('BW', 'Africa/Gaborone', '267'),
+    ('BY', 'Europe/Moscow', '375'),
+    ('BZ', 'America/Belize', '501'),
+    ('CA', 'America/Edmonton', '1368 1403 1587 1780 1825'),
+    ('CA', 'America/Whitehorse', '1867'),
+    ('CA', 'America/Halifax', '1428 1506 1782 1902'),
+    ('CA', 'America/Regina', '1306 1639'),
+    ('CA', 'America/St_Johns', '1709 1879'),
+    ('CA', 'America/Toronto', '1226 1249 1263 1273 1289 1343 1354 1365 1367 1382 1416 1418 1437 1438'),
+    ('CA', 'America/Toronto', '1450 1468 1514 1519 1548 1579 1581 1600 1613 1622 1633 1647 1683 1705'),
+    ('CA', 'America/Toronto', '1742 1753 1807 1819 1873 1905 1942'),
+    ('CA', 'America/Vancouver', '1236 1250 1257 1604 1672 1778'),
+    ('CA', 'America/Winnipeg', '1204 1431 1474 1584'),
+    ('CD', 'Africa/Kinshasa', '243'),
+    ('CF', 'Africa/Bangui', '236'),
+    ('CG', 'Africa/Brazzaville', '242'),
+    ('CH', 'Europe/Zurich', '41'),
+    ('CI', 'Africa/Abidjan', '225'),
+    ('CK', 'Pacific/Rarotonga', '682'),
+    ('CL', 'America/Santiago', '56'),
+    ('CM', 'Africa/Douala', '237'),
+    ('CN', 'Asia/Shanghai', '86'),
+    ('CO', 'America/Bogota', '57'),
+    ('CR', 'America/Costa_Rica', '506'),
+    ('CU', 'America/Havana', '53'),
+    ('CV', 'Atlantic/Cape_Verde', '238'),
+    ('CW', 'America/Curacao', '599'),
+    ('CY', 'Asia/Nicosia', '357'),
+    ('CZ', 'Europe/Prague', '420'),
+    ('DE', 'Europe/Berlin', '49'),
+    ('DJ', 'Africa/Djibouti', '253'),
+    ('DK', 'Europe/Copenhagen', '45'),
+    ('DM', 'America/Dominica', '1767'),
+    ('DO', 'America/Santo_Domingo', '1809 1829 1849'),
+    ('DZ', 'Europe/Paris', '213'),
+    ('EC', 'America/Guayaquil', '593'),
+    ('EE', 'Europe/Bucharest', '372'),
+    ('EG', 'Africa/Cairo', '20'),
+    ('ER', 'Africa/Asmera', '291'),
+    ('ES', 'Europe/Madrid', '34'),
+    ('ET', 'Africa/Addis_Ababa', '251'),
+    ('FI', 'Europe/Helsinki', '358'),
+    ('FJ', 'Pacific/Fiji', '679'),
+    ('FK', 'Atlantic/Stanley', '500'),
+    ('FM', 'Pacific/Pohnpei', '691'),
+    ('FO', 'Atlantic/Faeroe', '298'),
+    ('FR', 'Europe/Paris', '33'),
+    ('GA', 'Africa/Libreville', '241'),
+    ('GB', 'Europe/London', '44'),
+    ('GD', 'America/Grenada', '1473'),
+    ('GE', 'Asia/Tbilisi', '995'),
+    ('GF', 'America/Cayenne', '594'),
+    ('GH', 'Africa/Accra', '233'),
+    ('GI', 'Europe/Gibraltar', '350'),
+    ('GL', 'America/Nuuk', '299'),
+    ('GM', 'Africa/Banjul', '220'),
+    ('GN', 'Africa/Conakry', '224'),
+    ('GP', 'America/Guadeloupe', '590'),
+    ('GQ', 'Africa/Malabo', '240'),
+    ('GR', 'Europe/Athens', '30'),
+    ('GT', 'America/Guatemala', '502'),
+    ('GU', 'Pacific/Guam', '1671'),
+    ('GW', 'Atlantic/Reykjavik', '245'),
+    ('GY', 'America/Guyana', '592'),
+    ('HK', 'Asia/Hong_Kong', '852'),
+    ('HN', 'America/Tegucigalpa', '504'),
+    ('HR', 'Europe/Zagreb', '385'),
+    ('HT', 'America/Port-au-Prince', '509'),
+    ('HU', 'Europe/Budapest', '36'),
+    ('ID', 'Asia/Jakarta', '62'),
+    ('IE', 'Europe/Dublin', '353'),
+    ('IL', 'Asia/Jerusalem', '972'),
+    ('IN', 'Asia/Calcutta', '91'),
+    ('IO', 'Indian/Chagos', '246'),
+    ('IQ', 'Asia/Baghdad', '964'),
+    ('IR', 'Asia/Tehran', '98'),
+    ('IS', 'Atlantic/Reykjavik', '354'),
+    ('IT', 'Europe/Rome', '39'),
+    ('JM', 'America/Jamaica', '1658 1876'),
+    ('JO', 'Asia/Amman', '962'),
+    ('JP', 'Asia/Tokyo', '81'),
+    ('KE', 'Africa/Nairobi', '254'),
+    ('KG', 'Asia/Bishkek', '996'),
+    ('KH', 'Asia/Phnom_Penh', '855'),
+    ('KI', 'Pacific/Tarawa', '686'),
+    ('KM', 'Indian/Comoro', '269'),
+    ('KN', 'America/St_Kitts', '1869'),
+    ('KP', 'Asia/Seoul', '850'),
+    ('KR', 'Asia/Seoul', '82'),
+    ('KW', 'Asia/Kuwait', '965'),
+    ('KY', 'America/Cayman', '1345'),
+    ('KZ', 'Asia/Almaty', '76 77'),
+    ('LA', 'Asia/Vientiane', '856'),
+    ('LB', 'Asia/Beirut', '961'),
+    ('LC', 'America/St_Lucia', '1758'),
+    ('LI', 'Europe/Vaduz', '423'),
+    ('LK', 'Asia/Colombo', '94'),
+    ('LR', 'Atlantic/Reykjavik', '231'),
+    ('LS', 'Africa/Maseru', '266'),
+    ('LT', 'Europe/Bucharest', '370'),
+    ('LU', 'Europe/Luxembourg', '352'),
+    ('LV', 'Europe/Bucharest', '371'),
+    ('LY', 'Europe/Bucharest', '218'),
+    ('MA', 'Atlantic/Canary', '212'),
+    ('MC', 'Europe/Monaco', '377'),
+    ('MD', 'Europe/Chisinau', '373'),
+    ('ME', 'Europe/Podgorica', '382'),
+    ('MG', 'Indian/Antananarivo', '261'),
+    ('MH', 'Pacific/Majuro', '692'),
+    ('MK', 'Europe/Skopje', '389'),
+    ('ML', 'Africa/Bamako', '223'),
+    ('MM', 'Asia/Rangoon', '95'),
+    ('MN', 'Asia/Ulaanbaatar', '976'),
+    ('MO', 'Asia/Shanghai', '853'),
+    ('MP', 'Pacific/Saipan', '1670'),
+    ('MQ', 'America/Martinique', '596'),
+    ('MR', 'Africa/Nouakchott', '222'),
+    ('MS', 'America/Montserrat', '1664'),
+    ('MT', 'Europe/Malta', '356'),
+    ('MU', 'Indian/Mauritius', '230'),
+    ('MV', 'Indian/Maldives', '960'),
+    ('MW', 'Africa/Blantyre', '265'),
+    ('MX', 'America/Mexico_City', '52'),
+    ('MY', 'Asia/Kuala_Lumpur', '60'),
+    ('MZ', 'Africa/Maputo', '258'),
+    ('NA', 'Africa/Windhoek', '264'),
+    ('NC', 'Pacific/Noumea', '687'),
+    ('NE', 'Africa/Niamey', '227'),
+    ('NF', 'Pacific/Norfolk', '672'),
+    ('NG', 'Africa/Lagos', '234'),
+    ('NI', 'America/Chicago', '505'),
+    ('NL', 'Europe/Amsterdam', '31'),
+    ('NO', 'Europe/Oslo', '47'),
+    ('NP', 'Asia/Katmandu', '977'),
+    ('NR', 'Pacific/Nauru', '674'),
+    ('NU', 'Pacific/Niue', '683'),
+    ('NZ', 'Pacific/Auckland', '64'),
+    ('OM', 'Asia/Muscat', '968'),
+    ('PA', 'America/Panama', '507'),
+    ('PE', 'America/Lima', '51'),
+    ('PF', 'Pacific/Tahiti', '689'),
+    ('PG', 'Pacific/Port_Moresby', '675'),
+    ('PH', 'Asia/Manila', '63'),
+    ('PK', 'Asia/Karachi', '92'),
+    ('PL', 'Europe/Warsaw', '48'),
+    ('PM', 'America/Miquelon', '508'),
+    ('PR', 'America/Puerto_Rico', '1787 1939'),
+    ('PS', 'Asia/Gaza', '970'),
+    ('PT', 'Europe/Lisbon', '351'),
+    ('PW', 'Pacific/Palau', '680'),
+    ('PY', 'America/Asuncion', '595'),
+    ('QA', 'Asia/Qatar', '974'),
+    ('RE', 'Indian/Reunion', '262'),
+    ('RO', 'Europe/Bucharest', '40'),
+    ('RS', 'Europe/Belgrade', '381'),
+    ('RU', 'Europe/Moscow', '7'),
+    ('RW', 'Africa/Kigali', '250'),
+    ('SA', 'Asia/Riyadh', '966'),
+    ('SB', 'Pacific/Guadalcanal', '677'),
+    ('SC', 'Indian/Mahe', '248'),
+    ('SD', 'Africa/Khartoum', '249'),
+    ('SE', 'Europe/Stockholm', '46'),
+    ('SG', 'Asia/Singapore', '65'),
+    ('SH', 'Atlantic/St_Helena', '290'),
+    ('SI', 'Europe/Ljubljana', '386'),
+    ('SK', 'Europe/Bratislava', '421'),
+    ('SL', 'Africa/Freetown', '232'),
+    ('SM', 'Europe/San_Marino', '378'),
+    ('SN', 'Africa/Dakar', '221'),
+    ('SO', 'Africa/Mogadishu', '252'),
+    ('SR', 'America/Paramaribo', '597'),
+    ('SS', 'Africa/Nairobi', '211'),
+    ('ST', 'Africa/Sao_Tome', '239'),
+    ('SV', 'America/El_Salvador', '503'),
+    ('SX', 'America/Lower_Princes', '1721'),
+    ('SY', 'Asia/Damascus', '963'),
+    ('SZ', 'Africa/Mbabane', '268'),
+    ('TC', 'America/Grand_Turk', '1649'),
+    ('TD', 'Africa/Ndjamena', '235'),
+    ('TG', 'Africa/Lome', '228'),
+    ('TH', 'Asia/Bangkok', '66'),
+    ('TJ', 'Asia/Dushanbe', '992'),
+    ('TK', 'Pacific/Fakaofo', '690'),
+    ('TL', 'Asia/Dili', '670'),
+    ('TM', 'Asia/Ashgabat', '993'),
+    ('TN', 'Africa/Tunis', '216'),
+    ('TO', 'Pacific/Tongatapu', '676'),
+    ('TR', 'Europe/Istanbul', '90'),
+    ('TT', 'America/Port_of_Spain', '1868'),
+    ('TV', 'Pacific/Funafuti', '688'),
+    ('TW', 'Asia/Taipei', '886'),
+    ('TZ', 'Africa/Dar_es_Salaam', '255'),
+    ('UA', 'Europe/Kyiv', '380'),
+    ('UG', 'Africa/Kampala', '256'),
+    ('US', 'America/Chicago', '1205 1210 1214 1217 1218 1224 1225 1228 1235 1251 1254 1256 1262 1274'),
+    ('US', 'America/Chicago', '1281 1308 1309 1312 1314 1316 1318 1319 1320 1325 1327 1331 1334 1337'),
+    ('US', 'America/Chicago', '1346 1353 1361 1402 1405 1409 1414 1417 1423 1430 1432 1447 1464 1469'),
+    ('US', 'America/Chicago', '1479 1501 1504 1507 1512 1515 1531 1534 1539 1557 1563 1572 1573 1580'),
+    ('US', 'America/Chicago', '1601 1605 1608 1612 1615 1618 1620 1629 1630 1636 1641 1651 1659 1660'),
+    ('US', 'America/Chicago', '1662 1682 1701 1708 1712 1713 1715 1726 1730 1731 1737 1763 1769'),
+    ('US', 'America/Chicago', '1773 1779 1785 1806 1815 1816 1817 1830 1832 1847 1870 1872 1901 1903'),
+    ('US', 'America/Chicago', '1913 1918 1920 1931 1936 1938 1940 1945 1952 1956 1972 1975 1979 1985'),
+    ('US', 'America/Denver', '1303 1307 1385 1406 1435 1505 1575 1719 1720 1748 1801 1915 1970 1983'),
+    ('US', 'America/Juneau', '1907'),
+    ('US', 'America/Los_Angeles', '1206 1208 1209 1213 1253 1279 1310 1323 1341 1350 1360 1369 1408 1415'),
+    ('US', 'America/Los_Angeles', '1424 1425 1442 1458 1503 1509 1510 1530 1541 1559 1562 1564 1619 1626'),
+    ('US', 'America/Los_Angeles', '1628 1650 1657 1661 1669 1702 1707 1714 1725 1738 1747 1760 1775 1805'),
+    ('US', 'America/Los_Angeles', '1818 1820 1831 1840 1858 1909 1916 1925 1949 1951 1971'),
+    ('US', 'America/New_York', '1'),
+    ('US', 'America/Phoenix', '1480 1520 1602 1623 1928'),
+    ('US', 'Pacific/Honolulu', '1808'),
+    ('UY', 'America/Montevideo', '598'),
+    ('UZ', 'Asia/Tashkent', '998'),
+    ('VC', 'America/St_Vincent', '1784'),
+    ('VE', 'America/Caracas', '58'),
+    ('VG', 'America/Tortola', '1284'),
+    ('VI', 'America/St_Thomas', '1340'),
+    ('VN', 'Asia/Ho_Chi_Minh', '84'),
+    ('VU', 'Pacific/Efate', '678'),
+    ('WF', 'Pacific/Wallis', '681'),
+    ('WS', 'Pacific/Apia', '685'),
+    ('XK', 'Europe/Belgrade', '383'),
+    ('YE', 'Asia/Aden', '967'),
+    ('ZA', 'Africa/Johannesburg', '27'),
+    ('ZM', 'Africa/Lusaka', '260'),
+    ('ZW', 'Africa/Harare', '263')
+) as v (country, timezone, prefixes);
 
 
 -- sql/24_prices.sql
@@ -1485,12 +1860,15 @@ create table public.rate_cards (
     is_verified boolean not null default false,
     constraint rate_cards_pkey primary key (phone_prefix, category, valid_from),
     constraint rate_cards_phone_prefix_check check (phone_prefix ~ '^\d{0,6}$'),
-    constraint rate_cards_category_check check (category in ('service', 'utility', 'marketing', 'authentication')),
+    constraint rate_cards_category_check check (category in (
+        'service', 'utility', 'marketing', 'authentication', 'twilio_fee')),
     constraint rate_cards_amount_check check (amount >= 0),
     constraint rate_cards_currency_check check (currency ~ '^[A-Z]{3}$')
 );
 comment on table public.rate_cards is
     'What a delivered message costs, by market and date; the ground of every estimate.';
+comment on column public.rate_cards.category is 'As the provider''s pricing object has it; twilio_fee comes on top.';
+comment on column public.rate_cards.valid_from is 'By the number''s calendar: Meta''s prices change by the account''s.';
 comment on column public.rate_cards.phone_prefix is 'First digits of the customer''s number; empty: any other market.';
 comment on column public.rate_cards.is_verified is
     'False until somebody compared it with the provider''s own price list.';
@@ -1501,40 +1879,58 @@ grant select, insert, update, delete on public.rate_cards to service_role;
 create policy rate_cards_select_anyone on public.rate_cards for select to authenticated using (true);
 
 insert into public.rate_cards (phone_prefix, market, category, valid_from, amount, currency, source) values
-    ('', 'Rest of Latin America', 'marketing', '2025-07-01', 0.0740, 'USD', 'Meta price list, July 2025'),
-    ('', 'Rest of Latin America', 'utility', '2025-07-01', 0.0113, 'USD', 'Meta price list, July 2025'),
-    ('', 'Rest of Latin America', 'authentication', '2025-07-01', 0.0113, 'USD', 'Meta price list, July 2025'),
+    ('', 'Rest of Latin America', 'marketing', '2025-07-01', 0.0740, 'USD',
+        'Meta price list, July 2025; stands in for every market that has no rows of its own'),
+    ('', 'Rest of Latin America', 'utility', '2025-07-01', 0.0113, 'USD',
+        'Meta price list, July 2025, without volume tiers; stands in for every market that has no rows of its own'),
+    ('', 'Rest of Latin America', 'authentication', '2025-07-01', 0.0113, 'USD',
+        'Taken to be as utility, which Meta''s rule for service prices suggests; not on any list we have seen'),
     ('', 'Rest of Latin America', 'service', '2025-07-01', 0, 'USD', 'Meta pricing, July 2025: free in the window'),
-    ('', 'Rest of Latin America', 'service', '2026-10-01', 0.0113, 'USD', 'Meta pricing, October 2026: as utility');
+    ('', 'Rest of Latin America', 'service', '2026-10-01', 0.0113, 'USD',
+        'Meta pricing, October 2026: as utility, without tiers; the amount is that of July 2025'),
+    ('', 'Everywhere', 'twilio_fee', '2025-07-01', 0.0050, 'USD',
+        'Twilio''s fee per message, on top of Meta''s price; from memory, not from a price list');
 
--- The price of one message. No number known: the rate of any other market.
-create function private.price_of(p_phone text, p_category text, p_at timestamptz)
-returns table (amount numeric, currency text)
+-- The price of one message on a day of the number's calendar. No number known: the rate of any other market. No row
+-- when nobody has told the price.
+create function private.price_of(p_phone text, p_category text, p_on date)
+returns table (amount numeric, currency text, is_verified boolean)
 language plpgsql stable rows 1 set search_path = '' as $$
 begin
     return query
-    select r.amount, r.currency
+    select r.amount, r.currency, r.is_verified
     from public.rate_cards r
     where r.category = p_category
         and r.phone_prefix = any (array(select left(coalesce(p_phone, ''), n) from generate_series(0, 6) as n))
-        and r.valid_from <= p_at::date
+        and r.valid_from <= p_on
     order by length(r.phone_prefix) desc, r.valid_from desc
     limit 1;
 end
 $$;
-grant execute on function private.price_of(text, text, timestamptz) to authenticated, service_role;
+grant execute on function private.price_of(text, text, date) to authenticated, service_role;
 
--- What the provider's pricing object means in money: nothing unless the type is regular, else the list price.
+-- What a delivered message costs, by what the provider said of its price: nothing unless its type is regular, else the
+-- list price of the day it was written (Meta's volume tiers, which only make it cheaper, are not known to us). Null
+-- where the provider said nothing, or nobody has told the price.
 create function private.message_cost(p_tenant_id uuid, p_message_id uuid, p_pricing jsonb)
 returns table (amount numeric, currency text)
 language plpgsql stable rows 1 set search_path = '' as $$
+declare
+    v_is_charged boolean := coalesce(p_pricing ->> 'type' = 'regular', (p_pricing ->> 'billable')::boolean, false);
+    v_category text := case p_pricing ->> 'category'
+        when 'marketing_lite' then 'marketing'
+        when 'authentication_international' then 'authentication'
+        when 'authentication-international' then 'authentication'
+        else regexp_replace(p_pricing ->> 'category', '^group_', '')
+    end;
 begin
     return query
-    select case when p_pricing ->> 'type' is distinct from 'regular' then 0 else r.amount end, r.currency
+    select case when v_is_charged then r.amount else 0 end, r.currency
     from public.messages m
     join public.customer_leads l on l.tenant_id = m.tenant_id and l.id = m.lead_id
-    cross join lateral private.price_of(l.phone, p_pricing ->> 'category', m.provider_at) r
-    where m.tenant_id = p_tenant_id and m.id = p_message_id;
+    join public.whatsapp_numbers n on n.tenant_id = m.tenant_id and n.id = m.number_id
+    left join lateral private.price_of(l.phone, v_category, (m.provider_at at time zone n.timezone)::date) r on true
+    where m.tenant_id = p_tenant_id and m.id = p_message_id and p_pricing is not null;
 end
 $$;
 grant execute on function private.message_cost(uuid, uuid, jsonb) to service_role;
@@ -1588,12 +1984,12 @@ grant execute on function public.channel_webhook_keys(uuid) to service_role;
 -- proven with the token that the number is theirs; here it is decided whether they may have it.
 
 -- The business of a member of staff who may connect numbers; its numbers are then nobody else's to change.
-create function private.connecting_tenant(p_user_id uuid) returns uuid
+create function private.connecting_tenant(p_admin_id uuid) returns uuid
 language plpgsql set search_path = '' as $$
 declare
     v_tenant_id uuid;
 begin
-    select tenant_id into v_tenant_id from public.users where id = p_user_id and is_active and role = 'admin';
+    select tenant_id into v_tenant_id from public.users where id = p_admin_id and is_active and role = 'admin';
     if not found then
         raise exception using errcode = 'PT403', message = 'Only an admin of the business may connect a number.',
             hint = 'Ask the owner or an admin.';
@@ -1683,16 +2079,16 @@ $$;
 
 -- Connect a number, or connect it anew: the new token takes the place of the old one, and a stopped channel goes on.
 -- p_number: {"provider", "phone_number", "provider_number_id", "waba_id"?, "account_id"?, "display_name",
--- "quality_rating"?, "messaging_limit"?, "is_coexistence"}; p_user_id: the admin who does it. Answers
+-- "quality_rating"?, "messaging_limit"?, "is_coexistence"}; p_admin_id: the admin who does it. Answers
 -- {"number_id", "needs_sync": the Business app was never asked for its history, "webhook_secret": Whapi only}.
 -- Refuses with PT402 over the plan, PT409 when the number is active elsewhere. The same call again changes nothing.
 create function public.channel_connect(
-    p_user_id uuid, p_number jsonb, p_token text,
+    p_admin_id uuid, p_number jsonb, p_token text,
     p_issued_at timestamptz default null, p_expires_at timestamptz default null
 ) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
-    v_tenant_id uuid := private.connecting_tenant(p_user_id);
+    v_tenant_id uuid := private.connecting_tenant(p_admin_id);
     v_number_id uuid := private.number_take(v_tenant_id, p_number || jsonb_build_object(
         'is_coexistence', coalesce(p_number -> 'is_coexistence', 'false')));
 begin
@@ -1731,12 +2127,12 @@ $$;
 -- What came of telling the provider where to deliver: its address, or the problem (then somebody should look).
 -- p_synced: the Business app was asked for its contacts and history.
 create function public.channel_setup_settle(
-    p_user_id uuid, p_number_id uuid, p_webhook_url text default null, p_problem text default null,
+    p_admin_id uuid, p_number_id uuid, p_webhook_url text default null, p_problem text default null,
     p_synced boolean default false
 ) returns void
 language plpgsql set search_path = '' as $$
 declare
-    v_tenant_id uuid := private.connecting_tenant(p_user_id);
+    v_tenant_id uuid := private.connecting_tenant(p_admin_id);
 begin
     update public.whatsapp_numbers
     set webhook_url = coalesce(p_webhook_url, webhook_url),
@@ -2028,6 +2424,7 @@ create table public.customer_leads (
     next_action text,
     next_action_at timestamptz,
     priority smallint not null default 2,
+    timezone text,
     opted_out_at timestamptz,
     opt_out_scope text,
     metadata jsonb not null default '{}',
@@ -2043,11 +2440,12 @@ create table public.customer_leads (
     constraint customer_leads_merged_by_fkey foreign key (tenant_id, merged_by) references public.users (tenant_id, id),
     constraint customer_leads_phone_check check (phone ~ '^[1-9]\d{7,14}$'),
     constraint customer_leads_name_source_check check (name_source in ('profile', 'contacts')),
+    constraint customer_leads_timezone_check check (private.is_timezone(timezone)),
     constraint customer_leads_priority_check check (priority between 1 and 5),
     constraint customer_leads_qualification_score_check check (qualification_score between 0 and 100),
     constraint customer_leads_opt_out_check check (
         (opted_out_at is null) = (opt_out_scope is null) and opt_out_scope in ('all', 'marketing'))
-);
+) with (fillfactor = 80);
 comment on table public.customer_leads is 'The customers of a business, whether or not they ever bought.';
 comment on column public.customer_leads.phone is
     'pii: the first phone known, digits without +; it never changes: current addresses are in lead_identities.';
@@ -2074,6 +2472,10 @@ comment on column public.customer_leads.thread_id is 'The AI thread used last, i
 comment on column public.customer_leads.thread_token_count is 'Tokens of every AI run for this customer; never reset.';
 comment on column public.customer_leads.merged_into is
     'The lead that this one turned out to be; whatever referred to it now refers there.';
+comment on column public.customer_leads.timezone is
+    'The customer''s clock, where the business knows better than the country of the number; see calling_codes.';
+comment on column public.customer_leads.opted_out_at is
+    'Since when the customer has refused; this and opt_out_scope are what consent_events come to, in order of time.';
 comment on column public.customer_leads.opt_out_scope is 'What the customer refuses: all messages, or marketing.';
 
 create index customer_leads_tenant_id_phone_idx on public.customer_leads (tenant_id, phone);
@@ -2108,7 +2510,7 @@ create trigger customer_leads_touch_updated_at before update on public.customer_
 alter table public.customer_leads enable row level security;
 grant select, update (name, label1, label2, label3, email, company, customer_type, business_category, tags,
     lead_status, lead_grade, qualification_score, assigned_to, profile_status, next_action, next_action_at, priority,
-    metadata, is_active) on public.customer_leads to authenticated;
+    timezone, metadata, is_active) on public.customer_leads to authenticated;
 grant select, insert, update, delete on public.customer_leads to service_role;
 create policy customer_leads_select_member on public.customer_leads for select to authenticated
     using (tenant_id = (select private.my_tenant_id()));
@@ -2265,13 +2667,16 @@ create table public.chats (
     last_interaction_at timestamptz not null,
     window_expires_at timestamptz,
     free_entry_until timestamptz,
+    free_entry_reply_by timestamptz,
+    is_free_entry_confirmed boolean not null default false,
     referral jsonb,
     referral_at timestamptz,
     block_state text not null default 'none',
     agent_paused_until timestamptz,
     thread_id uuid,
     unread_count int not null default 0,
-    has_news boolean not null default false,
+    news_since timestamptz,
+    enriched_at timestamptz,
     created_at timestamptz not null default now(),
     -- The inbox is read by it, hour by hour, and sorted within the hour: an index on the time itself would
     -- make every message's update of its chat rewrite all indexes.
@@ -2292,15 +2697,31 @@ comment on table public.chats is 'A lead on a number: where the 24-hour window, 
 comment on column public.chats.last_interaction_at is 'The last message of either side; opens no window by itself.';
 comment on column public.chats.window_expires_at is
     'Free text may be sent until then: 24 hours from the customer''s last message or call.';
-comment on column public.chats.free_entry_until is 'Messages cost nothing until then; says nothing about the window.';
+comment on column public.chats.free_entry_until is
+    'Messages cost nothing until then: 72 hours from our first answer to an ad. Says nothing about the window.';
+comment on column public.chats.free_entry_reply_by is
+    'An answer until then opens the free entry point: 24 hours from the customer''s last message out of an ad.';
+comment on column public.chats.is_free_entry_confirmed is
+    'free_entry_until is the provider''s word, not our reckoning.';
 comment on column public.chats.referral is 'pii: the ad that brought the customer, as the provider told it once.';
 comment on column public.chats.agent_paused_until is 'A person has taken over; the agent is silent until then.';
-comment on column public.chats.has_news is 'Something was said since the last analysis began.';
+comment on column public.chats.news_since is 'When something was first said that no analysis has read.';
+comment on column public.chats.enriched_at is 'When the provider was last asked for the name and labels of the chat.';
 comment on column public.chats.unread_count is 'Customer''s messages since somebody last opened the chat.';
+
+-- Until when an answer would open the free entry point; null when there was no ad, or the answer to it was given.
+create function private.free_entry_reply_by(p_chat public.chats) returns timestamptz
+language plpgsql immutable set search_path = '' as $$
+begin
+    return case when coalesce(p_chat.free_entry_until < p_chat.free_entry_reply_by + interval '48 hours', true)
+        then p_chat.free_entry_reply_by end;
+end
+$$;
+grant execute on function private.free_entry_reply_by(public.chats) to authenticated, service_role;
 
 create index chats_tenant_id_inbox_hour_idx on public.chats (tenant_id, inbox_hour desc);
 -- set once a quiet period, so the updates of its other messages are HOT
-create index chats_tenant_id_id_news_idx on public.chats (tenant_id, id) where has_news;
+create index chats_tenant_id_news_since_idx on public.chats (tenant_id, news_since) where news_since is not null;
 create index chats_tenant_id_thread_id_idx on public.chats (tenant_id, thread_id) where thread_id is not null;
 
 alter table public.chats enable row level security;
@@ -2308,6 +2729,9 @@ grant select on public.chats to authenticated;
 grant select, insert, update, delete on public.chats to service_role;
 create policy chats_select_member on public.chats for select to authenticated
     using (tenant_id = (select private.my_tenant_id()));
+
+-- A chat, by its key.
+create type private.chat_ref as (tenant_id uuid, chat_id uuid);
 
 create table public.conversations (
     tenant_id uuid,
@@ -2497,6 +2921,9 @@ grant select, insert, update, delete on public.messages to service_role;
 create policy messages_select_member on public.messages for select to authenticated
     using (tenant_id = (select private.my_tenant_id()));
 
+-- A message that went out, with the time of it.
+create type private.sent as (tenant_id uuid, message_id uuid, sent_at timestamptz);
+
 create table public.media (
     tenant_id uuid,
     id uuid default private.uuid7(),
@@ -2585,7 +3012,8 @@ language sql stable rows 1 set search_path = '' as $$
             lag(m.direction) over w as before
         from public.messages m
         where m.tenant_id = p_tenant_id and m.conversation_id = p_conversation_id
-        window w as (order by m.provider_at, m.id)
+        -- of the same second: the question before the answer
+        window w as (order by m.provider_at, m.direction, m.id)
     ) as turns
     where direction = 'outbound' and before = 'inbound'
 $$;
@@ -2858,14 +3286,16 @@ create function public.inbox_list(
     chat_id uuid, number_id uuid, number_name text, lead_id uuid, lead_name text, lead_phone text,
     labels text[], lead_priority smallint, last_at timestamptz, last_direction text, last_type text,
     last_content text, last_status text, unread_count int, window_expires_at timestamptz, window_open boolean,
-    free_entry_until timestamptz, agent_paused_until timestamptz, block_state text, conversation_id uuid,
+    free_entry_until timestamptz, free_entry_reply_by timestamptz, agent_paused_until timestamptz, block_state text,
+    conversation_id uuid,
     requires_attention boolean, assigned_to uuid, assignee_name text
 )
 language plpgsql stable rows 50 set search_path = '' as $$
 begin
     return query
     with page as (
-        select c.*, v.id as conversation_id, v.requires_attention, v.assigned_to
+        select c.*, v.id as conversation_id, v.requires_attention, v.assigned_to,
+            private.free_entry_reply_by(c) as reply_by
         from public.chats c
         left join public.conversations v
             on v.tenant_id = c.tenant_id and v.chat_id = c.id and v.status = 'open'
@@ -2884,7 +3314,7 @@ begin
         array_remove(array[l.label1, l.label2, l.label3], null), l.priority,
         p.last_interaction_at, m.direction, m.type, m.content, m.status,
         p.unread_count, p.window_expires_at, coalesce(p.window_expires_at > (select private.clock()), false),
-        p.free_entry_until, p.agent_paused_until, p.block_state, p.conversation_id,
+        p.free_entry_until, case when p.reply_by > (select private.clock()) then p.reply_by end, p.agent_paused_until, p.block_state, p.conversation_id,
         coalesce(p.requires_attention, false), p.assigned_to, coalesce(u.name, u.email)
     from page p
     join public.customer_leads l on l.tenant_id = p.tenant_id and l.id = p.lead_id
@@ -2947,6 +3377,8 @@ language sql stable set search_path = '' as $$
             select coalesce(jsonb_agg(jsonb_build_object(
                 'id', c.id, 'number_id', c.number_id, 'last_interaction_at', c.last_interaction_at,
                 'window_expires_at', c.window_expires_at, 'free_entry_until', c.free_entry_until,
+                'free_entry_reply_by', case when private.free_entry_reply_by(c) > (select private.clock())
+                    then c.free_entry_reply_by end,
                 'block_state', c.block_state, 'referral', c.referral, 'conversation_id', v.id)
                 order by c.last_interaction_at desc), '[]')
             from public.chats c
@@ -2992,6 +3424,7 @@ create table public.webhook_logs (
     next_attempt_at timestamptz,
     error text,
     applied_at timestamptz,
+    is_unmodelled boolean not null default false,
     constraint webhook_logs_pkey primary key (id),
     constraint webhook_logs_delivery_id_key unique (delivery_id),
     constraint webhook_logs_status_check check (status in ('applied', 'failed', 'dead')),
@@ -3004,9 +3437,13 @@ comment on table public.webhook_logs is
 comment on column public.webhook_logs.payload is 'pii: the change as the provider sent it';
 comment on column public.webhook_logs.raw is 'pii: the bytes, where they could not be parsed';
 comment on column public.webhook_logs.events is 'pii: the canonical events while they wait to be applied';
+comment on column public.webhook_logs.is_unmodelled is
+    'Something in it is nothing that we know, or lacks what we need of it: payload has it.';
 comment on column public.webhook_logs.error is 'pii: the database may quote a value';
 
 create index webhook_logs_tenant_id_received_at_idx on public.webhook_logs (tenant_id, received_at desc);
+create index webhook_logs_tenant_id_received_at_unmodelled_idx
+    on public.webhook_logs (tenant_id, received_at desc) where is_unmodelled;
 create index webhook_logs_tenant_id_next_attempt_at_idx
     on public.webhook_logs (tenant_id, next_attempt_at) where status = 'failed';
 
@@ -3033,7 +3470,7 @@ create table public.early_events (
 comment on table public.early_events is 'What was said about messages that are not (yet) stored.';
 comment on column public.early_events.target is 'The provider''s id of the message.';
 comment on column public.early_events.detail is
-    'What tells two events of a kind apart: a status with its time, or the event''s own id.';
+    'What tells two events of a kind apart; see private.event_detail().';
 comment on column public.early_events.body is 'pii: the event';
 
 alter table public.early_events enable row level security;
@@ -3060,6 +3497,11 @@ create type private.inbox_event as (
 create type private.inbox_message as (
     position int, tenant_id uuid, number_id uuid, lead_id uuid, chat_id uuid, conversation_id uuid, message_id uuid,
     wa_message_id text, kind text, type text, at timestamptz, is_history boolean, is_live boolean, body jsonb
+);
+
+-- A message that refuses to hear from us; is_first: the refusal began with it.
+create type private.refusal as (
+    tenant_id uuid, number_id uuid, wa_message_id text, lead_id uuid, is_first boolean
 );
 
 -- Whom an event's addresses lead to, and whether that is already known of all of them.
@@ -3119,6 +3561,8 @@ begin
                 when 'failed' then p_message.failed_at
                 else '-infinity'
             end, true)
+            or p_body ->> 'status' = 'failed' and p_at = p_message.failed_at
+                and coalesce(p_body #>> '{error,code}', '') < coalesce(p_message.error_code::text, '')
             or private.is_first_pricing(p_message.pricing, p_at, p_body -> 'pricing'))
         when 'edit' then
             not private.message_versions(p_message) @> jsonb_build_array(
@@ -3152,6 +3596,16 @@ begin
         then jsonb_build_array(jsonb_build_object(
             'at', coalesce(p_message.edited_at, p_message.provider_at), 'content', p_message.content))
         else '[]' end;
+end
+$$;
+
+-- What tells two events about one message apart: its own id, or of statuses all they say: the same one may be told at
+-- two times, or once with its price and once without.
+create function private.event_detail(p_body jsonb) returns text
+language plpgsql immutable set search_path = '' as $$
+begin
+    return case p_body ->> 'kind' when 'status' then concat_ws(' ', p_body ->> 'status', md5(p_body::text))
+        else coalesce(p_body ->> 'id', '') end;
 end
 $$;
 
@@ -3191,7 +3645,7 @@ begin
                 ev.body ->> 'kind' as kind, ev.body ->> 'id' as id,
                 least((ev.body ->> 'at')::timestamptz, v_latest) as at,
                 coalesce(ev.body ->> 'target', ev.body ->> 'id') as about,
-                coalesce(ev.body ->> 'status' || ' ' || (ev.body ->> 'at'), ev.body ->> 'id', '') as detail,
+                private.event_detail(ev.body) as detail,
                 private.as_uuid(ev.body ->> 'callback') as callback
             from unnest(p_payloads) p
             cross join lateral jsonb_array_elements(p.events) with ordinality as ev (body, n)
@@ -3225,27 +3679,45 @@ declare
     v_changes private.inbox_event[] := array(
         select e from unnest(p_events) e where e.kind in ('status', 'edit', 'revoke', 'reaction'));
     v_identities private.inbox_event[] := array(select e from unnest(p_events) e where e.kind = 'identity');
-    v_contacts private.inbox_event[] := array(select e from unnest(p_events) e where e.kind = 'contact_sync');
+    v_asides private.inbox_event[] := array(
+        select e from unnest(p_events) e where e.kind in ('contact_sync', 'problem'));
     v_leads uuid[];
     v_chats uuid[];
+    v_conversations uuid[];
+    v_answered private.chat_ref[];
+    v_adopted private.inbox_message[];
+    v_refusals private.refusal[];
     v_stored private.inbox_message[] := array[]::private.inbox_message[];
 begin
     if cardinality(v_identities) > 0 then
         perform private.inbox_identities(v_identities);
     end if;
-    if cardinality(v_contacts) > 0 then
-        perform private.inbox_contacts(v_contacts);
+    if cardinality(v_asides) > 0 then
+        perform private.inbox_contacts(array(select e from unnest(v_asides) e where e.kind = 'contact_sync'));
+        perform private.inbox_problems(array(select e from unnest(v_asides) e where e.kind = 'problem'));
     end if;
     if cardinality(v_talk) > 0 then
         v_leads := private.inbox_leads(v_talk);
-        perform private.inbox_consent(v_talk, v_leads);
+        v_refusals := private.inbox_consent(v_talk, v_leads);
         v_chats := private.inbox_chats(v_talk, v_leads);
-        v_stored := private.inbox_store(
-            v_talk, v_leads, v_chats, private.inbox_conversations(v_talk, v_chats));
-        perform private.inbox_touch(v_stored);
+        v_conversations := private.inbox_conversations(v_talk, v_chats);
+        v_adopted := private.inbox_adopt(v_talk, v_leads, v_chats);
+        v_stored := private.inbox_store(v_talk, v_leads, v_chats, v_conversations) || v_adopted;
+        v_answered := private.inbox_touch(v_stored);
         perform private.inbox_media(v_stored);
         perform private.activity_note(v_stored);
-        perform private.replies_await(v_stored);
+        if cardinality(v_refusals) = 0 then
+            perform private.replies_await(v_stored);
+        else
+            -- a refusal is confirmed, not discussed
+            perform private.opt_outs_confirm(v_stored, v_refusals);
+            perform private.replies_await(array(
+                select m from unnest(v_stored) m where not exists (
+                    select from unnest(v_refusals) r
+                    where r.tenant_id = m.tenant_id and r.number_id = m.number_id
+                        and r.wa_message_id = m.wa_message_id)));
+        end if;
+        perform private.replies_cancel(v_answered);
         v_changes := v_changes || private.early_events_take(v_stored);
     end if;
     if cardinality(v_changes) > 0 then
@@ -3255,15 +3727,30 @@ begin
 end
 $$;
 
--- Why a payload cannot be applied though nothing is wrong with the database; null when it can.
+-- Why a payload cannot be applied though nothing is wrong with the database; null when it can. What names no number
+-- is about an account: applied wherever it is connected, and kept in any case.
 create function private.inbox_obstacle(p_body jsonb, p_number_id uuid) returns text
 language plpgsql immutable set search_path = '' as $$
 begin
     return case
         when p_body ->> 'error' is not null then p_body ->> 'error'
-        when p_number_id is null and jsonb_array_length(p_body -> 'events') > 0
+        when p_number_id is null and jsonb_array_length(p_body -> 'events') > 0 and (
+            p_body ->> 'number' is not null or jsonb_path_exists(
+                p_body, '$.events[*] ? (@.kind != "account" && @.kind != "problem" && @.kind != "other")'))
             then format('No active number %s of %s.', coalesce(p_body ->> 'number', '(none)'), p_body ->> 'provider')
     end;
+end
+$$;
+
+-- The only business with numbers of an account; null where there are none, or several.
+create function private.account_tenant(p_provider text, p_account text) returns uuid
+language plpgsql stable set search_path = '' as $$
+begin
+    return (
+        select (array_agg(distinct n.tenant_id))[1]
+        from public.whatsapp_numbers n
+        where n.provider = p_provider and n.waba_id = p_account and n.is_active
+        having count(distinct n.tenant_id) = 1);
 end
 $$;
 
@@ -3274,14 +3761,17 @@ language plpgsql set search_path = '' as $$
 begin
     insert into public.webhook_logs (
         tenant_id, provider, delivery_id, account, number, field, received_at, payload, raw, events, status, error,
-        applied_at, next_attempt_at)
+        applied_at, next_attempt_at, is_unmodelled)
     select
-        l.tenant_id, l.body ->> 'provider', l.body ->> 'delivery_id', l.body ->> 'account', l.body ->> 'number',
+        case when l.body ->> 'number' is null
+            then private.account_tenant(l.body ->> 'provider', l.body ->> 'account') else l.tenant_id end,
+        l.body ->> 'provider', l.body ->> 'delivery_id', l.body ->> 'account', l.body ->> 'number',
         l.body ->> 'field', (l.body ->> 'received_at')::timestamptz, nullif(l.body -> 'payload', 'null'),
         decode(l.body ->> 'raw', 'base64'), case when l.error is not null then l.body -> 'events' end,
         case when l.error is null then 'applied' when l.body ->> 'error' is null then 'failed' else 'dead' end,
         l.error, case when l.error is null then now() end,
-        case when l.error is not null and l.body ->> 'error' is null then now() + interval '1 minute' end
+        case when l.error is not null and l.body ->> 'error' is null then now() + interval '1 minute' end,
+        jsonb_path_exists(l.body, '$.events[*] ? (@.kind == "other")')
     from unnest(p_bodies, p_tenants, p_errors) as l (body, tenant_id, error)
     order by l.body ->> 'delivery_id'
     on conflict on constraint webhook_logs_delivery_id_key do nothing;
@@ -3349,6 +3839,9 @@ declare
 begin
     if cardinality(v_events) > 0 then
         v_stored := private.inbox_apply(v_events);
+    end if;
+    if exists (select from unnest(v_payloads) p where p.number_id is null) then
+        perform private.inbox_accounts(v_payloads);
     end if;
     return private.inbox_settle(p_batch, v_payloads, v_events, v_stored);
 end
@@ -3419,12 +3912,34 @@ begin
 end
 $$;
 
--- Apply a kept payload once more. True when it is applied now (or was before); safe to repeat.
-create function public.webhook_replay(p_log_id uuid) returns boolean
+-- What is in these payloads, applied if it is news; the reason why not, else null.
+create function private.inbox_reapply(p_body jsonb) returns text
+language plpgsql set search_path = '' as $$
+declare
+    v_payloads private.inbox_payload[] := private.inbox_route(jsonb_build_array(p_body));
+    v_error text := private.inbox_obstacle(p_body, v_payloads[1].number_id);
+begin
+    if v_error is null then
+        perform private.inbox_apply(private.inbox_fresh(v_payloads));
+        perform private.inbox_accounts(v_payloads);
+    end if;
+    return v_error;
+exception
+    when deadlock_detected then raise;
+    when others then
+        get stacked diagnostics v_error = message_text;
+        return v_error;
+end
+$$;
+
+-- Apply a kept payload once more: true when it is applied now, or was before. Its events are kept until they are
+-- applied; p_events are those that the function reads in the payload of an applied one, or reads better. However
+-- often and in whatever order this is done, what is known already changes nothing.
+create function public.webhook_replay(p_log_id uuid, p_events jsonb default null) returns boolean
 language plpgsql set search_path = '' as $$
 declare
     v_log public.webhook_logs;
-    v_payloads private.inbox_payload[];
+    v_events jsonb;
     v_error text;
 begin
     select * into v_log from public.webhook_logs where id = p_log_id for update;
@@ -3432,35 +3947,42 @@ begin
         raise exception using errcode = 'PT404', message = 'There is no such delivery.',
             hint = 'Pass webhook_logs.id.';
     end if;
-    if v_log.status = 'applied' then
+    v_events := coalesce(p_events, v_log.events);
+    if v_log.status = 'applied' and v_events is null then
         return true;
     end if;
-    begin
-        v_payloads := private.inbox_route(jsonb_build_array(jsonb_build_object(
-            'provider', v_log.provider, 'number', v_log.number, 'account', v_log.account, 'events', v_log.events)));
-        v_error := private.inbox_obstacle(
-            jsonb_build_object('provider', v_log.provider, 'number', v_log.number, 'events', v_log.events,
-                'error', case when v_log.events is null or v_log.events = '[]' then v_log.error end),
-            v_payloads[1].number_id);
-        if v_error is null then
-            perform private.inbox_apply(private.inbox_fresh(v_payloads));
-        end if;
-    exception
-        when deadlock_detected then raise;
-        when others then get stacked diagnostics v_error = message_text;
-    end;
-    update public.webhook_logs
-    set status = case when v_error is null then 'applied' when attempts >= 8 then 'dead' else 'failed' end,
-        tenant_id = coalesce(v_payloads[1].tenant_id, tenant_id),
-        attempts = attempts + 1,
-        error = v_error,
-        events = case when v_error is not null then events end,
-        applied_at = case when v_error is null then now() end,
-        -- 2, 8, 32 minutes … and then once a day
-        next_attempt_at = case when v_error is not null and attempts < 8
-            then now() + least(interval '1 minute' * 2 * 4 ^ (attempts - 1), interval '1 day') end
-    where id = p_log_id;
+    v_error := private.inbox_reapply(jsonb_build_object(
+        'provider', v_log.provider, 'number', v_log.number, 'account', v_log.account, 'events', v_events,
+        'error', case when v_events is null or v_events = '[]' then v_log.error end));
+    if v_log.status <> 'applied' then
+        perform private.webhook_log_settle(v_log, v_events, v_error);
+    end if;
     return v_error is null;
+end
+$$;
+
+-- What became of a kept payload that was tried again: 2, 8, 32 minutes … and then once a day, eight times in all.
+create function private.webhook_log_settle(p_log public.webhook_logs, p_events jsonb, p_error text) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_is_dead boolean := p_error is not null and p_log.attempts >= 8;
+    v_tenant_id uuid := (private.inbox_route(jsonb_build_array(jsonb_build_object(
+        'provider', p_log.provider, 'number', p_log.number))))[1].tenant_id;
+begin
+    update public.webhook_logs
+    set status = case when p_error is null then 'applied' when v_is_dead then 'dead' else 'failed' end,
+        tenant_id = coalesce(v_tenant_id, tenant_id),
+        attempts = attempts + 1,
+        error = p_error,
+        events = case when p_error is not null then p_events end,
+        applied_at = case when p_error is null then now() end,
+        next_attempt_at = case when p_error is not null and not v_is_dead
+            then now() + least(interval '1 minute' * 2 * 4 ^ (attempts - 1), interval '1 day') end
+    where id = p_log.id;
+    if v_is_dead and coalesce(v_tenant_id, p_log.tenant_id) is not null then
+        perform private.alert_raise(coalesce(v_tenant_id, p_log.tenant_id), 'delivery_lost', p_log.id::text,
+            format('A delivery of the provider could not be applied: %s', p_error));
+    end if;
 end
 $$;
 
@@ -3490,12 +4012,15 @@ $$;
 grant execute on function
     private.as_uuid(text), private.inbox_route(jsonb),
     private.changes_message(public.messages, text, timestamptz, jsonb),
-    private.is_first_pricing(jsonb, timestamptz, jsonb), private.message_versions(public.messages),
+    private.event_detail(jsonb), private.is_first_pricing(jsonb, timestamptz, jsonb),
+    private.message_versions(public.messages),
     private.inbox_fresh(private.inbox_payload[]), private.inbox_apply(private.inbox_event[]),
     private.inbox_obstacle(jsonb, uuid), private.inbox_log(jsonb[], uuid[], text[]),
     private.inbox_settle(jsonb, private.inbox_payload[], private.inbox_event[], private.inbox_message[]),
     private.inbox_take(jsonb), private.inbox_take_alone(jsonb), private.forget_early_plans(),
-    public.webhook_receive(jsonb), public.webhook_replay(uuid), public.webhook_retry(int)
+    private.account_tenant(text, text),
+    private.inbox_reapply(jsonb), private.webhook_log_settle(public.webhook_logs, jsonb, text),
+    public.webhook_receive(jsonb), public.webhook_replay(uuid, jsonb), public.webhook_retry(int)
     to service_role;
 
 
@@ -4087,6 +4612,56 @@ begin
 end
 $$;
 
+-- Echoes of messages that we have and whose send has not ended, known by their words: what is on its way takes the
+-- provider's id from its echo; what still waits to go out was written by a person meanwhile, and will not be sent.
+-- Returns them like messages stored.
+create function private.inbox_adopt(p_events private.inbox_event[], p_leads uuid[], p_chats uuid[])
+returns private.inbox_message[]
+language plpgsql set search_path = '' as $$
+declare
+    v_adopted private.inbox_message[];
+begin
+    if not exists (select from unnest(p_events) e where e.kind = 'echo') then
+        return array[]::private.inbox_message[];
+    end if;
+    with echoed as materialized (
+        select e.*, e.ordinality as n, o.message_id, o.state in ('queued', 'claimed') as is_manual,
+            row_number() over (partition by e.ordinality order by o.state in ('queued', 'claimed'), o.position) as choice,
+            row_number() over (partition by o.message_id order by e.at, e.ordinality) as turn
+        from unnest(p_events) with ordinality as e
+        join public.outbox o on o.tenant_id = e.tenant_id and o.chat_id = p_chats[e.ordinality]
+        join public.messages m on m.tenant_id = o.tenant_id and m.id = o.message_id
+        where e.kind = 'echo' and not coalesce((e.body ->> 'history')::boolean, false)
+            and m.wa_message_id is null and m.type = e.body ->> 'type'
+            and private.fold(m.content) = private.fold(e.body ->> 'text')
+            -- clocks differ
+            and e.at > m.provider_at - interval '1 minute'
+        order by o.tenant_id, o.message_id
+    ),
+    done as (
+        delete from public.outbox o
+        using echoed e
+        where e.choice = 1 and e.turn = 1 and o.tenant_id = e.tenant_id and o.message_id = e.message_id
+    ),
+    adopted as (
+        update public.messages m
+        set wa_message_id = e.id, status = 'sent', sent_at = e.at,
+            source = case when e.is_manual then 'manual' else m.source end,
+            role = case when e.is_manual then 'human' else m.role end
+        from echoed e
+        where e.choice = 1 and e.turn = 1 and m.tenant_id = e.tenant_id and m.id = e.message_id
+    )
+    select array_agg((
+        e.position, e.tenant_id, e.number_id, p_leads[e.n], p_chats[e.n], null, e.message_id, e.id, 'echo',
+        e.body ->> 'type', e.at, false, e.is_manual and e.at > private.clock() - interval '24 hours',
+        e.body - 'media')::private.inbox_message)
+    into v_adopted
+    from echoed e
+    where e.choice = 1 and e.turn = 1;
+    return coalesce(v_adopted, '{}');
+end
+$$;
+
 -- Store the messages among the events. Returns those that were stored, and the calls that tell something new.
 create function private.inbox_store(
     p_events private.inbox_event[], p_leads uuid[], p_chats uuid[], p_conversations uuid[]
@@ -4158,41 +4733,76 @@ end
 $$;
 
 -- Chats and conversations after their new messages. The customer alone opens the window; a person who writes from
--- the phone silences the agent for a while.
-create function private.inbox_touch(p_stored private.inbox_message[]) returns void
+-- the phone silences the agent for a while. Answers the chats in which we had the last word.
+create function private.inbox_touch(p_stored private.inbox_message[]) returns private.chat_ref[]
 language plpgsql set search_path = '' as $$
+declare
+    v_answered private.chat_ref[];
 begin
-    update public.chats c
-    set last_inbound_at = greatest(c.last_inbound_at, t.inbound_at),
-        last_outbound_at = greatest(c.last_outbound_at, t.outbound_at),
-        last_interaction_at = greatest(c.last_interaction_at, t.inbound_at, t.outbound_at),
-        window_expires_at = greatest(c.window_expires_at, t.opened_at + interval '24 hours'),
-        unread_count = c.unread_count + t.unread,
-        has_news = c.has_news or t.is_live,
-        agent_paused_until = greatest(c.agent_paused_until, t.taken_over_at + make_interval(mins => (
-            select human_takeover_minutes from public.tenant_settings where tenant_id = c.tenant_id))),
-        referral = case
-            when coalesce((t.referral_at, t.referral) > (c.referral_at, c.referral), t.referral_at is not null)
-                then t.referral else c.referral end,
-        referral_at = greatest(c.referral_at, t.referral_at)
-    from (
-        select
-            m.tenant_id, m.chat_id,
-            max(m.at) filter (where m.kind in ('message', 'call')) as inbound_at,
-            max(m.at) filter (where m.kind not in ('message', 'call')) as outbound_at,
-            max(m.at) filter (where m.kind in ('message', 'call') and not m.is_history) as opened_at,
-            max(m.at) filter (where m.kind = 'echo' and m.is_live) as taken_over_at,
-            count(*) filter (where m.kind = 'message' and not m.is_history) as unread,
-            bool_or(m.is_live) as is_live,
-            max(m.at) filter (where jsonb_typeof(m.body -> 'referral') = 'object') as referral_at,
-            (array_agg(m.body -> 'referral' order by m.at desc, m.body -> 'referral' desc)
-                filter (where jsonb_typeof(m.body -> 'referral') = 'object'))[1] as referral
-        from unnest(p_stored) m
-        group by m.tenant_id, m.chat_id
-    ) as t
-    where c.tenant_id = t.tenant_id and c.id = t.chat_id;
+    with touched as (
+        update public.chats c
+        set last_inbound_at = greatest(c.last_inbound_at, t.inbound_at),
+            last_outbound_at = greatest(c.last_outbound_at, t.outbound_at),
+            last_interaction_at = greatest(c.last_interaction_at, t.inbound_at, t.outbound_at),
+            window_expires_at = greatest(c.window_expires_at, t.opened_at + interval '24 hours'),
+            unread_count = c.unread_count + t.unread,
+            news_since = coalesce(c.news_since, case when t.is_live then (select private.clock()) end),
+            agent_paused_until = greatest(c.agent_paused_until, t.taken_over_at + make_interval(mins => (
+                select human_takeover_minutes from public.tenant_settings where tenant_id = c.tenant_id))),
+            -- Whapi knows ads, but no prices
+            free_entry_reply_by = case when t.ad_at is null or (
+                select n.provider from public.whatsapp_numbers n where n.tenant_id = c.tenant_id and n.id = c.number_id
+            ) = 'whapi' then c.free_entry_reply_by
+            else greatest(c.free_entry_reply_by, t.ad_at + interval '24 hours') end,
+            referral = case
+                when coalesce((t.referral_at, t.referral) > (c.referral_at, c.referral), t.referral_at is not null)
+                    then t.referral else c.referral end,
+            referral_at = greatest(c.referral_at, t.referral_at)
+        from (
+            select
+                m.tenant_id, m.chat_id,
+                max(m.at) filter (where m.kind in ('message', 'call')) as inbound_at,
+                max(m.at) filter (where m.kind not in ('message', 'call')) as outbound_at,
+                max(m.at) filter (where m.kind in ('message', 'call') and not m.is_history) as opened_at,
+                max(m.at) filter (where m.kind = 'echo' and m.is_live) as taken_over_at,
+                count(*) filter (where m.kind = 'message' and not m.is_history) as unread,
+                bool_or(m.is_live) as is_live,
+                -- posts that were boosted bring no free entry point
+                max(m.at) filter (where m.kind = 'message' and not m.is_history
+                    and m.body #>> '{referral,source_type}' = 'ad') as ad_at,
+                max(m.at) filter (where jsonb_typeof(m.body -> 'referral') = 'object') as referral_at,
+                (array_agg(m.body -> 'referral' order by m.at desc, m.body -> 'referral' desc)
+                    filter (where jsonb_typeof(m.body -> 'referral') = 'object'))[1] as referral
+            from unnest(p_stored) m
+            group by m.tenant_id, m.chat_id
+        ) as t
+        where c.tenant_id = t.tenant_id and c.id = t.chat_id
+        returning c.tenant_id, c.id, c.last_outbound_at >= c.last_inbound_at as is_answered
+    )
+    select array_agg((tenant_id, id)::private.chat_ref) into v_answered from touched where is_answered;
 
     perform private.conversations_touch(p_stored);
+    return v_answered;
+end
+$$;
+
+-- Where a person has answered after the customer's last message, the agent need not.
+create function private.replies_cancel(p_chats private.chat_ref[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    if p_chats is null then
+        return;
+    end if;
+    delete from public.pending_replies r
+    using unnest(p_chats) as s
+    join public.chats c on c.tenant_id = s.tenant_id and c.id = s.chat_id
+    where r.tenant_id = s.tenant_id and r.chat_id = s.chat_id
+        -- who is at work on an answer is told when it is handed in
+        and (r.claim is null or coalesce(c.agent_paused_until <= (select private.clock()), true))
+        and exists (
+            select from public.messages m
+            where m.tenant_id = c.tenant_id and m.chat_id = c.id and m.provider_at >= c.last_inbound_at
+                and m.source = 'manual');
 end
 $$;
 
@@ -4245,7 +4855,8 @@ $$;
 grant execute on function
     private.chats_find(private.inbox_event[], uuid[]), private.chats_create(private.inbox_event[], uuid[], uuid[]),
     private.inbox_chats(private.inbox_event[], uuid[]), private.inbox_conversations(private.inbox_event[], uuid[]),
-    private.conversations_touch(private.inbox_message[]),
+    private.conversations_touch(private.inbox_message[]), private.replies_cancel(private.chat_ref[]),
+    private.inbox_adopt(private.inbox_event[], uuid[], uuid[]),
     private.inbox_store(private.inbox_event[], uuid[], uuid[], uuid[]),
     private.inbox_media(private.inbox_message[]), private.inbox_touch(private.inbox_message[])
     to service_role;
@@ -4284,16 +4895,41 @@ language plpgsql set search_path = '' as $$
 declare
     v_order text[] := array[
         'skipped', 'canceled', 'unknown', 'queued', 'sending', 'sent', 'failed', 'delivered', 'read', 'played'];
+    v_sent private.sent[];
 begin
-    delete from public.outbox o
-    using (
-        select d.tenant_id, d.message_id
+    -- an errand may open the chat's free entry point, and chats come before the outbox
+    perform from public.chats c
+    join (
+        select distinct d.tenant_id, d.chat_id
         from public.outbox d
         join unnest(p_events) e on e.tenant_id = d.tenant_id and e.target_id = d.message_id
-        order by d.tenant_id, d.message_id
-        for update of d
-    ) as done
-    where o.tenant_id = done.tenant_id and o.message_id = done.message_id;
+    ) as w on c.tenant_id = w.tenant_id and c.id = w.chat_id
+    order by c.tenant_id, c.id
+    for no key update of c;
+
+    with done as (
+        delete from public.outbox o
+        using (
+            select d.tenant_id, d.message_id
+            from public.outbox d
+            join unnest(p_events) e on e.tenant_id = d.tenant_id and e.target_id = d.message_id
+            order by d.tenant_id, d.message_id
+            for update of d
+        ) as mine
+        where o.tenant_id = mine.tenant_id and o.message_id = mine.message_id
+        returning o.tenant_id, o.message_id
+    )
+    select array_agg((d.tenant_id, d.message_id, s.sent_at)::private.sent)
+    into v_sent
+    from done d
+    cross join lateral (
+        select min(e.at) as sent_at from unnest(p_events) e
+        where e.tenant_id = d.tenant_id and e.target_id = d.message_id and e.body ->> 'status' <> 'failed'
+    ) as s
+    where s.sent_at is not null;
+    if v_sent is not null then
+        perform private.sends_noted(v_sent);
+    end if;
 
     perform from public.messages m
     join unnest(p_events) e on m.tenant_id = e.tenant_id and m.id = e.target_id
@@ -4314,10 +4950,15 @@ begin
         pricing = case when s.is_first_pricing then s.pricing || jsonb_build_object('at', s.priced_at) else m.pricing end,
         price_class = case when s.is_first_pricing then coalesce(s.pricing ->> 'category', m.price_class)
             else m.price_class end,
-        actual_cost = case when s.is_first_pricing then c.amount else m.actual_cost end,
-        currency = case when s.is_first_pricing then coalesce(c.currency, m.currency) else m.currency end
+        actual_cost = case when s.is_delivered then c.amount else m.actual_cost end,
+        currency = case when s.is_delivered then coalesce(c.currency, m.currency) else m.currency end
     from (
         select told.*,
+            -- what is not delivered costs nothing, whatever was said about its price
+            greatest(told.rank, array_position(v_order, held.status)) >= array_position(v_order, 'delivered')
+                as is_delivered,
+            case when private.is_first_pricing(held.pricing, told.priced_at, told.pricing)
+                then told.pricing else held.pricing end as known_pricing,
             told.failed_at is not null and coalesce(
                 (told.failed_at, coalesce(told.error ->> 'code', ''))
                 < (held.failed_at, coalesce(held.error_code::text, '')), true) as is_first_error,
@@ -4341,17 +4982,28 @@ begin
         ) as told
         join public.messages held on held.tenant_id = told.tenant_id and held.id = told.target_id
     ) as s
-    left join lateral private.message_cost(s.tenant_id, s.target_id, s.pricing) c on s.is_first_pricing
+    left join lateral private.message_cost(s.tenant_id, s.target_id, s.known_pricing) c on s.is_delivered
     where m.tenant_id = s.tenant_id and m.id = s.target_id and m.direction = 'outbound';
 
     update public.chats c
-    set free_entry_until = greatest(c.free_entry_until, (e.body #>> '{conversation,expires_at}')::timestamptz)
-    from unnest(p_events) e
-    join public.messages m on m.tenant_id = e.tenant_id and m.id = e.target_id
-    where c.free_entry_until < (e.body #>> '{conversation,expires_at}')::timestamptz is not false
-        and e.body #>> '{conversation,expires_at}' is not null
-        and e.body #>> '{conversation,origin}' = 'referral_conversion'
-        and c.tenant_id = m.tenant_id and c.id = m.chat_id;
+    set free_entry_until = case
+            -- of an earlier ad, or told again
+            when c.is_free_entry_confirmed or not w.is_this_ad then greatest(c.free_entry_until, s.expires_at)
+            else s.expires_at end,
+        is_free_entry_confirmed = c.is_free_entry_confirmed or w.is_this_ad
+    from (
+        select m.tenant_id, m.chat_id, max((e.body #>> '{conversation,expires_at}')::timestamptz) as expires_at
+        from unnest(p_events) e
+        join public.messages m on m.tenant_id = e.tenant_id and m.id = e.target_id
+        where e.body #>> '{conversation,expires_at}' is not null
+            and e.body #>> '{conversation,origin}' = 'referral_conversion'
+        group by m.tenant_id, m.chat_id
+    ) as s
+    join public.chats f on f.tenant_id = s.tenant_id and f.id = s.chat_id
+    cross join lateral (
+        select coalesce(s.expires_at >= f.free_entry_reply_by + interval '48 hours', true) as is_this_ad
+    ) as w
+    where c.tenant_id = f.tenant_id and c.id = f.id;
 end
 $$;
 
@@ -4417,13 +5069,14 @@ begin
 
     insert into public.early_events (tenant_id, number_id, target, kind, detail, happened_at, body)
     select e.tenant_id, e.number_id, coalesce(e.body ->> 'target', e.id), e.kind,
-        coalesce(e.body ->> 'status' || ' ' || (e.body ->> 'at'), e.id, ''), e.at, e.body
+        private.event_detail(e.body), e.at, e.body
     from unnest(v_known) e
     where e.target_id is null
     order by 1, 2, 3, 4, 5
     on conflict do nothing;
 
     v_known := array(select e from unnest(v_known) e where e.target_id is not null);
+    perform private.consents_of_failures(v_known);
     perform private.inbox_statuses(array(select e from unnest(v_known) e where e.kind = 'status'));
     foreach v_event in array v_known loop
         if v_event.kind in ('edit', 'revoke') then
@@ -4473,6 +5126,293 @@ grant execute on function
     to service_role;
 
 
+-- sql/54_inbox_accounts.sql
+
+-- What providers say about accounts, numbers and templates, rather than about messages. Account-level deliveries name
+-- no number: they go to every number of the account, in whichever business, or to the one whose phone they name.
+
+-- account_news: the last thing said about each subject, so that an older one undoes nothing and the same one again
+-- changes nothing.
+create table private.account_news (
+    tenant_id uuid,
+    subject text,
+    happened_at timestamptz not null,
+    said jsonb not null,
+    constraint account_news_pkey primary key (tenant_id, subject),
+    constraint account_news_tenant_id_fkey foreign key (tenant_id) references public.users (id)
+);
+comment on table private.account_news is 'The last that was said about each subject of a business''s accounts.';
+comment on column private.account_news.said is
+    'pii: may name who asked for it. Two that are of the same second are ordered by it.';
+
+alter table private.account_news enable row level security;
+grant select, insert, update, delete on private.account_news to service_role;
+
+create index whatsapp_numbers_waba_id_idx on public.whatsapp_numbers (waba_id) where is_active;
+
+-- One thing said about one number. topic: what it may contradict.
+create type private.account_event as (
+    tenant_id uuid, number_id uuid, account text, topic text, subject text, at timestamptz, said jsonb
+);
+
+-- What is new of these, each subject's last word only; noted, so that it is new once.
+create function private.account_news_take(p_events private.account_event[]) returns private.account_event[]
+language plpgsql set search_path = '' as $$
+declare
+    v_news private.account_event[];
+begin
+    with latest as (
+        select distinct on (e.tenant_id, e.topic, e.number_id) e.*
+        from unnest(p_events) e
+        order by e.tenant_id, e.topic, e.number_id, e.at desc, e.said desc
+    ),
+    taken as (
+        insert into private.account_news as n (tenant_id, subject, happened_at, said)
+        select l.tenant_id, concat_ws(' ', l.topic, l.number_id), l.at, l.said
+        from latest l
+        order by 1, 2
+        on conflict on constraint account_news_pkey do update
+        set happened_at = excluded.happened_at, said = excluded.said
+        where (n.happened_at, n.said) < (excluded.happened_at, excluded.said)
+        returning n.tenant_id, n.subject
+    )
+    select array_agg((l.tenant_id, l.number_id, l.account, l.topic, l.subject, l.at, l.said)::private.account_event
+        order by l.at, l.tenant_id, l.topic, l.number_id)
+    into v_news
+    from latest l
+    join taken t on t.tenant_id = l.tenant_id and t.subject = concat_ws(' ', l.topic, l.number_id);
+    return coalesce(v_news, '{}');
+end
+$$;
+
+-- Whom the account-level payloads of a batch are about.
+create function private.accounts_route(p_payloads private.inbox_payload[]) returns private.account_event[]
+language plpgsql stable set search_path = '' as $$
+declare
+    v_latest timestamptz := private.clock() + interval '5 minutes';
+begin
+    return array(
+        select (
+            n.tenant_id, n.id, p.scope,
+            case e.body ->> 'subject'
+                when 'account' then private.account_topic(e.body #>> '{data,event}')
+                when 'alert' then concat_ws(' ', 'alert', e.body #>> '{data,type}')
+                when 'security' then concat_ws(' ', 'security', e.body #>> '{data,event}')
+                else e.body ->> 'subject' end,
+            e.body ->> 'subject', least((e.body ->> 'at')::timestamptz, v_latest),
+            coalesce(nullif(e.body -> 'data', 'null'), '{}'))::private.account_event
+        from unnest(p_payloads) p
+        cross join lateral jsonb_array_elements(p.events) as e (body)
+        cross join lateral (
+            select w.tenant_id, w.id from public.whatsapp_numbers w
+            where w.provider = p.provider and w.waba_id = p.scope and w.is_active
+                and e.body #>> '{data,phone}' is null
+            union all
+            select w.tenant_id, w.id from public.whatsapp_numbers w
+            where w.provider = p.provider and w.phone_number = e.body #>> '{data,phone}' and w.is_active
+        ) as n
+        where p.number_id is null and not p.is_known and e.body ->> 'kind' = 'account');
+end
+$$;
+
+-- Events that take each other back are about one topic.
+create function private.account_topic(p_event text) returns text
+language plpgsql immutable set search_path = '' as $$
+begin
+    return case
+        when p_event in ('partner_removed', 'partner_added', 'partner_app_installed', 'partner_app_uninstalled',
+            'account_offboarded', 'account_reconnected', 'account_deleted') then 'connection'
+        when p_event = 'disabled_update' then 'ban'
+        else p_event
+    end;
+end
+$$;
+
+-- Apply the account-level payloads of a batch.
+create function private.inbox_accounts(p_payloads private.inbox_payload[]) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_events private.account_event[] := private.accounts_route(p_payloads);
+    v_news private.account_event[];
+begin
+    perform private.template_event(t.tenant_id, t.account, t.at, t.subject, t.said)
+    from (
+        select distinct e.tenant_id, e.account, e.at, e.subject, e.said
+        from unnest(v_events) e
+        where e.subject like 'template\_%'
+        order by e.tenant_id, e.at, e.subject, e.said
+    ) as t;
+
+    v_news := private.account_news_take(array(select e from unnest(v_events) e where e.subject not like 'template\_%'));
+    perform private.number_limits_apply(v_events);
+    perform private.number_quality_apply(e) from unnest(v_news) e where e.subject = 'number_quality';
+    perform private.number_names_apply(e) from unnest(v_news) e where e.subject in ('number_name', 'number_username');
+    perform private.account_state_apply(e) from unnest(v_news) e where e.subject = 'account';
+    perform private.account_alerts_apply(e) from unnest(v_news) e where e.subject in ('alert', 'review', 'security');
+end
+$$;
+
+-- How many customers a number may write to outside windows in 24 hours: two subjects tell, the last of them holds.
+create function private.number_limits_apply(p_events private.account_event[]) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_news private.account_event[] := private.account_news_take(array(
+        select (e.tenant_id, e.number_id, e.account, 'limit', e.subject, e.at,
+            jsonb_build_object('limit', e.said -> 'limit'))::private.account_event
+        from unnest(p_events) e
+        where e.subject in ('number_quality', 'capability') and e.said ? 'limit'));
+begin
+    update public.whatsapp_numbers n set messaging_limit = (e.said ->> 'limit')::int
+    from unnest(v_news) e
+    where n.tenant_id = e.tenant_id and n.id = e.number_id
+        and n.messaging_limit is distinct from (e.said ->> 'limit')::int;
+end
+$$;
+
+-- Older webhooks tell the quality by an event; a change of it pauses bulk, or lets it go on (see
+-- private.number_quality_changed).
+create function private.number_quality_apply(p_event private.account_event) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_quality text := coalesce(upper(p_event.said ->> 'quality'), case p_event.said ->> 'event'
+        when 'flagged' then 'RED' when 'downgrade' then 'RED' when 'unflagged' then 'GREEN' end);
+begin
+    update public.whatsapp_numbers set quality_rating = v_quality
+    where tenant_id = p_event.tenant_id and id = p_event.number_id and quality_rating is distinct from v_quality
+        and v_quality is not null;
+end
+$$;
+
+-- The name that customers see, and the username.
+create function private.number_names_apply(p_event private.account_event) returns void
+language plpgsql set search_path = '' as $$
+begin
+    if p_event.subject = 'number_username' then
+        update public.whatsapp_numbers
+        set username = case p_event.said ->> 'status' when 'approved' then p_event.said ->> 'username' end
+        where tenant_id = p_event.tenant_id and id = p_event.number_id
+            and p_event.said ->> 'status' in ('approved', 'deleted');
+    elsif p_event.said ->> 'decision' = 'approved' then
+        update public.whatsapp_numbers set display_name = left(p_event.said ->> 'name', 200)
+        where tenant_id = p_event.tenant_id and id = p_event.number_id and btrim(p_event.said ->> 'name') <> '';
+        perform private.alert_end(p_event.tenant_id, 'number_name_refused', p_event.number_id::text);
+    elsif p_event.said ->> 'decision' = 'rejected' then
+        perform private.alert_raise(p_event.tenant_id, 'number_name_refused', p_event.number_id::text,
+            concat_ws(': ', 'The name of the number was refused', p_event.said ->> 'name', p_event.said ->> 'reason'),
+            p_number_id => p_event.number_id);
+    end if;
+end
+$$;
+
+-- What an event of the account does to its numbers: stop (nothing can be sent), mend, rest (no bulk until it is over),
+-- warn, or nothing.
+create function private.account_effect(p_said jsonb) returns text
+language plpgsql immutable set search_path = '' as $$
+declare
+    v_reason text := upper(coalesce(p_said ->> 'reason', ''));
+begin
+    return case p_said ->> 'event'
+        when 'partner_removed' then 'stop'
+        when 'partner_app_uninstalled' then 'stop'
+        when 'account_offboarded' then 'stop'
+        when 'account_deleted' then 'stop'
+        when 'partner_added' then 'mend'
+        when 'partner_app_installed' then 'mend'
+        when 'account_reconnected' then 'mend'
+        when 'disabled_update' then case
+            when v_reason like '%REINSTATE%' then 'mend' when v_reason like '%SCHEDULE%' then 'warn' else 'stop' end
+        when 'account_restriction' then case
+            when v_reason like '%CUSTOMER_INITIATED%' then 'stop' when v_reason like '%BIZ_INITIATED%' then 'rest'
+            else 'warn' end
+        when 'account_violation' then 'warn'
+    end;
+end
+$$;
+
+create function private.account_state_apply(p_event private.account_event) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_effect text := private.account_effect(p_event.said);
+    v_words text := format('The account: %s',
+        concat_ws(', ', p_event.said ->> 'event', nullif(p_event.said ->> 'reason', '')));
+    v_subject text := concat_ws(' ', p_event.topic, p_event.number_id);
+begin
+    if v_effect = 'stop' then
+        perform private.channel_stop(p_event.tenant_id, p_event.number_id, v_words,
+            jsonb_build_object('account_event', p_event.topic));
+    elsif v_effect = 'rest' then
+        perform private.bulk_pause(
+            p_event.tenant_id, p_event.number_id, private.restriction_end(p_event), 'restricted', v_words);
+    elsif v_effect = 'warn' then
+        perform private.alert_raise(p_event.tenant_id, 'account_warning', v_subject, v_words,
+            p_number_id => p_event.number_id);
+    elsif v_effect = 'mend' then
+        perform private.alert_end(p_event.tenant_id, 'account_warning', v_subject);
+        perform private.channel_mend(a.tenant_id, a.number_id)
+        from public.alerts a
+        where a.tenant_id = p_event.tenant_id and a.kind = 'channel_stopped' and a.subject = p_event.number_id::text
+            and a.resolved_at is null and a.details ->> 'account_event' = p_event.topic;
+    end if;
+end
+$$;
+
+-- A restriction says when it ends; where it does not, a day is taken.
+create function private.restriction_end(p_event private.account_event) returns timestamptz
+language plpgsql immutable set search_path = '' as $$
+begin
+    return coalesce(
+        (
+            select max(to_timestamp((r ->> 'expiration')::bigint))
+            from jsonb_path_query(p_event.said, '$.details.restriction_info[*]') as r
+            where r ->> 'expiration' ~ '^\d{9,11}$'),
+        p_event.at + interval '24 hours');
+end
+$$;
+
+create function private.account_alerts_apply(p_event private.account_event) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_said jsonb := p_event.said;
+    v_subject text := concat_ws(' ', p_event.topic, p_event.number_id);
+    v_is_over boolean := coalesce(
+        v_said ->> 'decision' = 'approved' or v_said ->> 'status' in ('none', 'resolved', 'inactive'), false);
+begin
+    if v_is_over then
+        perform private.alert_end(p_event.tenant_id, 'account_warning', v_subject);
+    else
+        perform private.alert_raise(p_event.tenant_id, 'account_warning', v_subject,
+            concat_ws(' ', p_event.subject, v_said ->> 'type', v_said ->> 'event', v_said ->> 'decision',
+                v_said ->> 'message'),
+            p_number_id => p_event.number_id,
+            p_severity => case v_said ->> 'severity' when 'critical' then 'critical' when 'informational' then 'info'
+                else 'warning' end);
+    end if;
+end
+$$;
+
+-- A provider reports that something is wrong with a number, and with no message of it.
+create function private.inbox_problems(p_events private.inbox_event[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    perform private.alert_raise(n.tenant_id, 'provider_problem', concat_ws(' ', n.number_id, n.said ->> 'code'),
+        coalesce(n.said ->> 'message', 'The provider reports a problem.'), p_number_id => n.number_id)
+    from unnest(private.account_news_take(array(
+        select (e.tenant_id, e.number_id, null, concat_ws(' ', 'problem', e.body ->> 'code'), 'problem', e.at,
+            jsonb_build_object('code', e.body -> 'code', 'message', e.body -> 'message'))::private.account_event
+        from unnest(p_events) e))) n;
+end
+$$;
+
+grant execute on function
+    private.account_news_take(private.account_event[]), private.accounts_route(private.inbox_payload[]),
+    private.account_topic(text), private.inbox_accounts(private.inbox_payload[]),
+    private.number_limits_apply(private.account_event[]), private.number_quality_apply(private.account_event),
+    private.number_names_apply(private.account_event), private.account_effect(jsonb),
+    private.account_state_apply(private.account_event), private.restriction_end(private.account_event),
+    private.account_alerts_apply(private.account_event), private.inbox_problems(private.inbox_event[])
+    to service_role;
+
+
 -- sql/55_activity.sql
 
 -- Activity: a quiet period of a customer is one row here and becomes one write of the lead, some minutes after its
@@ -4487,7 +5427,7 @@ create table public.pending_activity (
     constraint pending_activity_pkey primary key (tenant_id, lead_id),
     constraint pending_activity_lead_id_fkey foreign key (tenant_id, lead_id)
         references public.customer_leads (tenant_id, id) on delete cascade
-) with (fillfactor = 70);
+) with (fillfactor = 50);
 comment on table public.pending_activity is 'Activity of leads that waits for a quiet moment to be written.';
 
 alter table public.pending_activity enable row level security;
@@ -4531,8 +5471,7 @@ declare
     v_count int;
 begin
     with due as (
-        select p.tenant_id, p.lead_id,
-            (select private.clock()) - make_interval(secs => s.activity_delay_seconds) as quiet_since
+        select p.ctid as place, (select private.clock()) - make_interval(secs => s.activity_delay_seconds) as quiet_since
         from public.pending_activity p
         join public.tenant_settings s on s.tenant_id = p.tenant_id
         -- leads first, as everywhere; whoever else writes one now leaves it to the next flush
@@ -4543,11 +5482,10 @@ begin
         for no key update of l skip locked
     ),
     quiet as (
+        -- a row that a message has just moved is not where it was: it waits for the next flush
         delete from public.pending_activity p
         using due d
-        where p.tenant_id = d.tenant_id and p.lead_id = d.lead_id
-            -- read again after waiting for a message that was just being stored
-            and (p_all or p.last_activity_at <= d.quiet_since)
+        where p.ctid = d.place and (p_all or p.last_activity_at <= d.quiet_since)
         returning p.*
     )
     update public.customer_leads l
@@ -4562,6 +5500,129 @@ end
 $$;
 grant execute on function private.activity_note(private.inbox_message[]),
     private.activity_tokens(uuid, uuid, uuid, bigint), public.activity_flush(boolean, int) to service_role;
+
+
+-- sql/56_backfill.sql
+
+-- Backfill: Whapi and Twilio give a delivery up after a while, or at once; so their own lists of messages are read,
+-- from where they were read last. What they hold goes through webhook_receive(), which has most of it already.
+
+-- backfills: how far the list of each number was read. Business time, as the provider's times are; due_at, leases and
+-- pauses are real time.
+create table private.backfills (
+    tenant_id uuid,
+    number_id uuid,
+    read_until timestamptz not null,
+    due_at timestamptz not null default now(),
+    failures int not null default 0,
+    claim uuid,
+    lease_until timestamptz,
+    constraint backfills_pkey primary key (tenant_id, number_id),
+    constraint backfills_number_id_fkey foreign key (tenant_id, number_id)
+        references public.whatsapp_numbers (tenant_id, id) on delete cascade
+);
+comment on table private.backfills is 'How far a provider''s own list of messages was read, by number.';
+comment on column private.backfills.read_until is 'Everything the provider had until then was taken.';
+
+alter table private.backfills enable row level security;
+grant select, insert, update, delete on private.backfills to service_role;
+
+-- Take numbers whose list is due, for p_lease_seconds: {"claim", "now", "numbers": [{"tenant_id", "number_id",
+-- "provider", "provider_number_id", "phone_number", "account_id", "token", "since"}]}. For memory only.
+create function public.backfill_claim(p_limit int default 10, p_lease_seconds int default 300) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+    v_claim uuid := private.uuid7();
+    v_now timestamptz := private.clock();
+    v_numbers jsonb;
+begin
+    -- a number begins with its connection: what came before is not this business's to read
+    insert into private.backfills (tenant_id, number_id, read_until)
+    select n.tenant_id, n.id, greatest(n.created_at, v_now - interval '1 day')
+    from public.whatsapp_numbers n
+    where n.provider in ('whapi', 'twilio') and n.is_active
+    order by n.tenant_id, n.id
+    on conflict on constraint backfills_pkey do nothing;
+
+    with due as materialized (
+        select b.tenant_id, b.number_id
+        from private.backfills b
+        join public.whatsapp_numbers n on n.tenant_id = b.tenant_id and n.id = b.number_id
+        where n.is_active and b.due_at <= clock_timestamp() and coalesce(b.lease_until < clock_timestamp(), true)
+        order by b.due_at, b.tenant_id, b.number_id
+        limit p_limit
+        for update of b skip locked
+    ),
+    taken as (
+        update private.backfills b
+        set claim = v_claim, lease_until = clock_timestamp() + make_interval(secs => p_lease_seconds)
+        from due
+        where b.tenant_id = due.tenant_id and b.number_id = due.number_id
+        returning b.tenant_id, b.number_id, b.read_until
+    )
+    select jsonb_agg(jsonb_build_object(
+        'tenant_id', t.tenant_id, 'number_id', t.number_id, 'since', t.read_until, 'provider', n.provider,
+        'provider_number_id', n.provider_number_id, 'phone_number', n.phone_number, 'account_id', n.account_id,
+        'token', (
+            select v.decrypted_secret
+            from public.channel_secrets s
+            join vault.decrypted_secrets v on v.id = s.secret_id
+            where s.tenant_id = t.tenant_id and s.number_id = t.number_id and s.kind = 'access_token')))
+    into v_numbers
+    from taken t
+    join public.whatsapp_numbers n on n.tenant_id = t.tenant_id and n.id = t.number_id;
+    return jsonb_build_object('claim', v_claim, 'now', v_now, 'numbers', coalesce(v_numbers, '[]'));
+end
+$$;
+
+-- A list was read until then; p_is_done: to its end, so that it is due in ten minutes, with the last five read once
+-- more (a message may be listed later than it is dated). False: somebody else has the number in hand by now.
+create function public.backfill_settle(
+    p_claim uuid, p_tenant_id uuid, p_number_id uuid, p_read_until timestamptz, p_is_done boolean
+) returns boolean
+language plpgsql set search_path = '' as $$
+begin
+    update private.backfills b
+    set read_until = greatest(b.read_until, p_read_until - case when p_is_done then interval '5 minutes' else '0' end),
+        due_at = clock_timestamp() + case when p_is_done then interval '10 minutes' else '0' end,
+        failures = 0, claim = null, lease_until = null
+    where b.tenant_id = p_tenant_id and b.number_id = p_number_id and b.claim = p_claim;
+    if found then
+        perform private.alert_end(p_tenant_id, 'backfill_failed', p_number_id::text);
+    end if;
+    return found;
+end
+$$;
+
+-- A list could not be read: again in 10, 20, 40 … minutes, six hours at most, or when the provider says. Staff hear of
+-- a refusal at once, of what may pass by itself the third time. False: as above.
+create function public.backfill_fail(
+    p_claim uuid, p_tenant_id uuid, p_number_id uuid, p_problem text, p_is_temporary boolean,
+    p_retry_after_seconds int default null
+) returns boolean
+language plpgsql set search_path = '' as $$
+declare
+    v_failures int;
+begin
+    update private.backfills b
+    set failures = b.failures + 1, claim = null, lease_until = null,
+        due_at = clock_timestamp() + greatest(
+            make_interval(secs => p_retry_after_seconds),
+            least(interval '10 minutes' * 2 ^ least(b.failures, 10), interval '6 hours'))
+    where b.tenant_id = p_tenant_id and b.number_id = p_number_id and b.claim = p_claim
+    returning b.failures into v_failures;
+    if v_failures >= 3 or not p_is_temporary then
+        perform private.alert_raise(
+            p_tenant_id, 'backfill_failed', p_number_id::text, p_problem, p_number_id => p_number_id);
+    end if;
+    return v_failures is not null;
+end
+$$;
+
+grant execute on function
+    public.backfill_claim(int, int), public.backfill_settle(uuid, uuid, uuid, timestamptz, boolean),
+    public.backfill_fail(uuid, uuid, uuid, text, boolean, int)
+    to service_role;
 
 
 -- sql/56_lead_merge.sql
@@ -4660,6 +5721,9 @@ begin
         last_interaction_at = greatest(v_chat.last_interaction_at, v_other.last_interaction_at),
         window_expires_at = greatest(v_chat.window_expires_at, v_other.window_expires_at),
         free_entry_until = greatest(v_chat.free_entry_until, v_other.free_entry_until),
+        free_entry_reply_by = greatest(v_chat.free_entry_reply_by, v_other.free_entry_reply_by),
+        is_free_entry_confirmed = v_chat.is_free_entry_confirmed or v_other.is_free_entry_confirmed,
+        news_since = least(v_chat.news_since, v_other.news_since),
         agent_paused_until = greatest(v_chat.agent_paused_until, v_other.agent_paused_until),
         referral = case when (v_other.referral_at, v_other.referral) > (v_chat.referral_at, v_chat.referral)
             or v_chat.referral_at is null then v_other.referral else v_chat.referral end,
@@ -4671,6 +5735,7 @@ begin
         unread_count = v_chat.unread_count + v_other.unread_count
     where tenant_id = p_tenant_id and id = p_chat_id;
     perform private.conversations_regroup(p_tenant_id, p_chat_id, '-infinity');
+    perform private.replies_cancel(array[(p_tenant_id, p_chat_id)::private.chat_ref]);
 end
 $$;
 
@@ -4856,8 +5921,12 @@ declare
     v_leads public.customer_leads[] := private.leads_locked(v_tenant_id, p_lead_id, p_other_lead_id);
     v_lead public.customer_leads;
 begin
-    if (select count(*) from public.customer_leads
-        where tenant_id = v_tenant_id and id in (p_lead_id, p_other_lead_id)) < 2 then
+    if p_lead_id = p_other_lead_id then
+        raise exception using errcode = 'PT400', message = 'That is one customer.',
+            hint = 'Pass two different customer_leads.id.';
+    elsif (select count(*) from public.customer_leads
+            where tenant_id = v_tenant_id and id in (p_lead_id, p_other_lead_id)) < 2
+    then
         raise exception using errcode = 'PT404', message = 'There are no two such customers.',
             hint = 'Pass two different customer_leads.id of your business.';
     elsif p_keep not in (p_lead_id, p_other_lead_id) then
@@ -4878,6 +5947,10 @@ language plpgsql security definer set search_path = '' as $$
 declare
     v_tenant_id uuid := private.require_user();
 begin
+    if p_lead_id = p_other_lead_id then
+        raise exception using errcode = 'PT400', message = 'That is one customer.',
+            hint = 'Pass two different customer_leads.id.';
+    end if;
     update public.lead_merge_candidates
     set status = 'dismissed', resolved_at = now(), resolved_by = private.my_user_id()
     where tenant_id = v_tenant_id and status = 'open' and lead_id = least(p_lead_id, p_other_lead_id)
@@ -4911,57 +5984,464 @@ $$;
 grant execute on function public.lead_merge(uuid, uuid, uuid), public.lead_merge_dismiss(uuid, uuid) to authenticated;
 
 
--- sql/58_consent.sql
+-- sql/57_inbox_watch.sql
 
--- What customers say about hearing from us.
+-- Watching over the inbox: old deliveries are forgotten, and a number that should receive and does not is noticed.
 
--- What a whole message must be to be an opt-out, folded. What it refuses: null when it is none.
-create function private.opt_out_scope(p_text text) returns text
-language plpgsql immutable set search_path = '' as $$
+-- Forget deliveries older than each business wants them kept, and after 90 days those that are nobody's; what was
+-- said about messages that never came, after 30: providers repeat themselves for a week. Returns how many deliveries.
+create function public.webhook_purge(p_limit int default 10000) returns int
+language plpgsql set search_path = '' as $$
+declare
+    v_now timestamptz := private.clock();
+    v_count int;
 begin
-    return case when length(p_text) <= 40
-        and private.fold(p_text) in ('stop', 'baja', 'dar de baja', 'darme de baja', 'unsubscribe', 'no mas mensajes')
-        then 'marketing' end;
+    delete from public.webhook_logs w
+    using (
+        select old.id
+        from (
+            select s.tenant_id, make_interval(days => s.webhook_log_retention_days) as age
+            from public.tenant_settings s
+            where s.webhook_log_retention_days is not null
+        ) as kept
+        cross join lateral (
+            select l.id
+            from public.webhook_logs l
+            where l.tenant_id = kept.tenant_id and l.received_at < v_now - kept.age
+            order by l.received_at
+            limit p_limit
+        ) as old
+        union all
+        select l.id from public.webhook_logs l
+        where l.tenant_id is null and l.received_at < v_now - interval '90 days'
+        limit p_limit
+    ) as old
+    where w.id = old.id;
+    get diagnostics v_count = row_count;
+    delete from public.early_events where happened_at < v_now - interval '30 days';
+    return v_count;
 end
 $$;
 
--- What customers say about hearing from us: keywords, and the switch inside WhatsApp.
-create function private.inbox_consent(p_events private.inbox_event[], p_leads uuid[]) returns void
+-- number_traffic: how many deliveries each number had in each hour, for five weeks.
+create table private.number_traffic (
+    tenant_id uuid,
+    number_id uuid,
+    hour_at timestamptz,
+    deliveries int not null,
+    constraint number_traffic_pkey primary key (tenant_id, number_id, hour_at),
+    constraint number_traffic_number_id_fkey foreign key (tenant_id, number_id)
+        references public.whatsapp_numbers (tenant_id, id) on delete cascade
+);
+comment on table private.number_traffic is 'Deliveries by number and hour: what is usual on a Tuesday at ten.';
+
+alter table private.number_traffic enable row level security;
+grant select, insert, update, delete on private.number_traffic to service_role;
+
+-- listening: since when we have listened without a gap. While we were away ourselves nobody was silent.
+create table private.listening (
+    is_row boolean default true,
+    since timestamptz not null,
+    heard_at timestamptz not null,
+    constraint listening_pkey primary key (is_row),
+    constraint listening_is_row_check check (is_row)
+);
+comment on table private.listening is 'One row: since when numbers_watch() has run every hour.';
+
+alter table private.listening enable row level security;
+grant select, insert, update, delete on private.listening to service_role;
+
+-- Count what came since the last look, in whole hours.
+create function private.number_traffic_count() returns void
 language plpgsql set search_path = '' as $$
 begin
-    with said as (
-        insert into public.consent_events (tenant_id, lead_id, kind, scope, source, evidence, happened_at)
-        select
-            e.tenant_id, p_leads[e.ordinality],
-            case e.body ->> 'value' when 'resume' then 'opt_in' else 'opt_out' end,
-            case e.kind when 'preference' then 'marketing' else private.opt_out_scope(e.body ->> 'text') end,
-            case e.kind when 'preference' then 'provider' else 'keyword' end,
-            e.body ->> 'text', e.at
-        from unnest(p_events) with ordinality as e
-        where e.kind = 'preference' and e.body ->> 'value' in ('stop', 'resume')
-            or e.kind = 'message' and private.opt_out_scope(e.body ->> 'text') is not null
-                and not coalesce((e.body ->> 'history')::boolean, false)
-                and e.at > (select private.clock()) - interval '24 hours'
-        order by e.tenant_id, p_leads[e.ordinality]
-        on conflict on constraint consent_events_said_once_key do nothing
-        returning tenant_id, lead_id, kind, scope, happened_at
-    ),
-    latest as (
-        select distinct on (tenant_id, lead_id) * from said order by tenant_id, lead_id, happened_at desc
-    )
-    update public.customer_leads l
-    set opted_out_at = case s.kind when 'opt_out' then coalesce(l.opted_out_at, s.happened_at) end,
-        -- what is refused altogether stays so
-        opt_out_scope = case s.kind when 'opt_out' then coalesce(l.opt_out_scope, s.scope) end
-    from latest s
-    where l.tenant_id = s.tenant_id and l.id = s.lead_id
-        and (s.kind = 'opt_out' or l.opt_out_scope = s.scope);
+    insert into private.listening as l (since, heard_at)
+    values (now(), now())
+    on conflict on constraint listening_pkey do update
+    set since = case when l.heard_at < now() - interval '2 hours' then now() else l.since end, heard_at = now();
+
+    insert into private.number_traffic as t (tenant_id, number_id, hour_at, deliveries)
+    select n.tenant_id, n.id, d.hour_at, sum(d.deliveries)
+    from (select distinct tenant_id from public.whatsapp_numbers where is_active) as b
+    cross join lateral (
+        select l.provider, l.number, date_trunc('hour', l.received_at) as hour_at, count(*) as deliveries
+        from public.webhook_logs l
+        where l.tenant_id = b.tenant_id and l.received_at >= date_trunc('hour', now()) - interval '3 hours'
+        group by 1, 2, 3
+    ) as d
+    join public.whatsapp_numbers n
+        on n.tenant_id = b.tenant_id and n.provider = d.provider and n.provider_number_id = d.number and n.is_active
+    group by n.tenant_id, n.id, d.hour_at
+    on conflict on constraint number_traffic_pkey do update set deliveries = excluded.deliveries
+    where t.deliveries <> excluded.deliveries;
+    delete from private.number_traffic where hour_at < now() - interval '5 weeks';
+end
+$$;
+
+-- Numbers that have been heard for two weeks at least, and what they were expected to deliver since we last heard of
+-- them: for each whole hour the mean of the same hour of the week in the four weeks before. Where nights are quiet
+-- nothing is expected at night.
+create function private.numbers_expected()
+returns table (tenant_id uuid, number_id uuid, display_name text, silent_since timestamptz, expected numeric)
+language sql stable set search_path = '' as $$
+    select n.tenant_id, n.id, n.display_name, h.silent_since, coalesce(sum(t.deliveries) / 4.0, 0)
+    from public.whatsapp_numbers n
+    cross join private.listening l
+    cross join lateral (
+        select greatest(max(x.hour_at) + interval '1 hour', l.since, now() - interval '7 days') as silent_since
+        from private.number_traffic x
+        where x.tenant_id = n.tenant_id and x.number_id = n.id
+        having min(x.hour_at) < now() - interval '14 days'
+    ) as h
+    left join lateral (
+        select t.deliveries
+        from generate_series(
+            date_trunc('hour', h.silent_since), date_trunc('hour', now()) - interval '1 hour', '1 hour') as missed
+        cross join generate_series(1, 4) as week
+        join private.number_traffic t
+            on t.tenant_id = n.tenant_id and t.number_id = n.id
+            and t.hour_at = missed - make_interval(weeks => week)
+        where missed >= h.silent_since
+    ) as t on true
+    where n.is_active
+    group by n.tenant_id, n.id, n.display_name, h.silent_since
+$$;
+
+-- Every hour: alert about numbers of which so much was expected and nothing came, until they are heard again.
+create function public.numbers_watch() returns int
+language plpgsql set search_path = '' as $$
+declare
+    v_count int;
+begin
+    perform private.number_traffic_count();
+    select count(private.alert_raise(e.tenant_id, 'number_silent', e.number_id::text,
+        format('%s has received nothing since %s; about %s deliveries were to be expected.', e.display_name,
+            to_char(e.silent_since at time zone 'UTC', 'YYYY-MM-DD HH24:MI "UTC"'), round(e.expected)),
+        p_number_id => e.number_id)) into v_count
+    from private.numbers_expected() e
+    join public.tenant_settings s on s.tenant_id = e.tenant_id
+    where e.expected >= s.silence_alert_deliveries;
+    perform private.alert_end(a.tenant_id, 'number_silent', a.subject)
+    from public.alerts a
+    where a.kind = 'number_silent' and a.resolved_at is null and exists (
+        select from private.number_traffic t
+        where t.tenant_id = a.tenant_id and t.number_id = a.number_id
+            and t.hour_at >= date_trunc('hour', a.created_at));
+    return v_count;
 end
 $$;
 
 grant execute on function
-    private.opt_out_scope(text), private.inbox_consent(private.inbox_event[], uuid[])
+    public.webhook_purge(int), private.number_traffic_count(), private.numbers_expected(), public.numbers_watch()
     to service_role;
+
+
+-- sql/58_consent.sql
+
+-- What customers say about hearing from us: keywords, the switch inside WhatsApp, what staff are told.
+
+-- consent_keywords: what a whole message must be to be a refusal, or its end. Businesses add their own in
+-- tenant_settings. Phrases are folded: case, accents and punctuation do not matter.
+create table public.consent_keywords (
+    phrase text,
+    language text,
+    kind text not null,
+    scope text not null,
+    is_only_after_bulk boolean not null default false,
+    constraint consent_keywords_pkey primary key (phrase, language),
+    constraint consent_keywords_phrase_check check (phrase = private.fold(phrase) and length(phrase) between 2 and 60),
+    constraint consent_keywords_language_check check (language in ('es', 'en', 'pt')),
+    constraint consent_keywords_kind_check check (kind in ('opt_out', 'opt_in')),
+    constraint consent_keywords_scope_check check (scope in ('all', 'marketing'))
+);
+comment on table public.consent_keywords is
+    'Whole messages that refuse promotions (scope marketing) or all messages, or that take it back.';
+comment on column public.consent_keywords.is_only_after_bulk is
+    'The word means something else in a business: it counts within a day of a bulk message, if nothing was sent since.';
+
+alter table public.consent_keywords enable row level security;
+grant select on public.consent_keywords to authenticated;
+grant select, insert, update, delete on public.consent_keywords to service_role;
+create policy consent_keywords_select_anyone on public.consent_keywords for select to authenticated using (true);
+
+insert into public.consent_keywords (language, kind, scope, is_only_after_bulk, phrase)
+select v.language, v.kind, v.scope, v.is_only_after_bulk, unnest(string_to_array(v.phrases, ', '))
+from (values
+    ('es', 'opt_out', 'marketing', false,
+        'stop, baja, dar de baja, darme de baja, dame de baja, deme de baja, denme de baja, quiero darme de baja, '
+        'quiero la baja, desuscribir, desuscribirme, desuscribirse, cancelar suscripcion, anular suscripcion, '
+        'no mas mensajes, no mas promociones, no mas publicidad, no quiero publicidad, no quiero promociones, '
+        'no quiero mas mensajes, no quiero mas promociones, no quiero mas publicidad, no enviar mas, no envien mas, '
+        'sacame de la lista, saquenme de la lista, borrame de la lista, borrenme de la lista'),
+    ('es', 'opt_out', 'marketing', true,
+        'cancelar, cancela, cancelen, alto, salir, parar, para, pare, paren, basta, basta ya, fin, detener, terminar, '
+        'quitar, quitame, eliminar, eliminame, borrar, borrame, remover, retirar'),
+    ('es', 'opt_out', 'all', false,
+        'baja total, no me escriban mas, no me escriba mas, no me escribas mas, no me vuelvan a escribir, '
+        'no me vuelva a escribir, no me vuelvas a escribir, no me contacten mas, no me contacten, no me contacte mas, '
+        'no me manden mas mensajes, no me envien mas mensajes, dejen de escribirme, deje de escribirme, '
+        'deja de escribirme, dejen de molestar, no quiero que me escriban, no quiero que me escriban mas'),
+    ('es', 'opt_in', 'all', false,
+        'alta, dar de alta, darme de alta, dame de alta, quiero el alta, suscribir, suscribirme, '
+        'quiero recibir promociones, quiero recibir mensajes, volver a recibir'),
+    ('en', 'opt_out', 'marketing', false,
+        'stop, unsubscribe, unsubscribe me, opt out, optout, no more messages, no more promotions, no more ads, '
+        'stop promotions, remove me, remove me from the list, take me off the list'),
+    ('en', 'opt_out', 'marketing', true, 'cancel, end, quit, exit, remove, enough, no more'),
+    ('en', 'opt_out', 'all', false,
+        'stop all, stopall, do not contact me, don t contact me, do not message me, don t message me, '
+        'do not text me, don t text me, stop messaging me, stop texting me, stop writing me, stop contacting me, '
+        'never message me again, leave me alone'),
+    ('en', 'opt_in', 'all', false, 'start, unstop, subscribe, opt in, optin, resubscribe'),
+    ('pt', 'opt_out', 'marketing', false,
+        'stop, descadastrar, descadastre, me descadastre, descadastro, cancelar inscricao, cancelar assinatura, '
+        'nao quero mais receber, nao quero mais mensagens, nao quero promocoes, chega de mensagens, '
+        'me tira da lista, me tire da lista, me remova da lista'),
+    ('pt', 'opt_out', 'marketing', true, 'sair, parar, para, pare, cancelar, cancela, fim, remover, chega, encerrar'),
+    ('pt', 'opt_out', 'all', false,
+        'nao me mande mais mensagens, nao me mandem mais mensagens, nao me escreva mais, nao me escrevam mais, '
+        'pare de me mandar mensagens, parem de me mandar mensagens, pare de me escrever, nao entre mais em contato, '
+        'nao entrem mais em contato, nao me contate mais'),
+    ('pt', 'opt_in', 'all', false, 'voltar a receber, quero receber, quero receber promocoes, reativar, inscrever')
+) as v (language, kind, scope, is_only_after_bulk, phrases);
+
+-- A statement about hearing from us.
+create type private.consent as (
+    tenant_id uuid, lead_id uuid, kind text, scope text, source text, evidence text, happened_at timestamptz
+);
+
+-- Keep statements, each once, and bring their leads up to date. Returns the leads who from now on refuse something and
+-- did not before.
+create function private.consents_record(p_said private.consent[]) returns uuid[]
+language plpgsql set search_path = '' as $$
+begin
+    insert into public.consent_events (tenant_id, lead_id, kind, scope, source, evidence, happened_at)
+    select s.tenant_id, s.lead_id, s.kind, s.scope, s.source, s.evidence, s.happened_at
+    from unnest(p_said) s
+    order by s.tenant_id, s.lead_id, s.source, s.kind, s.scope, s.happened_at
+    on conflict on constraint consent_events_said_once_key do nothing;
+    return private.consents_fold(
+        array(select s.tenant_id from unnest(p_said) s), array(select s.lead_id from unnest(p_said) s));
+end
+$$;
+
+-- What leads' statements come to, in the order of their time whatever that of their arrival. A refusal stands until it
+-- is taken back later: one of marketing by any opt-in, one of all messages only by an opt-in to all. At the same moment
+-- the refusal counts. opted_out_at is the first refusal that stands; what is refused altogether goes before marketing.
+-- Returns the leads who refuse something and did not before.
+create function private.consents_fold(p_tenants uuid[], p_leads uuid[]) returns uuid[]
+language plpgsql set search_path = '' as $$
+declare
+    v_began uuid[];
+begin
+    -- locked before it is read: who comes second sees what the first one added
+    perform from public.customer_leads l
+    join (select distinct * from unnest(p_tenants, p_leads) as k (tenant_id, id)) as w using (tenant_id, id)
+    order by l.tenant_id, l.id
+    for no key update of l;
+
+    with folded as (
+        select w.tenant_id, w.id, min(o.happened_at) as since, min(o.scope) as scope  -- all comes before marketing
+        from (select distinct * from unnest(p_tenants, p_leads) as k (tenant_id, id)) as w
+        left join public.consent_events o
+            on o.tenant_id = w.tenant_id and o.lead_id = w.id and o.kind = 'opt_out' and not exists (
+                select from public.consent_events i
+                where i.tenant_id = o.tenant_id and i.lead_id = o.lead_id and i.kind = 'opt_in'
+                    and i.happened_at > o.happened_at and i.scope in ('all', o.scope))
+        group by w.tenant_id, w.id
+    ),
+    changed as (
+        update public.customer_leads l set opted_out_at = f.since, opt_out_scope = f.scope
+        from folded f
+        join public.customer_leads before on before.tenant_id = f.tenant_id and before.id = f.id
+        where l.tenant_id = f.tenant_id and l.id = f.id
+            and (l.opted_out_at, l.opt_out_scope) is distinct from (f.since, f.scope)
+        returning l.id, before.opt_out_scope is null as began
+    )
+    select coalesce(array_agg(c.id) filter (where c.began), '{}') into v_began from changed c;
+    return v_began;
+end
+$$;
+
+-- What a whole message says about hearing from us: null, or {"kind", "scope", "is_only_after_bulk"}.
+create function private.consent_said(p_tenant_id uuid, p_text text) returns jsonb
+language plpgsql stable set search_path = '' as $$
+declare
+    v_phrase text;
+begin
+    if p_text is null or length(p_text) > 60 then
+        return null;
+    end if;
+    v_phrase := private.fold(p_text);
+    return coalesce(
+        (
+            select case
+                when s.opt_out_keywords <> '{}' and v_phrase = any (
+                    array(select private.fold(k) from unnest(s.opt_out_keywords) as k))
+                    then '{"kind": "opt_out", "scope": "marketing", "is_only_after_bulk": false}'::jsonb
+                when s.opt_in_keywords <> '{}' and v_phrase = any (
+                    array(select private.fold(k) from unnest(s.opt_in_keywords) as k))
+                    then '{"kind": "opt_in", "scope": "all", "is_only_after_bulk": false}'
+            end
+            from public.tenant_settings s
+            where s.tenant_id = p_tenant_id
+        ),
+        (
+            select jsonb_build_object('kind', k.kind, 'scope', k.scope, 'is_only_after_bulk', k.is_only_after_bulk)
+            from public.consent_keywords k
+            where k.phrase = v_phrase
+            order by k.is_only_after_bulk
+            limit 1
+        ));
+end
+$$;
+
+-- Was the last thing we sent to that customer, within a day before, something they had not asked for? Somebody may have
+-- written from the phone in between, in this very batch.
+create function private.follows_bulk(
+    p_tenant_id uuid, p_number_id uuid, p_lead_id uuid, p_at timestamptz, p_echoes timestamptz[]
+) returns boolean
+language plpgsql stable set search_path = '' as $$
+begin
+    return exists (
+        select from (
+            select m.source, m.type, m.data, m.sent_at
+            from public.chats c
+            join public.messages m on m.tenant_id = c.tenant_id and m.chat_id = c.id
+            where c.tenant_id = p_tenant_id and c.number_id = p_number_id and c.lead_id = p_lead_id
+                and m.direction = 'outbound' and m.sent_at <= p_at and m.provider_at > p_at - interval '2 days'
+            order by m.sent_at desc
+            limit 1
+        ) as sent
+        where sent.sent_at > p_at - interval '1 day'
+            and (sent.source in ('sequence', 'daily_action')
+                or sent.type = 'template' and sent.data ->> 'category' = 'marketing')
+            and not exists (select from unnest(p_echoes) e where e between sent.sent_at and p_at));
+end
+$$;
+
+-- The statements among events: keywords and the switch inside WhatsApp. Returns the messages that are refusals.
+create function private.inbox_consent(p_events private.inbox_event[], p_leads uuid[]) returns private.refusal[]
+language plpgsql set search_path = '' as $$
+declare
+    v_live_after timestamptz := private.clock() - interval '24 hours';
+    v_said private.consent[];
+    v_refusals private.refusal[];
+    v_began uuid[];
+begin
+    select
+        array_agg((e.tenant_id, p_leads[e.ordinality], s.kind, s.scope, s.source, e.body ->> 'text', e.at)
+            ::private.consent),
+        array_agg((e.tenant_id, e.number_id, e.id, p_leads[e.ordinality], null)::private.refusal order by e.at)
+            filter (where s.kind = 'opt_out' and s.source = 'keyword')
+    into v_said, v_refusals
+    from unnest(p_events) with ordinality as e
+    cross join lateral (
+        select case when e.kind = 'message' and e.at > v_live_after
+                and (e.body ->> 'history')::boolean is not true
+            then private.consent_said(e.tenant_id, e.body ->> 'text') end as word
+        offset 0
+    ) as w
+    cross join lateral (
+        select w.word ->> 'kind' as kind, w.word ->> 'scope' as scope, 'keyword' as source
+        where w.word is not null and (not (w.word ->> 'is_only_after_bulk')::boolean or private.follows_bulk(
+            e.tenant_id, e.number_id, p_leads[e.ordinality], e.at, array(
+                select x.at from unnest(p_events) with ordinality as x
+                where x.kind = 'echo' and x.tenant_id = e.tenant_id and x.number_id = e.number_id
+                    and p_leads[x.ordinality] = p_leads[e.ordinality])))
+        union all
+        select case e.body ->> 'value' when 'stop' then 'opt_out' else 'opt_in' end, 'marketing', 'provider'
+        where e.kind = 'preference' and e.body ->> 'value' in ('stop', 'resume', 'signup')
+    ) as s;
+    if v_said is null then
+        return '{}';
+    end if;
+    v_began := private.consents_record(v_said);
+    return array(
+        select (r.tenant_id, r.number_id, r.wa_message_id, r.lead_id,
+            r.lead_id = any(v_began) and row_number() over (partition by r.lead_id order by r.ordinality) = 1
+        )::private.refusal
+        from unnest(v_refusals) with ordinality as r);
+end
+$$;
+
+-- Sends that failed because the customer refuses marketing: said so inside WhatsApp (131050), or to Twilio (21610).
+create function private.consents_of_failures(p_events private.inbox_event[]) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_said private.consent[];
+begin
+    select array_agg((e.tenant_id, m.lead_id, 'opt_out', 'marketing', 'provider',
+        'error ' || (e.body #>> '{error,code}'), e.at)::private.consent)
+    into v_said
+    from unnest(p_events) e
+    join public.messages m on m.tenant_id = e.tenant_id and m.id = e.target_id
+    where e.kind = 'status' and e.body #>> '{error,code}' in ('131050', '21610');
+    if v_said is not null then
+        perform private.consents_record(v_said);
+    end if;
+end
+$$;
+
+-- Tell customers, once, that their refusal was understood. It goes out as if a colleague had written it: a takeover of
+-- the chat must not hold it up. Who refuses all messages gets none, not even this.
+create function private.opt_outs_confirm(p_stored private.inbox_message[], p_refusals private.refusal[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    perform private.outbox_enqueue(array_agg(private.outgoing(
+        m.tenant_id, m.chat_id, 'staff', 'api', 'system', s.opt_out_confirmation) order by m.tenant_id, m.chat_id))
+    from unnest(p_refusals) r
+    join unnest(p_stored) m
+        on m.tenant_id = r.tenant_id and m.number_id = r.number_id and m.wa_message_id = r.wa_message_id
+    join public.customer_leads l
+        on l.tenant_id = r.tenant_id and l.id = r.lead_id and l.opt_out_scope = 'marketing'
+    join public.tenant_settings s on s.tenant_id = r.tenant_id
+    where r.is_first and s.opt_out_confirmation is not null
+    having count(*) > 0;
+end
+$$;
+
+grant execute on function
+    private.consents_record(private.consent[]), private.consents_fold(uuid[], uuid[]),
+    private.consent_said(uuid, text), private.follows_bulk(uuid, uuid, uuid, timestamptz, timestamptz[]),
+    private.inbox_consent(private.inbox_event[], uuid[]), private.consents_of_failures(private.inbox_event[]),
+    private.opt_outs_confirm(private.inbox_message[], private.refusal[])
+    to service_role;
+
+-- Definer: staff may not write consent events, only report what a customer told them.
+create function private.consent_record(p_lead_id uuid, p_kind text, p_scope text, p_evidence text) returns jsonb
+language plpgsql security definer set search_path = '' as $$
+declare
+    v_tenant_id uuid := private.require_staff();
+begin
+    if p_kind is null or p_kind not in ('opt_out', 'opt_in') or p_scope is null or p_scope not in ('all', 'marketing') then
+        raise exception using errcode = 'PT400', message = 'This is no statement about hearing from us.',
+            hint = 'p_kind is opt_out or opt_in, p_scope is marketing or all.';
+    elsif coalesce(btrim(p_evidence), '') = '' then
+        raise exception using errcode = 'PT400', message = 'A statement needs its evidence.',
+            hint = 'Say in p_evidence when and how the customer told you.';
+    end if;
+    perform from public.customer_leads where tenant_id = v_tenant_id and id = p_lead_id;
+    if not found then
+        raise exception using errcode = 'PT404', message = 'There is no such lead.',
+            hint = 'Read its id from customer_leads.';
+    end if;
+    perform private.consents_record(array[(
+        v_tenant_id, p_lead_id, p_kind, p_scope, 'staff', p_evidence, private.clock())::private.consent]);
+    return (
+        select jsonb_build_object('opted_out_at', l.opted_out_at, 'opt_out_scope', l.opt_out_scope)
+        from public.customer_leads l
+        where l.tenant_id = v_tenant_id and l.id = p_lead_id);
+end
+$$;
+
+-- Staff report what a customer told them, with how and when; answers {"opted_out_at", "opt_out_scope"} as they are now.
+create function public.consent_record(p_lead_id uuid, p_kind text, p_scope text, p_evidence text) returns jsonb
+language sql set search_path = '' as $$
+    select private.consent_record(p_lead_id, p_kind, p_scope, p_evidence)
+$$;
+grant execute on function private.consent_record(uuid, text, text, text),
+    public.consent_record(uuid, text, text, text) to authenticated;
 
 
 -- sql/60_agents.sql
@@ -5070,16 +6550,19 @@ create table public.ai_threads (
     token_count bigint not null default 0,
     last_input_tokens int not null default 0,
     created_at timestamptz not null,
+    context_from timestamptz,
     closed_at timestamptz,
     closed_reason text,
     constraint ai_threads_pkey primary key (tenant_id, id),
     constraint ai_threads_chat_id_fkey foreign key (tenant_id, chat_id) references public.chats (tenant_id, id)
         on delete cascade,
-    constraint ai_threads_closed_reason_check check (closed_reason in ('age', 'tokens'))
+    constraint ai_threads_closed_reason_check check (closed_reason in ('age', 'tokens', 'cleared'))
 );
 comment on table public.ai_threads is
     'A stretch of a chat that the model is told about: what came before is its summary.';
 comment on column public.ai_threads.summary is 'pii: what was said before and in it';
+comment on column public.ai_threads.context_from is
+    'What was said before is not told to the model; null: the latest messages are.';
 comment on column public.ai_threads.last_input_tokens is 'Size of the last context.';
 
 create index ai_threads_tenant_id_chat_id_idx on public.ai_threads (tenant_id, chat_id);
@@ -5239,9 +6722,6 @@ begin
 end
 $$;
 
--- A chat in the hands of a worker.
-create type private.chat_ref as (tenant_id uuid, chat_id uuid);
-
 -- Due chats, the same share for every number that has any; chats somebody else is busy with are left to the next
 -- look. Their rows and chats are locked.
 create function private.replies_due(p_limit int) returns private.chat_ref[]
@@ -5323,7 +6803,8 @@ begin
 end
 $$;
 
--- Give each chat a thread: the one it has, unless that is too old or too long. A new one starts from the summary.
+-- Give each chat a thread: the one it has if that is its own and open, and neither too old nor too long. A new one
+-- starts from the summary. The chats are locked: two replies at once find one thread.
 create function private.threads_renew(p_chats private.chat_ref[]) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -5338,6 +6819,7 @@ begin
         join public.chats c on c.tenant_id = d.tenant_id and c.id = d.chat_id
         join public.tenant_settings s on s.tenant_id = c.tenant_id
         left join public.ai_threads t on t.tenant_id = c.tenant_id and t.id = c.thread_id
+            and t.chat_id = c.id and t.closed_at is null
         order by c.tenant_id, c.id
     loop
         continue when v_chat.thread_id is not null and v_chat.reason is null;
@@ -5373,8 +6855,8 @@ begin
                 'labels', array_remove(array[l.label1, l.label2, l.label3], null), 'status', l.profile_status,
                 'next_action', l.next_action, 'next_action_at', l.next_action_at, 'metadata', l.metadata),
             'messages', recent.messages,
-            'seen', case when s.shows_typing and seen.wa_message_id is not null then jsonb_build_object('message_id', seen.wa_message_id,
-                'tenant_id', c.tenant_id, 'number_id', n.id, 'provider', n.provider,
+            'seen', case when s.shows_typing and seen.wa_message_id is not null then jsonb_build_object(
+                'message_id', seen.wa_message_id, 'tenant_id', c.tenant_id, 'number_id', n.id, 'provider', n.provider,
                 'provider_number_id', n.provider_number_id, 'account_id', n.account_id,
                 'to', private.chat_address(c.tenant_id, c.id)) end)
         from public.pending_replies r
@@ -5399,6 +6881,7 @@ begin
                 from public.messages m
                 where m.tenant_id = c.tenant_id and m.chat_id = c.id and m.revoked_at is null
                     and m.status not in ('failed', 'skipped', 'canceled')
+                    and m.provider_at > coalesce(t.context_from, '-infinity')
                 order by m.provider_at desc, m.id desc
                 limit greatest(10, r.fragments)
             ) as m
@@ -5419,7 +6902,8 @@ end
 $$;
 
 -- Take chats whose burst is over, each with all that is needed to answer it, for p_lease_seconds. Answers
--- {"jobs": […], "next_in_ms": until something else is due, null when nothing waits}. A business without an active
+-- {"jobs": […], "enrich": chats of whose customers the provider may know more, "next_in_ms": until something else is
+-- due, null when nothing waits}. A business without an active
 -- agent gets a person's attention instead of a job.
 create function public.reply_claim(p_limit int default 10, p_lease_seconds int default 120) returns jsonb
 language plpgsql set search_path = '' as $$
@@ -5449,6 +6933,7 @@ begin
     end if;
     return jsonb_build_object(
         'jobs', coalesce(jsonb_path_query_array(v_jobs, '$[*] ? (@.agent != null)'), '[]'),
+        'enrich', private.enrichment_due(p_limit),
         'next_in_ms', (
             select case when count(*) > 0 then greatest(0, ceil(
                 extract(epoch from min(greatest(due_at, lease_until)) - clock_timestamp()) * 1000)) end
@@ -5697,6 +7182,8 @@ join public.users o on o.id = u.tenant_id
 group by u.tenant_id, (u.created_at at time zone o.timezone)::date, u.purpose, u.model, u.currency;
 comment on view public.ai_usage_daily is 'What models took, by the business''s own day, purpose and model.';
 grant select on public.ai_usage_daily to authenticated, service_role;
+create trigger ai_usage_daily_refuse_write instead of insert or update or delete on public.ai_usage_daily
+    for each row execute function private.refuse_write();
 
 grant execute on function private.ai_cost(text, int, int, int, timestamptz),
     private.usage_insert(uuid, uuid, uuid, uuid, jsonb), private.ai_spent_today(uuid), private.ai_budget_spent(uuid)
@@ -5707,6 +7194,165 @@ grant execute on function private.ai_cost(text, int, int, int, timestamptz),
 
 -- The send decision: may this be sent, now, to that customer, and what would it cost?
 
+-- outreaches: customers written to outside their window, and when last. Meta allows a portfolio so many in 24 hours.
+create table public.outreaches (
+    tenant_id uuid,
+    portfolio text,
+    lead_id uuid,
+    last_at timestamptz not null,
+    constraint outreaches_pkey primary key (tenant_id, portfolio, lead_id),
+    constraint outreaches_lead_id_fkey foreign key (tenant_id, lead_id)
+        references public.customer_leads (tenant_id, id) on delete cascade
+);
+comment on table public.outreaches is
+    'Customers who were sent a template outside their window, each with the last time; how many a portfolio may have '
+    'in 24 hours is whatsapp_numbers.messaging_limit.';
+comment on column public.outreaches.portfolio is 'Of the number: its portfolio, else its account, else itself.';
+
+create index outreaches_tenant_id_lead_id_idx on public.outreaches (tenant_id, lead_id);
+create index outreaches_tenant_id_portfolio_last_at_idx on public.outreaches (tenant_id, portfolio, last_at);
+
+alter table public.outreaches enable row level security;
+grant select on public.outreaches to authenticated;
+grant select, insert, update, delete on public.outreaches to service_role;
+create policy outreaches_select_member on public.outreaches for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+
+-- monthly_sends: what counts against plans.max_messages_per_month; by number, so that numbers need not take turns.
+create table public.monthly_sends (
+    tenant_id uuid,
+    month date,
+    number_id uuid,
+    sent int not null,
+    constraint monthly_sends_pkey primary key (tenant_id, month, number_id),
+    constraint monthly_sends_number_id_fkey foreign key (tenant_id, number_id)
+        references public.whatsapp_numbers (tenant_id, id) on delete cascade,
+    constraint monthly_sends_month_check check (extract(day from month) = 1),
+    constraint monthly_sends_sent_check check (sent >= 0)
+) with (fillfactor = 50);
+comment on table public.monthly_sends is 'Messages handed to the provider, by calendar month of the business''s clock.';
+
+create index monthly_sends_tenant_id_number_id_idx on public.monthly_sends (tenant_id, number_id);
+
+alter table public.monthly_sends enable row level security;
+grant select on public.monthly_sends to authenticated;
+grant select, insert, update, delete on public.monthly_sends to service_role;
+create policy monthly_sends_select_member on public.monthly_sends for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+
+-- The first answer to an ad opens the free entry point, 72 hours from then. Whether this one is the first shows in
+-- free_entry_until: one that was opened for this ad ends at least 48 hours after the time to answer.
+create function private.free_entry_open(p_sent private.sent[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    update public.chats c
+    set free_entry_until = s.sent_at + interval '72 hours', is_free_entry_confirmed = false
+    from (
+        select m.tenant_id, m.chat_id, min(p.sent_at) as sent_at
+        from unnest(p_sent) p
+        join public.messages m on m.tenant_id = p.tenant_id and m.id = p.message_id
+        group by m.tenant_id, m.chat_id
+    ) as s
+    where c.tenant_id = s.tenant_id and c.id = s.chat_id and private.free_entry_reply_by(c) >= s.sent_at;
+end
+$$;
+
+-- What follows from messages having gone out, told once for each: the free entry point, and what is counted. Their
+-- chats are locked already.
+create function private.sends_noted(p_sent private.sent[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    perform private.free_entry_open(p_sent);
+
+    insert into public.outreaches as o (tenant_id, portfolio, lead_id, last_at)
+    select m.tenant_id, coalesce(n.portfolio_id, n.waba_id, n.id::text), m.lead_id, max(p.sent_at)
+    from unnest(p_sent) p
+    join public.messages m on m.tenant_id = p.tenant_id and m.id = p.message_id
+    join public.chats c on c.tenant_id = m.tenant_id and c.id = m.chat_id
+    join public.whatsapp_numbers n on n.tenant_id = m.tenant_id and n.id = m.number_id
+    where m.type = 'template' and n.provider <> 'whapi' and coalesce(c.window_expires_at <= p.sent_at, true)
+    group by 1, 2, 3
+    order by 1, 2, 3
+    on conflict on constraint outreaches_pkey do update set last_at = greatest(o.last_at, excluded.last_at);
+
+    insert into public.monthly_sends as s (tenant_id, month, number_id, sent)
+    select m.tenant_id, date_trunc('month', p.sent_at at time zone u.timezone)::date, m.number_id, count(*)
+    from unnest(p_sent) p
+    join public.messages m on m.tenant_id = p.tenant_id and m.id = p.message_id
+    join public.users u on u.id = m.tenant_id
+    group by 1, 2, 3
+    order by 1, 2, 3
+    on conflict on constraint monthly_sends_pkey do update set sent = s.sent + excluded.sent;
+end
+$$;
+
+-- Moments within nine days at which a clock's hours may begin (p_edge 'from') or end ('to'). By each offset in force,
+-- so that a local time the clock skips or shows twice is found too; and the moment the clock itself is changed.
+create function private.hours_edges(p_hours jsonb, p_edge text, p_timezone text, p_at timestamptz)
+returns timestamptz[]
+language plpgsql stable set search_path = '' as $$
+declare
+    v_until timestamptz := p_at + interval '9 days';
+    v_today date := (p_at at time zone p_timezone)::date;
+    v_offset interval := (p_at at time zone p_timezone) - (p_at at time zone 'UTC');
+    v_later interval := (v_until at time zone p_timezone) - (v_until at time zone 'UTC');
+begin
+    return array(
+        select (v_today + d + (span ->> p_edge)::time - o) at time zone 'UTC'
+        from jsonb_array_elements(
+                case jsonb_typeof(p_hours) when 'array' then p_hours else jsonb_build_array(p_hours) end) as span,
+            generate_series(0, 9) as d,
+            unnest(array[v_offset, v_later]) as o
+        union
+        (
+            select m
+            from generate_series(date_bin('15 minutes', p_at, '2000-01-01 00:00:00+00'), v_until, '15 minutes') as m
+            where v_later <> v_offset and (m at time zone p_timezone) - (m at time zone 'UTC') = v_later
+            order by m
+            limit 1
+        ));
+end
+$$;
+
+-- Is it quiet now by this clock?
+create function private.is_quiet(p_quiet_hours jsonb, p_timezone text, p_at timestamptz) returns boolean
+language plpgsql stable set search_path = '' as $$
+begin
+    return p_quiet_hours is not null and p_quiet_hours ->> 'from' <> p_quiet_hours ->> 'to'
+        and private.hours_open(p_quiet_hours, p_timezone, p_at);
+end
+$$;
+
+-- The first moment that is outside the quiet hours by the customer's clock and within the business hours by the
+-- number's: p_at itself if it is. null: there is none within nine days, and so never.
+create function private.first_open(
+    p_quiet_hours jsonb, p_lead_zone text, p_business_hours jsonb, p_number_zone text, p_at timestamptz
+) returns timestamptz
+language plpgsql stable set search_path = '' as $$
+declare
+    v_moment timestamptz;
+begin
+    if not private.is_quiet(p_quiet_hours, p_lead_zone, p_at)
+        and private.hours_open(p_business_hours, p_number_zone, p_at)
+    then
+        return p_at;
+    end if;
+    for v_moment in
+        select m from unnest(private.hours_edges(p_quiet_hours, 'to', p_lead_zone, p_at)) m where m > p_at
+        union
+        select m from unnest(private.hours_edges(p_business_hours, 'from', p_number_zone, p_at)) m where m > p_at
+        order by 1
+    loop
+        if not private.is_quiet(p_quiet_hours, p_lead_zone, v_moment)
+            and private.hours_open(p_business_hours, p_number_zone, v_moment)
+        then
+            return v_moment;
+        end if;
+    end loop;
+    return null;
+end
+$$;
+
 -- Something that may be sent. ref is the asker's own id for it. template_id: the template it is made of, if that is
 -- known; is_forced: a member of staff has decided that it goes out against the rules.
 create type private.send_candidate as (
@@ -5714,61 +7360,681 @@ create type private.send_candidate as (
     is_forced boolean
 );
 
--- May these be sent now, and what would it cost? The one place that knows. Verdicts: send, wait (until not_before),
--- template (only as a template), manual (a person must decide), never.
+-- May these be sent now, and what would it cost? The one place that knows. Verdicts: send, wait (until not_before, by
+-- private.clock(); then ask again), template (only as a template), manual (a person must decide), never. Every reason
+-- is in private.send_phrases(), said in words; with the verdict send any but window_open, no_window and template is a
+-- warning. is_forced overrides what a person may judge: a refusal of marketing, a block, a takeover, hours and quality;
+-- the message goes out with that as its warning. Nobody overrides a refusal of all messages, what the provider would
+-- not deliver anyway, or the plan. Where only so many may go (plan, Meta's messaging limit), the first ones asked for
+-- get the places.
 create function private.send_decisions(p_candidates private.send_candidate[])
 returns table (
-    ref uuid, verdict text, reason text, not_before timestamptz, price_class text, estimated_cost numeric, currency text
+    ref uuid, verdict text, reason text, not_before timestamptz, price_class text, estimated_cost numeric,
+    currency text, is_verified boolean
 )
+-- planned for what is asked: one preview and a hundred thousand steps of sequences want other joins, and never a sort
+language plpgsql stable set search_path = '' set plan_cache_mode = 'force_custom_plan' set work_mem = '64MB'
+set enable_mergejoin = off as $$
+#variable_conflict use_column
+declare
+    v_now timestamptz := private.clock();
+    v_look_again timestamptz := v_now + interval '1 hour';
+begin
+    return query
+    with asked as materialized (
+        select
+            k.ordinality as n, k.ref, k.tenant_id, c.number_id, c.lead_id, k.purpose,
+            k.purpose not in ('reply', 'staff') as is_bulk,
+            k.is_forced is true as is_forced,
+            case when l.phone is not null then left(l.phone, 6) else coalesce((
+                -- who hides their phone shows their country all the same
+                select min(g.prefix)
+                from public.lead_identities i
+                join public.calling_codes g on g.country = split_part(i.value, '.', 1)
+                where i.tenant_id = l.tenant_id and i.lead_id = l.id and i.kind = 'bsuid' and i.valid_to = 'infinity'
+            ), '') end as prefix,
+            l.timezone as lead_zone, l.opt_out_scope,
+            c.block_state, c.agent_paused_until > v_now as is_taken_over, c.window_expires_at,
+            c.free_entry_until > v_now
+                -- the answer that opens it is free already
+                or c.free_entry_reply_by >= v_now
+                and coalesce(c.free_entry_until < c.free_entry_reply_by + interval '48 hours', true) as is_free_entry,
+            k.is_template is true as is_template,
+            coalesce(t.category, k.category, 'marketing') as category,
+            k.template_id, t.provider as template_provider, t.waba_id as template_account, t.status as template_status
+        from unnest(p_candidates) with ordinality as k
+        -- left joins, though each has its row: of a join by two columns the planner expects next to nothing, and goes
+        -- wrong from there; who asks for a chat that is not there is dropped below
+        left join public.chats c on c.tenant_id = k.tenant_id and c.id = k.chat_id
+        left join public.customer_leads l on l.tenant_id = c.tenant_id and l.id = c.lead_id
+        left join public.message_templates t on t.tenant_id = k.tenant_id and t.id = k.template_id
+    ),
+    numbers as materialized (
+        select
+            n.id as number_id, n.id || ' ' as number_key, n.provider, n.is_active, n.timezone as number_zone, n.messaging_limit, n.business_hours,
+            s.quiet_hours, s.quiet_hours is not null or n.business_hours is not null as has_hours,
+            n.quality_rating = 'RED' and n.provider <> 'whapi' as is_low,
+            coalesce(n.portfolio_id, n.waba_id, n.id::text) as portfolio,
+            case n.provider when 'twilio' then n.account_id else n.waba_id end as account,
+            -- what was written before the number came to the API opened no window
+            case when n.is_coexistence then date_trunc('second', n.created_at) + interval '24 hours'
+                else '-infinity' end as windows_from,
+            format('/%s/%s', o.today, n.provider) as rate_suffix,
+            p.paused_until > now() as is_paused, p.bulk_paused_until > now() as is_bulk_paused,
+            case when isfinite(p.paused_until) then v_now + (p.paused_until - now()) else v_look_again end as paused_until,
+            case when isfinite(p.bulk_paused_until) then v_now + (p.bulk_paused_until - now()) else v_look_again
+            end as bulk_paused_until,
+            o.today >= '2026-10-01' as is_service_billed,
+            coalesce(p.service_month >= date_trunc('month', o.today) and p.service_count >= 1000, false) as is_service_used_up
+        from (select distinct a.tenant_id, a.number_id from asked a) as d
+        join public.whatsapp_numbers n on n.tenant_id = d.tenant_id and n.id = d.number_id
+        join public.tenant_settings s on s.tenant_id = d.tenant_id
+        left join public.number_pacing p on p.tenant_id = d.tenant_id and p.number_id = d.number_id
+        cross join lateral (select (v_now at time zone n.timezone)::date as today) as o
+    ),
+    places as materialized (
+        select d.prefix, g.country, g.timezone
+        from (select distinct a.prefix from asked a) as d
+        left join lateral (
+            select * from public.calling_codes g
+            where g.prefix in (left(d.prefix, 1), left(d.prefix, 2), left(d.prefix, 3), left(d.prefix, 4))
+            order by length(g.prefix) desc
+            limit 1
+        ) as g on true
+    ),
+    -- which hours by which clock. Here and for rates one key of several parts: of a join by several columns the planner
+    -- expects too little again, and of distinct ones too much
+    hours as materialized (
+        select c.hours_key, o.open_at,
+            case when o.open_at is null then 'hours_never_open'
+                when private.is_quiet(n.quiet_hours, k.zone, v_now) then 'quiet_hours'
+                else 'outside_business_hours' end as reason
+        from (
+            select distinct n.number_key || coalesce(a.lead_zone, g.timezone, n.number_zone) as hours_key
+            from asked a
+            join numbers n using (number_id)
+            join places g using (prefix)
+            where a.is_bulk and n.has_hours
+        ) as c
+        cross join lateral (select split_part(c.hours_key, ' ', 1)::uuid, split_part(c.hours_key, ' ', 2)) as k (id, zone)
+        join numbers n on n.number_id = k.id
+        cross join lateral private.first_open(
+            n.quiet_hours, k.zone, n.business_hours, n.number_zone, v_now) as o (open_at)
+        where o.open_at is distinct from v_now
+    ),
+    ruled as materialized (
+        select
+            p.n, p.ref, p.tenant_id, p.lead_id, p.purpose, n.portfolio, n.messaging_limit,
+            case
+                when not n.is_active then 'number_inactive'
+                when p.opt_out_scope = 'all' then 'opted_out'
+                when not p.is_forced and p.opt_out_scope = 'marketing'
+                    and (p.is_bulk or p.is_template and p.category = 'marketing') then 'opted_out_of_marketing'
+                when not p.is_forced and p.is_bulk and p.block_state = 'confirmed' then 'blocked'
+                when not p.is_forced and p.purpose = 'reply' and p.is_taken_over then 'human_takeover'
+                when p.is_template and n.provider = 'whapi' then 'templates_unsupported'
+                when not p.is_template and w.is_open is not true then 'window_closed'
+                when p.is_template and w.template_status not in ('approved', 'flagged', 'reinstated', 'unarchived')
+                    then case
+                        when w.template_status in ('missing', 'rejected', 'paused')
+                            then 'template_' || w.template_status
+                        when w.template_status in ('pending', 'in_appeal') then 'template_pending'
+                        else 'template_disabled'
+                    end
+                when p.is_template and p.category = 'marketing' and g.country = 'US' then 'marketing_to_us'
+                when n.is_paused then 'number_paused'
+                when p.is_bulk and n.is_bulk_paused then 'bulk_paused'
+                when not p.is_forced and p.is_bulk and p.block_state = 'probable' then 'probably_blocked'
+                when not p.is_forced and p.is_bulk and n.is_low then 'quality_low'
+                when not p.is_forced then h.reason
+            end as held,
+            case
+                when p.opt_out_scope = 'marketing'
+                    and (p.purpose <> 'reply' or p.is_template and p.category = 'marketing')
+                    then 'opted_out_of_marketing'
+                when p.purpose <> 'reply' and p.block_state = 'confirmed' then 'blocked'
+                when p.purpose = 'reply' and p.is_taken_over then 'human_takeover'
+                when p.purpose <> 'reply' and p.block_state = 'probable' then 'probably_blocked'
+                when p.purpose <> 'reply' and n.is_low then 'quality_low'
+                when h.reason is not null then h.reason
+                when n.provider = 'whapi' then 'no_window'
+                when w.is_open then 'window_open'
+                else 'template'
+            end as noted,
+            case when n.is_paused then n.paused_until else n.bulk_paused_until end as paused_until,
+            h.open_at,
+            p.is_template and w.is_open is not true as is_outreach,
+            e.class, p.prefix || '/' || e.class || n.rate_suffix as rate_key,
+            w.is_open and (
+                not p.is_template and n.is_service_billed and not n.is_service_used_up
+                or p.is_template and p.category = 'utility' and not n.is_service_billed) is true as is_free
+        from asked p
+        join numbers n using (number_id)
+        join places g using (prefix)
+        left join hours h on h.hours_key = case when p.is_bulk and n.has_hours
+            then n.number_key || coalesce(p.lead_zone, g.timezone, n.number_zone) end
+        cross join lateral (
+            select
+                n.provider = 'whapi' or p.window_expires_at > v_now and p.window_expires_at >= n.windows_from as is_open,
+                case when p.template_id is null then 'approved'
+                    when p.template_provider = n.provider and p.template_account = n.account then p.template_status
+                    else 'missing' end as template_status
+        ) as w
+        cross join lateral (
+            select case
+                when n.provider = 'whapi' then 'none'
+                when p.is_free_entry then 'free_entry_point'
+                when p.is_template then p.category
+                when w.is_open then 'service'
+                -- what it would take: a template, of the cheaper kind
+                else 'utility'
+            end as class
+        ) as e
+    ),
+    askers as materialized (
+        select distinct r.tenant_id from ruled r where r.held is null and r.purpose <> 'reply'
+    ),
+    quotas as materialized (
+        select a.tenant_id, (o.month + interval '1 month') at time zone u.timezone as renewed_at,
+            greatest(coalesce(u.max_messages_per_month, p.max_messages_per_month) - coalesce(m.sent, 0), 0) as places
+        from askers a
+        join public.users u on u.id = a.tenant_id
+        join public.plans p on p.name = u.crm_plan
+        cross join lateral date_trunc('month', v_now at time zone u.timezone) as o (month)
+        left join lateral (
+            select sum(s.sent) as sent from public.monthly_sends s
+            where s.tenant_id = a.tenant_id and s.month = o.month::date
+        ) as m on true
+        where coalesce(u.max_messages_per_month, p.max_messages_per_month) is not null
+    ),
+    over_plan as materialized (
+        select q.n, q.renewed_at
+        from (
+            select r.n, q.places, q.renewed_at, row_number() over (partition by r.tenant_id order by r.n) as place
+            from ruled r
+            join quotas q on q.tenant_id = r.tenant_id
+            where r.held is null and r.purpose <> 'reply'
+        ) as q
+        where q.place > q.places
+    ),
+    newcomers as (
+        select r.n, r.tenant_id, r.portfolio, r.messaging_limit,
+            min(r.n) over (partition by r.tenant_id, r.portfolio, r.lead_id) as first_n
+        from ruled r
+        where r.held is null and r.purpose <> 'reply' and r.is_outreach and r.messaging_limit is not null
+            and not exists (select from over_plan o where o.n = r.n)
+            and not exists (
+                select from public.outreaches x
+                where x.tenant_id = r.tenant_id and x.portfolio = r.portfolio and x.lead_id = r.lead_id
+                    and x.last_at > v_now - interval '24 hours')
+    ),
+    tiers as (
+        select d.tenant_id, d.portfolio, d.messaging_limit, greatest(d.messaging_limit - x.reached, 0) as places,
+            coalesce(
+                x.times[greatest(x.reached - d.messaging_limit, 0) + 1] + interval '24 hours', v_look_again) as free_at
+        from (select distinct o.tenant_id, o.portfolio, o.messaging_limit from newcomers o) as d
+        cross join lateral (
+            select count(*) as reached, array_agg(x.last_at order by x.last_at) as times
+            from public.outreaches x
+            where x.tenant_id = d.tenant_id and x.portfolio = d.portfolio and x.last_at > v_now - interval '24 hours'
+        ) as x
+    ),
+    over_tier as materialized (
+        select o.n, o.free_at
+        from (
+            select c.n, t.places, t.free_at,
+                dense_rank() over (partition by c.tenant_id, c.portfolio order by c.first_n) as place
+            from newcomers c
+            join tiers t using (tenant_id, portfolio, messaging_limit)
+        ) as o
+        where o.place > o.places
+    ),
+    rates as materialized (
+        select d.rate_key, r.amount, coalesce(r.currency, fee.currency) as currency,
+            coalesce(fee.amount, 0) as fee, r.is_verified, coalesce(fee.is_verified, true) as is_fee_verified
+        from (select distinct r.rate_key from ruled r) as d
+        cross join lateral string_to_array(d.rate_key, '/') as k (part)  -- prefix, class, day, provider
+        left join lateral private.price_of(k.part[1], k.part[2], k.part[3]::date) as r on true
+        left join lateral private.price_of('', 'twilio_fee', k.part[3]::date) as fee on k.part[4] = 'twilio'
+    )
+    select
+        r.ref,
+        case
+            when v.reason is null then 'send'
+            when v.reason = 'window_closed' then case when r.purpose in ('reply', 'sequence') then 'manual'
+                else 'template' end
+            when v.reason in ('number_inactive', 'opted_out', 'opted_out_of_marketing', 'blocked', 'human_takeover',
+                'templates_unsupported', 'marketing_to_us') then 'never'
+            -- a person who writes now does not mean next month
+            when v.reason = 'plan_quota' and r.purpose = 'staff' then 'never'
+            when v.reason = 'hours_never_open' or v.reason like 'template\_%' then 'manual'
+            else 'wait'
+        end,
+        coalesce(v.reason, r.noted),
+        case
+            when v.reason in ('number_paused', 'bulk_paused') then r.paused_until
+            when v.reason in ('probably_blocked', 'quality_low') and r.held is not null then v_look_again
+            when v.reason in ('quiet_hours', 'outside_business_hours') then r.open_at
+            when v.reason = 'plan_quota' and r.purpose <> 'staff' then op.renewed_at
+            when v.reason = 'messaging_limit' then ot.free_at
+        end,
+        r.class,
+        case when r.is_free or r.class in ('none', 'free_entry_point') then 0 else x.amount end + x.fee,
+        x.currency,
+        (r.is_free or r.class in ('none', 'free_entry_point') or coalesce(x.is_verified, false)) and x.is_fee_verified
+    from ruled r
+    left join over_plan op on op.n = r.n
+    left join over_tier ot on ot.n = r.n
+    cross join lateral (
+        select coalesce(r.held, case when op.n is not null then 'plan_quota' when ot.n is not null
+            then 'messaging_limit' end) as reason
+    ) as v
+    join rates x on x.rate_key = r.rate_key;
+end
+$$;
+
+grant execute on function
+    private.hours_edges(jsonb, text, text, timestamptz), private.is_quiet(jsonb, text, timestamptz),
+    private.first_open(jsonb, text, jsonb, text, timestamptz), private.send_decisions(private.send_candidate[])
+    to authenticated, service_role;
+grant execute on function private.free_entry_open(private.sent[]), private.sends_noted(private.sent[]) to service_role;
+
+
+-- sql/63_send_preview.sql
+
+-- The send decision in words, for people who are about to write.
+
+-- Every reason of private.send_decisions() as a sentence, per language. kind: reason (why it does not go out now, or
+-- simply goes), warning (it may go, but), note (what comes after: price, free entry point).
+create function private.send_phrases() returns table (kind text, reason text, es text, en text, pt text)
+language sql immutable rows 45 set search_path = '' as $$
+    values
+    ('reason', 'window_open', 'La ventana está abierta hasta {until}', 'The window is open until {until}',
+        'A janela está aberta até {until}'),
+    ('reason', 'no_window', 'Este número no tiene ventana: se puede escribir siempre',
+        'This number has no window: you may write at any time', 'Este número não tem janela: pode escrever sempre'),
+    ('reason', 'template', 'La ventana está cerrada; sale como plantilla',
+        'The window is closed; it goes out as a template', 'A janela está fechada; sai como modelo'),
+    ('reason', 'number_inactive', 'El número de este chat está desactivado', 'The number of this chat is switched off',
+        'O número deste chat está desativado'),
+    ('reason', 'opted_out', 'El cliente pidió que no le escriban', 'This customer asked not to be written to',
+        'O cliente pediu que não lhe escrevam'),
+    ('reason', 'opted_out_of_marketing', 'El cliente no quiere recibir promociones',
+        'This customer does not want marketing', 'O cliente não quer receber promoções'),
+    ('warning', 'opted_out_of_marketing', 'Atención: el cliente no quiere recibir promociones',
+        'Note that this customer does not want marketing', 'Atenção: o cliente não quer receber promoções'),
+    ('reason', 'blocked', 'El cliente bloqueó este número: nada de lo último le llegó',
+        'This customer has blocked the number: nothing of late has reached them',
+        'O cliente bloqueou este número: nada do que foi enviado chegou'),
+    ('warning', 'blocked', 'Atención: el cliente bloqueó este número y es probable que no le llegue',
+        'Note that this customer has blocked the number: it will hardly reach them',
+        'Atenção: o cliente bloqueou este número e é provável que não chegue'),
+    ('reason', 'probably_blocked', 'Es probable que el cliente haya bloqueado este número; se revisa otra vez {until}',
+        'This customer has probably blocked the number; it is looked at again {until}',
+        'É provável que o cliente tenha bloqueado este número; verifica-se de novo {until}'),
+    ('warning', 'probably_blocked', 'Atención: es probable que el cliente haya bloqueado este número',
+        'Note that this customer has probably blocked the number',
+        'Atenção: é provável que o cliente tenha bloqueado este número'),
+    ('reason', 'human_takeover', 'Una persona atiende este chat; el agente calla',
+        'A person has taken this chat over; the agent is silent',
+        'Uma pessoa atende este chat; o agente fica em silêncio'),
+    ('warning', 'human_takeover', 'Atención: una persona atiende este chat', 'Note that a person has taken this chat over',
+        'Atenção: uma pessoa atende este chat'),
+    ('reason', 'templates_unsupported', 'Este número no admite plantillas', 'This number cannot send templates',
+        'Este número não envia modelos'),
+    ('reason', 'window_closed', 'La ventana se cerró hace {ago}; hace falta una plantilla',
+        'The window closed {ago} ago; a template is needed', 'A janela fechou há {ago}; é preciso um modelo'),
+    ('reason', 'window_never_open', 'El cliente aún no ha escrito a este número; hace falta una plantilla',
+        'This customer has not written to this number yet; a template is needed',
+        'O cliente ainda não escreveu para este número; é preciso um modelo'),
+    ('reason', 'window_will_be_closed', 'A esa hora la ventana estará cerrada; hace falta una plantilla',
+        'The window will be closed by then; a template is needed',
+        'A essa hora a janela estará fechada; é preciso um modelo'),
+    ('reason', 'template_missing', 'La plantilla no es de la cuenta de este número',
+        'The template is not of this number''s account', 'O modelo não é da conta deste número'),
+    ('reason', 'template_rejected', 'WhatsApp rechazó la plantilla; elija otra',
+        'WhatsApp has rejected the template; choose another', 'O WhatsApp rejeitou o modelo; escolha outro'),
+    ('reason', 'template_paused', 'WhatsApp puso la plantilla en pausa por su calidad; elija otra',
+        'WhatsApp has paused the template for its quality; choose another',
+        'O WhatsApp pausou o modelo pela qualidade; escolha outro'),
+    ('reason', 'template_pending', 'WhatsApp aún no ha aprobado la plantilla',
+        'WhatsApp has not approved the template yet', 'O WhatsApp ainda não aprovou o modelo'),
+    ('reason', 'template_disabled', 'La plantilla ya no se puede usar; elija otra',
+        'The template can no longer be used; choose another', 'O modelo já não pode ser usado; escolha outro'),
+    ('reason', 'marketing_to_us', 'WhatsApp no entrega promociones a números de Estados Unidos',
+        'WhatsApp delivers no marketing to numbers of the United States',
+        'O WhatsApp não entrega promoções a números dos Estados Unidos'),
+    ('reason', 'number_paused', 'El número está en pausa; se intenta otra vez {until}',
+        'The number is paused; it is tried again {until}', 'O número está em pausa; tenta-se de novo {until}'),
+    ('reason', 'bulk_paused', 'Los envíos masivos de este número están en pausa; se intenta otra vez {until}',
+        'Bulk messages of this number are paused; it is tried again {until}',
+        'Os envios em massa deste número estão em pausa; tenta-se de novo {until}'),
+    ('reason', 'quality_low', 'La calidad del número es baja y sus envíos masivos esperan; se revisa otra vez {until}',
+        'The number''s quality is low and its bulk messages wait; it is looked at again {until}',
+        'A qualidade do número é baixa e os envios em massa esperam; verifica-se de novo {until}'),
+    ('warning', 'quality_low', 'Atención: la calidad del número es baja', 'Note that the number''s quality is low',
+        'Atenção: a qualidade do número é baixa'),
+    ('reason', 'quiet_hours', 'Para el cliente son horas de descanso; sale {until}',
+        'These are quiet hours for the customer; it goes out {until}',
+        'São horas de descanso para o cliente; sai {until}'),
+    ('warning', 'quiet_hours', 'Atención: para el cliente son horas de descanso',
+        'Note that these are quiet hours for the customer', 'Atenção: são horas de descanso para o cliente'),
+    ('reason', 'outside_business_hours', 'El negocio está cerrado; sale {until}',
+        'The business is closed; it goes out {until}', 'O negócio está fechado; sai {until}'),
+    ('warning', 'outside_business_hours', 'Atención: el negocio está cerrado', 'Note that the business is closed',
+        'Atenção: o negócio está fechado'),
+    ('reason', 'hours_never_open', 'El horario del negocio cae siempre en las horas de descanso del cliente',
+        'The business is open only in the customer''s quiet hours',
+        'O horário do negócio cai sempre nas horas de descanso do cliente'),
+    ('warning', 'hours_never_open', 'Atención: el negocio está cerrado o para el cliente son horas de descanso',
+        'Note that the business is closed, or these are quiet hours for the customer',
+        'Atenção: o negócio está fechado ou são horas de descanso para o cliente'),
+    ('reason', 'plan_quota', 'Se agotaron los mensajes que el plan incluye este mes',
+        'The messages the plan includes this month are used up', 'Acabaram as mensagens que o plano inclui neste mês'),
+    ('reason', 'messaging_limit', 'Se alcanzó el límite de clientes que WhatsApp permite en 24 horas; sale {until}',
+        'The customers WhatsApp allows in 24 hours are reached; it goes out {until}',
+        'Foi atingido o limite de clientes que o WhatsApp permite em 24 horas; sai {until}'),
+    ('note', 'price', 'costo estimado {cost}', 'estimated cost {cost}', 'custo estimado {cost}'),
+    ('note', 'price_unverified', 'costo estimado {cost} (tarifa sin verificar)',
+        'estimated cost {cost} (unverified rate)', 'custo estimado {cost} (tarifa não verificada)'),
+    ('note', 'price_unknown', 'no se conoce el costo', 'the cost is not known', 'o custo não é conhecido'),
+    ('note', 'price_none', 'sin costo por mensaje', 'no cost per message', 'sem custo por mensagem'),
+    ('note', 'free_entry_point', 'sin costo: el cliente vino de un anuncio',
+        'at no cost: the customer came from an ad', 'sem custo: o cliente veio de um anúncio'),
+    ('note', 'reply_by', 'responda antes de {reply_by} y 72 horas serán sin costo',
+        'answer by {reply_by} and 72 hours will be at no cost', 'responda até {reply_by} e 72 horas serão sem custo')
+$$;
+
+-- A phrase with its blanks filled in. A locale we do not speak is answered in Spanish.
+create function private.send_phrase(p_kind text, p_reason text, p_locale text, p_values jsonb) returns text
+language plpgsql stable set search_path = '' as $$
+declare
+    v_phrase text;
+    v_name text;
+begin
+    select case split_part(p_locale, '-', 1) when 'en' then p.en when 'pt' then p.pt else p.es end into v_phrase
+    from private.send_phrases() p
+    where p.kind = p_kind and p.reason = p_reason;
+    for v_name in select * from jsonb_object_keys(p_values) loop
+        v_phrase := replace(v_phrase, '{' || v_name || '}', coalesce(p_values ->> v_name, ''));
+    end loop;
+    return v_phrase;
+end
+$$;
+
+-- How long, roughly: 5 min, 3 h, 2 días.
+create function private.span_words(p_span interval, p_locale text) returns text
+language plpgsql immutable set search_path = '' as $$
+declare
+    v_seconds numeric := extract(epoch from p_span);
+begin
+    return case
+        when v_seconds < 3600 then greatest(ceil(v_seconds / 60), 1) || ' min'
+        when v_seconds < 48 * 3600 then floor(v_seconds / 3600) || ' h'
+        else floor(v_seconds / 86400) || case split_part(p_locale, '-', 1)
+            when 'en' then ' days' when 'pt' then ' dias' else ' días' end
+    end;
+end
+$$;
+
+-- A moment by the reader's clock: 15:30 today, else with its day.
+create function private.moment_words(p_at timestamptz, p_timezone text, p_locale text, p_now timestamptz) returns text
+language plpgsql stable set search_path = '' as $$
+declare
+    v_local timestamp := p_at at time zone p_timezone;
+begin
+    return to_char(v_local, case
+        when v_local::date = (p_now at time zone p_timezone)::date then 'HH24:MI'
+        when split_part(p_locale, '-', 1) = 'en' then 'FMDD Mon HH24:MI'
+        else 'DD/MM HH24:MI' end);
+end
+$$;
+
+-- A decision about a chat as a sentence, in the reader's language and by their clock: why, and what it costs.
+-- p_decision: a row of send_decisions() as jsonb.
+create function private.send_sentence(p_chat public.chats, p_decision jsonb, p_reader public.users) returns text
 language plpgsql stable set search_path = '' as $$
 declare
     v_now timestamptz := private.clock();
+    v_reason text := case
+        when p_decision ->> 'reason' = 'window_closed' and p_chat.window_expires_at is null then 'window_never_open'
+        else p_decision ->> 'reason' end;
+    v_kind text := case when p_decision ->> 'verdict' = 'send' and v_reason not in ('window_open', 'no_window', 'template')
+        then 'warning' else 'reason' end;
+    v_until timestamptz := coalesce((p_decision ->> 'not_before')::timestamptz, p_chat.window_expires_at);
+    v_cost numeric := (p_decision ->> 'estimated_cost')::numeric;
+    v_price text := case
+        when p_decision ->> 'price_class' = 'none' then 'price_none'
+        when p_decision ->> 'price_class' = 'free_entry_point' and v_cost = 0 then 'free_entry_point'
+        when v_cost is null then 'price_unknown'
+        when (p_decision ->> 'is_verified')::boolean then 'price'
+        else 'price_unverified' end;
 begin
-    return query
-    select
-        k.ref, d.verdict, d.reason,
-        case d.verdict when 'wait' then coalesce(p.paused_until, now() + interval '1 hour') end,
-        f.price_class, case when f.price_class in ('free_entry_point', 'none') then 0 else r.amount end, r.currency
-    from unnest(p_candidates) k
-    join public.chats c on c.tenant_id = k.tenant_id and c.id = k.chat_id
-    join public.customer_leads l on l.tenant_id = c.tenant_id and l.id = c.lead_id
-    join public.whatsapp_numbers n on n.tenant_id = c.tenant_id and n.id = c.number_id
-    left join public.number_pacing p on p.tenant_id = c.tenant_id and p.number_id = c.number_id
-    cross join lateral (
-        select
-            k.purpose not in ('reply', 'staff') as is_bulk,
-            n.provider = 'whapi' or coalesce(c.window_expires_at > v_now, false) as is_window_open
-    ) w
-    cross join lateral (
-        select v.verdict, v.reason
-        from (values
-            (1, not n.is_active, 'never', 'number_inactive'),
-            (2, l.opt_out_scope = 'all', 'never', 'opted_out'),
-            (3, w.is_bulk and l.opt_out_scope = 'marketing', 'never', 'opted_out_of_marketing'),
-            (4, w.is_bulk and c.block_state = 'confirmed', 'never', 'blocked'),
-            (5, k.purpose = 'reply' and c.agent_paused_until > v_now, 'never', 'human_takeover'),
-            (6, not w.is_window_open and k.is_template is not true,
-                case when k.purpose in ('reply', 'sequence') then 'manual' else 'template' end, 'window_closed'),
-            (7, w.is_bulk and c.block_state = 'probable', 'wait', 'probably_blocked'),
-            (8, p.paused_until > now(), 'wait', p.pause_reason),
-            (9, true, 'send', case when w.is_window_open then 'window_open' else 'template' end)
-        ) as v (rank, applies, verdict, reason)
-        where v.applies
-        order by v.rank
-        limit 1
-    ) d
-    cross join lateral (
-        select case
-            when n.provider = 'whapi' then 'none'
-            when c.free_entry_until > v_now then 'free_entry_point'
-            when k.is_template then coalesce(k.category, 'marketing')
-            else 'service'
-        end as price_class
-    ) f
-    left join lateral private.price_of(l.phone, f.price_class, v_now) r on true;
+    return concat_ws('; ',
+        private.send_phrase(v_kind, v_reason, p_reader.locale, jsonb_build_object(
+            'ago', private.span_words(v_now - p_chat.window_expires_at, p_reader.locale),
+            'until', private.moment_words(v_until, p_reader.timezone, p_reader.locale, v_now))),
+        case when p_decision ->> 'verdict' <> 'never' then private.send_phrase('note', v_price, p_reader.locale,
+            jsonb_build_object('cost', (p_decision ->> 'currency') || ' ' || trim_scale(v_cost))) end,
+        case when private.free_entry_reply_by(p_chat) > v_now and p_decision ->> 'verdict' = 'send'
+            then private.send_phrase('note', 'reply_by', p_reader.locale, jsonb_build_object('reply_by',
+                private.moment_words(p_chat.free_entry_reply_by, p_reader.timezone, p_reader.locale, v_now))) end);
 end
 $$;
-grant execute on function private.send_decisions(private.send_candidate[]) to service_role;
+
+-- What would become of a message, before it is written: {"verdict", "reason", "is_warning", "sentence", "not_before",
+-- "can_force", "window": {"is_open", "expires_at"}, "free_entry": {"until", "reply_by"}, "price": {"class",
+-- "estimated_cost", "currency", "is_verified"}}. The sentence is in the caller's language and by their clock; all costs
+-- are estimates. p_type template without a template: any. can_force: p_force would send it.
+create function public.send_preview(
+    p_chat_id uuid, p_type text default 'text', p_template_id uuid default null, p_purpose text default 'staff',
+    p_force boolean default false
+) returns jsonb
+language plpgsql stable set search_path = '' as $$
+declare
+    v_tenant_id uuid := private.require_staff();
+    v_reader public.users;
+    v_chat public.chats;
+    v_decision jsonb;
+    v_forced jsonb;
+begin
+    select * into v_chat from public.chats c where c.tenant_id = v_tenant_id and c.id = p_chat_id;
+    if not found then
+        raise exception using errcode = 'PT404', message = 'There is no such chat.',
+            hint = 'Read its id from inbox_list() or chats.';
+    elsif p_template_id is not null and not exists (
+        select from public.message_templates t where t.tenant_id = v_tenant_id and t.id = p_template_id
+    ) then
+        raise exception using errcode = 'PT404', message = 'There is no such template.',
+            hint = 'Read its id from message_templates.';
+    elsif p_purpose is null or p_purpose not in ('reply', 'staff', 'sequence', 'daily_action', 'call_followup') then
+        raise exception using errcode = 'PT400', message = format('There is no purpose %L.', p_purpose),
+            hint = 'It is reply, staff, sequence, daily_action or call_followup.';
+    end if;
+    select * into v_reader from public.users u where u.id = private.my_user_id();
+
+    select jsonb_object_agg(d.ref = v_chat.id, to_jsonb(d)) into v_decision
+    from private.send_decisions(array[
+        (v_chat.id, v_tenant_id, v_chat.id, p_purpose, p_type = 'template', null, p_template_id, p_force),
+        (v_tenant_id, v_tenant_id, v_chat.id, p_purpose, p_type = 'template', null, p_template_id, true)
+    ]::private.send_candidate[]) d;
+    v_forced := v_decision -> 'false';
+    v_decision := v_decision -> 'true';
+    return jsonb_build_object(
+        'verdict', v_decision -> 'verdict', 'reason', v_decision -> 'reason',
+        'is_warning', v_decision ->> 'verdict' = 'send'
+            and v_decision ->> 'reason' not in ('window_open', 'no_window', 'template'),
+        'sentence', private.send_sentence(v_chat, v_decision, v_reader),
+        'not_before', v_decision -> 'not_before',
+        'can_force', v_decision ->> 'verdict' <> 'send' and v_forced ->> 'verdict' = 'send',
+        'window', jsonb_build_object(
+            'is_open', coalesce(v_chat.window_expires_at > private.clock(), false),
+            'expires_at', v_chat.window_expires_at),
+        'free_entry', jsonb_build_object('until', v_chat.free_entry_until, 'reply_by',
+            case when private.free_entry_reply_by(v_chat) > private.clock() then v_chat.free_entry_reply_by end),
+        'price', jsonb_build_object('class', v_decision -> 'price_class',
+            'estimated_cost', v_decision -> 'estimated_cost', 'currency', v_decision -> 'currency',
+            'is_verified', v_decision -> 'is_verified'));
+end
+$$;
+
+grant execute on function
+    private.send_phrases(), private.send_phrase(text, text, text, jsonb), private.span_words(interval, text),
+    private.moment_words(timestamptz, text, text, timestamptz),
+    private.send_sentence(public.chats, jsonb, public.users) to authenticated, service_role;
+grant execute on function public.send_preview(uuid, text, uuid, text, boolean) to authenticated;
+
+
+-- sql/63_threads.sql
+
+-- Threads, for people; and what is asked about a customer while their burst is coming in.
+
+-- The threads of a chat, newest first.
+create function public.thread_list(p_chat_id uuid, p_limit int default 50) returns table (
+    id uuid, is_current boolean, created_at timestamptz, closed_at timestamptz, closed_reason text, run_count int,
+    token_count bigint, last_input_tokens int, summary text
+)
+language plpgsql stable rows 10 set search_path = '' as $$
+begin
+    return query
+    select t.id, t.id = c.thread_id and t.closed_at is null, t.created_at, t.closed_at, t.closed_reason, t.run_count,
+        t.token_count, t.last_input_tokens, t.summary
+    from public.chats c
+    join public.ai_threads t on t.tenant_id = c.tenant_id and t.chat_id = c.id
+    where c.id = p_chat_id
+    order by t.created_at desc, t.id desc
+    limit least(p_limit, 200);
+end
+$$;
+
+-- What was said while a thread was in use, oldest first: {"thread", "messages": […], "usage": the runs of models}.
+-- Null when there is no such thread.
+create function public.thread_history(p_thread_id uuid, p_limit int default 200) returns jsonb
+language plpgsql stable set search_path = '' as $$
+begin
+    return (
+        select jsonb_build_object(
+            'thread', to_jsonb(t) - 'tenant_id',
+            'messages', (
+                select coalesce(jsonb_agg(to_jsonb(m) order by m.provider_at, m.id), '[]')
+                from (
+                    select s.id, s.direction, s.role, s.source, s.type, s.content, s.agent_id, s.provider_at
+                    from public.messages s
+                    where s.tenant_id = t.tenant_id and s.chat_id = t.chat_id
+                        and s.provider_at >= coalesce((
+                            -- a thread is made when its first message is answered
+                            select max(b.closed_at) from public.ai_threads b
+                            where b.tenant_id = t.tenant_id and b.chat_id = t.chat_id and b.closed_at <= t.created_at
+                        ), '-infinity')
+                        and s.provider_at < coalesce(t.closed_at, 'infinity')
+                    order by s.provider_at desc, s.id desc
+                    limit least(p_limit, 1000)
+                ) as m),
+            'usage', (
+                select coalesce(jsonb_agg(jsonb_build_object('at', u.created_at, 'purpose', u.purpose,
+                    'model', u.model, 'input_tokens', u.input_tokens, 'output_tokens', u.output_tokens,
+                    'cost', u.cost, 'currency', u.currency) order by u.created_at), '[]')
+                from public.ai_usage u
+                where u.tenant_id = t.tenant_id and u.thread_id = t.id))
+        from public.ai_threads t
+        where t.id = p_thread_id);
+end
+$$;
+
+-- Definer: staff may not write threads. The agent forgets the chat: what was said before now is told to no model.
+create function private.thread_clear(p_chat_id uuid) returns uuid
+language plpgsql security definer set search_path = '' as $$
+declare
+    v_tenant_id uuid := private.require_staff();
+    v_now timestamptz := private.clock();
+    v_thread_id uuid := private.uuid7();
+begin
+    perform from public.chats where tenant_id = v_tenant_id and id = p_chat_id for no key update;
+    if not found then
+        raise exception using errcode = 'PT404', message = 'There is no such chat.',
+            hint = 'Read its id from inbox_list() or chats.';
+    end if;
+    update public.ai_threads set closed_at = v_now, closed_reason = 'cleared'
+    where tenant_id = v_tenant_id and chat_id = p_chat_id and closed_at is null;
+    insert into public.ai_threads (tenant_id, id, chat_id, created_at, context_from)
+    values (v_tenant_id, v_thread_id, p_chat_id, v_now, v_now);
+    update public.chats set thread_id = v_thread_id where tenant_id = v_tenant_id and id = p_chat_id;
+    return v_thread_id;
+end
+$$;
+-- Returns the id of the new thread. Tokens that were counted stay counted.
+create function public.thread_clear(p_chat_id uuid) returns uuid
+language sql set search_path = '' as $$
+    select private.thread_clear(p_chat_id)
+$$;
+
+-- Chats that wait for an answer and of which the provider was not asked for a while, and are asked now: once in
+-- tenant_settings.enrichment_interval_hours, whether or not anything comes of it. Whapi alone has more to say than
+-- its webhooks bring.
+create function private.enrichment_due(p_limit int) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+    v_now timestamptz := private.clock();
+    v_chats jsonb;
+begin
+    with due as materialized (
+        select c.tenant_id, c.id, n.id as number_id, n.provider
+        from public.pending_replies r
+        join public.whatsapp_numbers n on n.tenant_id = r.tenant_id and n.id = r.number_id
+            and n.provider = 'whapi' and n.is_active
+        join public.chats c on c.tenant_id = r.tenant_id and c.id = r.chat_id
+        join public.tenant_settings s on s.tenant_id = r.tenant_id
+        where coalesce(c.enriched_at <= v_now - make_interval(hours => s.enrichment_interval_hours), true)
+        limit p_limit
+        for no key update of c skip locked
+    ),
+    asked as (
+        update public.chats c set enriched_at = v_now
+        from due d
+        where c.tenant_id = d.tenant_id and c.id = d.id
+        returning d.*
+    )
+    select jsonb_agg(jsonb_build_object('tenant_id', a.tenant_id, 'chat_id', a.id, 'number_id', a.number_id,
+        'provider', a.provider, 'address', coalesce(t.address ->> 'chat_id', t.address ->> 'phone')))
+    into v_chats
+    from asked a
+    cross join lateral private.chat_address(a.tenant_id, a.id) as t (address);
+    return coalesce(v_chats, '[]');
+end
+$$;
+
+-- What a provider knows of a customer: the name only while ours is empty or the phone, three labels at most and only
+-- where they differ; none at all are no news, for staff give labels too. Is anything written?
+create function public.lead_enrich(p_tenant_id uuid, p_chat_id uuid, p_name text, p_labels text[]) returns boolean
+language plpgsql set search_path = '' as $$
+declare
+    v_labels text[] := array(
+        select label from unnest(p_labels) with ordinality as given (label, n)
+        where btrim(label) <> '' group by label order by min(n) limit 3);
+begin
+    update public.customer_leads l
+    set name = n.name, label1 = n.labels[1], label2 = n.labels[2], label3 = n.labels[3]
+    from (
+        select held.id,
+            case when coalesce(held.name, held.phone, '') in ('', held.phone) then
+                coalesce(nullif(btrim(p_name), ''), held.name) else held.name end as name,
+            case when cardinality(v_labels) > 0 then v_labels
+                else array[held.label1, held.label2, held.label3] end as labels
+        from public.customer_leads held
+        where held.tenant_id = p_tenant_id and held.id = (
+            select lead_id from public.chats where tenant_id = p_tenant_id and id = p_chat_id)
+        for no key update
+    ) as n
+    where l.tenant_id = p_tenant_id and l.id = n.id
+        and (l.name, l.label1, l.label2, l.label3)
+            is distinct from (n.name, n.labels[1], n.labels[2], n.labels[3]);
+    return found;
+end
+$$;
+
+grant execute on function private.enrichment_due(int), public.lead_enrich(uuid, uuid, text, text[]) to service_role;
+grant execute on function private.thread_clear(uuid), public.thread_clear(uuid), public.thread_list(uuid, int),
+    public.thread_history(uuid, int) to authenticated;
 
 
 -- sql/65_outbox.sql
@@ -6128,19 +8394,21 @@ $$;
 -- the newest of the tenant are next to each other; two thousand tell enough.
 create function private.number_inbound(p_tenant_id uuid, p_number_id uuid) returns float8
 language plpgsql stable set search_path = '' as $$
+declare
+    v_since uuid := private.uuid7_at(clock_timestamp() - interval '2 seconds');
 begin
     return (
         select count(*) filter (where m.direction = 'inbound' and m.number_id = p_number_id) / 2.0
         from (
             select direction, number_id from public.messages
-            where tenant_id = p_tenant_id and id >= private.uuid7_at(clock_timestamp() - interval '2 seconds')
+            where tenant_id = p_tenant_id and id >= v_since
             order by id desc
             limit 2000
         ) as m);
 end
 $$;
 
--- The slots of a number from p_from on. A worker gets those of one second, and comes back a quarter before they end;
+-- The slots of a number from p_from on. A worker gets those of one second, and comes back 0.4 s before they end;
 -- until then nobody else gets any, and later only after a break in which what it still has goes out or comes back.
 -- Slots are 5 % wider than the rate asks for: clocks and networks are not exact, and every second counts. Of that, 4 %
 -- are a reserve that lets answers pass bulk which has its slots already (from 20 a second on: below, it would be
@@ -6152,14 +8420,19 @@ language plpgsql stable set search_path = '' as $$
 declare
     v_rate float8;
     v_slots private.number_slots;
-    v_early interval := case when p_pacing.holder is not distinct from p_worker then '250 ms' else '0' end;
+    v_is_mine boolean := p_pacing.holder is not distinct from p_worker;
+    v_since timestamptz := case when v_is_mine then p_from + interval '400 ms' else clock_timestamp() end;
     v_bulk boolean := coalesce(p_pacing.bulk_paused_until <= clock_timestamp(), true)
         and p_pacing.bulk_slot_at <= p_from;
 begin
-    if p_pacing.next_slot_at <= p_from + v_early then
+    if p_pacing.next_slot_at <= v_since then
         v_rate := private.number_rate(p_number, p_pacing);
         v_slots.spacing := make_interval(secs => 1 / (0.95 * v_rate));
-        v_slots.slot_at := greatest(p_from, p_pacing.next_slot_at + interval '250 ms' - v_early);
+        -- a number that was idle has nothing to keep apart from: its first message goes at once
+        v_slots.slot_at := case when p_pacing.next_slot_at < p_from - interval '1 second'
+            then least(p_from, clock_timestamp())
+            else greatest(p_from, p_pacing.next_slot_at + (case when v_is_mine then 0 else 0.25 end) * interval '1 s')
+        end;
         v_slots.urgent := greatest(1, floor(
             extract(epoch from p_from + interval '1 second' - v_slots.slot_at) * 0.95 * v_rate));
         v_slots.bulk := case
@@ -6384,7 +8657,8 @@ language plpgsql set search_path = '' as $$
 declare
     v_claim uuid := private.uuid7();
     v_unknown int := private.outbox_reclaim();
-    v_errands private.errand[] := private.errands_due(p_limit, p_worker, make_interval(secs => p_lead_ms / 1000.0));
+    v_lead interval := make_interval(secs => p_lead_ms / 1000.0);
+    v_errands private.errand[] := private.errands_due(p_limit, p_worker, v_lead);
     v_messages jsonb;
 begin
     if cardinality(v_errands) > 0 then
@@ -6396,7 +8670,7 @@ begin
     end if;
     return jsonb_build_object(
         'claim', v_claim, 'messages', coalesce(v_messages, '[]'), 'unknown', v_unknown,
-        'next_in_ms', case when v_messages is null then ceil(private.outbox_next_in(p_worker) * 1000) else 0 end,
+        'next_in_ms', case when v_messages is null then ceil(private.outbox_next_in(p_worker, v_lead) * 1000) else 0 end,
         'now', clock_timestamp());
 end
 $$;
@@ -6480,7 +8754,7 @@ end
 $$;
 
 -- Seconds until something may be due for that worker; null when time alone brings nothing.
-create function private.outbox_next_in(p_worker uuid) returns float8
+create function private.outbox_next_in(p_worker uuid default null, p_lead interval default '0') returns float8
 language plpgsql stable set search_path = '' as $$
 declare
     v_now timestamptz := clock_timestamp();
@@ -6492,7 +8766,7 @@ begin
             0,
             extract(epoch from o.due_at - v_clock),
             extract(epoch from nullif(p.next_slot_at, '-infinity') - v_now)
-                - case when p.holder = p_worker then 0.25 else 0 end,
+                - extract(epoch from p_lead) - case when p.holder = p_worker then 0.4 else 0 end,
             extract(epoch from p.paused_until - v_now),
             case when lane.priority = 2 then extract(epoch from p.bulk_paused_until - v_now) end,
             case when lane.priority = 2 then extract(epoch from nullif(p.bulk_slot_at, '-infinity') - v_now) end)),
@@ -6620,9 +8894,17 @@ begin
     where m.tenant_id = r.tenant_id and m.id = r.message_id;
     update public.chats c
     set last_outbound_at = greatest(c.last_outbound_at, v_now),
-        last_interaction_at = greatest(c.last_interaction_at, v_now)
-    from (select distinct r.tenant_id, r.chat_id from unnest(p_results) r) as s
+        last_interaction_at = greatest(c.last_interaction_at, v_now),
+        news_since = coalesce(c.news_since, case when s.is_talk then v_now end)
+    from (
+        -- what was sent to many is no reason to read a conversation again
+        select r.tenant_id, r.chat_id, bool_or(r.purpose in ('reply', 'staff')) as is_talk
+        from unnest(p_results) r
+        group by r.tenant_id, r.chat_id
+    ) as s
     where c.tenant_id = s.tenant_id and c.id = s.chat_id;
+    perform private.sends_noted(array(
+        select (r.tenant_id, r.message_id, v_now)::private.sent from unnest(p_results) r where r.is_ours));
     perform private.inbox_changes(private.early_events_take(array(
         select (0, r.tenant_id, r.number_id, null, r.chat_id, null, r.message_id, r.wa_message_id, 'echo', null, v_now,
             false, false, null)::private.inbox_message
@@ -6802,17 +9084,13 @@ begin
     where r.purpose not in ('reply', 'staff')
     group by r.tenant_id, r.number_id;
 
-    insert into public.consent_events (tenant_id, lead_id, kind, scope, source, evidence, happened_at)
-    select r.tenant_id, c.lead_id, 'opt_out', 'marketing', 'provider', r.error_message, v_now
-    from unnest(p_results) r
-    join public.chats c on c.tenant_id = r.tenant_id and c.id = r.chat_id
-    where r.outcome = 'opted_out'
-    on conflict on constraint consent_events_said_once_key do nothing;
-    update public.customer_leads l
-    set opted_out_at = coalesce(l.opted_out_at, v_now), opt_out_scope = coalesce(l.opt_out_scope, 'marketing')
-    from unnest(p_results) r
-    join public.chats c on c.tenant_id = r.tenant_id and c.id = r.chat_id
-    where r.outcome = 'opted_out' and l.tenant_id = c.tenant_id and l.id = c.lead_id;
+    if exists (select from unnest(p_results) r where r.outcome = 'opted_out') then
+        perform private.consents_record(array(
+            select (r.tenant_id, c.lead_id, 'opt_out', 'marketing', 'provider', r.error_message, v_now)::private.consent
+            from unnest(p_results) r
+            join public.chats c on c.tenant_id = r.tenant_id and c.id = r.chat_id
+            where r.outcome = 'opted_out'));
+    end if;
 end
 $$;
 
@@ -6822,7 +9100,7 @@ grant execute on function
     private.queue_due_at(uuid, uuid, smallint), private.errands_due(int, uuid, interval),
     private.chat_rests_until(uuid, uuid, timestamptz), private.errands_decided(private.errand[]),
     private.errands_rest(private.errand[]), private.errands_refuse(private.errand[]), private.chat_address(uuid, uuid),
-    private.errands_take(private.errand[], uuid, int, uuid), private.outbox_next_in(uuid),
+    private.errands_take(private.errand[], uuid, int, uuid), private.outbox_next_in(uuid, interval),
     private.sends_done(private.send_result[]), private.sends_unknown(private.send_result[]),
     private.sends_again(private.send_result[]), private.sends_slow(private.send_result[]),
     private.sends_failed(private.send_result[]), private.bulk_pause(uuid, uuid, timestamptz, text, text),
@@ -6943,6 +9221,10 @@ declare
     v_template public.message_templates;
     v_filled jsonb;
 begin
+    if p_number.provider = 'whapi' then
+        perform private.send_refuse('PT409', 'templates_unsupported', 'Numbers of Whapi have no templates.',
+            'Write a text: it may be sent at any time.');
+    end if;
     select * into v_template
     from public.message_templates t
     where t.tenant_id = p_number.tenant_id and t.id = p_request.template_id;
@@ -7103,22 +9385,20 @@ $$;
 -- The decision, and what a refusal of it says.
 
 -- The decision about a message of staff. One that is to go out when its window will be closed needs a template.
-create function private.send_decide(
-    p_tenant_id uuid, p_chat_id uuid, p_type text, p_category text, p_template_id uuid, p_send_at timestamptz,
-    p_is_forced boolean
-) returns jsonb
+create function private.send_decide(p_message private.outgoing, p_is_forced boolean) returns jsonb
 language plpgsql stable set search_path = '' as $$
 declare
     v_decision jsonb;
 begin
     select to_jsonb(d) - 'ref' into v_decision
-    from private.send_decisions(array[(private.uuid7(), p_tenant_id, p_chat_id, 'staff', p_type = 'template',
-        p_category, p_template_id, p_is_forced)::private.send_candidate]) d;
-    if v_decision ->> 'verdict' = 'send' and p_type <> 'template' and not p_is_forced and exists (
+    from private.send_decisions(array[(private.uuid7(), p_message.tenant_id, p_message.chat_id, 'staff',
+        p_message.type = 'template', p_message.data ->> 'category', p_message.template_id,
+        p_is_forced)::private.send_candidate]) d;
+    if v_decision ->> 'verdict' = 'send' and p_message.type <> 'template' and not p_is_forced and exists (
         select from public.chats c
         join public.whatsapp_numbers n on n.tenant_id = c.tenant_id and n.id = c.number_id
-        where c.tenant_id = p_tenant_id and c.id = p_chat_id and n.provider <> 'whapi'
-            and c.window_expires_at <= p_send_at
+        where c.tenant_id = p_message.tenant_id and c.id = p_message.chat_id and n.provider <> 'whapi'
+            and c.window_expires_at <= p_message.send_at
     ) then
         v_decision := v_decision || '{"verdict": "template", "reason": "window_will_be_closed"}';
     end if;
@@ -7150,6 +9430,9 @@ begin
         when 'window_will_be_closed' then
             'The window will be closed by then unless the customer writes again, so only a template may be scheduled.'
         when 'opted_out' then 'This customer does not want to be written to.'
+        when 'blocked' then 'This customer has blocked the number.'
+        when 'plan_quota' then 'The messages of this month''s plan are used up.'
+        when 'marketing_to_us' then 'WhatsApp delivers no marketing templates to numbers of the United States.'
         when 'opted_out_of_marketing' then 'This customer does not want marketing.'
         when 'number_inactive' then 'The number of this chat is switched off.'
         else format('This message may not be sent: %s.', replace(p_reason, '_', ' '))
@@ -7157,29 +9440,24 @@ begin
 end
 $$;
 
--- Refuse what was decided against, with what it would cost instead.
-create function private.send_forbid(p_chat public.chats, p_decision jsonb) returns void
+-- Refuse what was decided against. p_can_force: a person may overrule it.
+create function private.send_forbid(p_chat public.chats, p_decision jsonb, p_can_force boolean) returns void
 language plpgsql stable set search_path = '' as $$
-declare
-    -- the dearest kind: which template it will be, nobody knows
-    v_instead jsonb := case p_decision ->> 'verdict' when 'template' then private.send_decide(
-        p_chat.tenant_id, p_chat.id, 'template', 'marketing', null, null, false) else p_decision end;
 begin
     perform private.send_refuse('PT409', p_decision ->> 'reason',
         private.send_refusal(p_chat, p_decision ->> 'reason'),
-        concat_ws(' ',
-            case p_decision ->> 'verdict' when 'template'
-                then 'Choose a template (p_type, p_template_id).'
-                else 'If it must be sent all the same: p_force, with the estimated cost.' end,
-            'It is estimated to cost up to ' || private.cost_words(v_instead) || '.'),
-        p_decision || jsonb_build_object('window_expires_at', p_chat.window_expires_at,
-            'estimated_cost', v_instead -> 'estimated_cost', 'currency', v_instead -> 'currency'));
+        coalesce(nullif(concat_ws(' ',
+            case p_decision ->> 'verdict' when 'template' then 'Choose a template: p_type and p_template_id.' end,
+            case when p_can_force then 'To send it all the same, use p_force with the cost shown.' end,
+            'Estimated: ' || private.cost_words(p_decision) || '.'), ''), 'Nothing can be done about it.'),
+        p_decision || jsonb_build_object('window_expires_at', p_chat.window_expires_at, 'can_force', p_can_force));
 end
 $$;
 
 create function private.cost_words(p_decision jsonb) returns text
 language sql immutable set search_path = '' as $$
     select (p_decision ->> 'currency') || ' ' || round((p_decision ->> 'estimated_cost')::numeric, 4)
+        || case p_decision ->> 'is_verified' when 'false' then ' (unverified rate)' else '' end
 $$;
 
 -- Who forces a message agrees to its cost as they were shown it; it may have changed since.
@@ -7209,20 +9487,31 @@ create function private.send_permit(
 ) returns jsonb
 language plpgsql stable set search_path = '' as $$
 declare
-    v_decision jsonb := private.send_decide(p_message.tenant_id, p_message.chat_id, p_message.type,
-        p_message.data ->> 'category', p_message.template_id, p_message.send_at, false);
+    v_decision jsonb := private.send_decide(p_message, false);
+    v_forced jsonb;
 begin
-    if p_request.is_forced and v_decision ->> 'verdict' not in ('send', 'wait') then
-        v_decision := private.send_decide(p_message.tenant_id, p_message.chat_id, p_message.type,
-            p_message.data ->> 'category', p_message.template_id, p_message.send_at, true) || '{"is_forced": true}';
-    end if;
     if v_decision ->> 'verdict' not in ('send', 'wait') then
-        perform private.send_forbid(p_chat, v_decision);
-    elsif p_request.is_forced then
+        v_forced := private.send_decide(p_message, true) || '{"is_forced": true}';
+        if v_forced ->> 'verdict' not in ('send', 'wait') or not coalesce(p_request.is_forced, false) then
+            perform private.send_forbid(p_chat, v_decision, v_forced ->> 'verdict' in ('send', 'wait'));
+        end if;
+        v_decision := v_forced;
+    end if;
+    if p_request.is_forced then
         perform private.send_consent(p_request, v_decision);
     end if;
     return v_decision;
 end
+$$;
+
+-- What was decided stays with the message; the outbox asks again when it goes out.
+create function private.message_decided(p_tenant_id uuid, p_message_id uuid, p_decision jsonb) returns void
+language sql set search_path = '' as $$
+    update public.messages
+    set send_verdict = p_decision ->> 'verdict', send_reason = p_decision ->> 'reason',
+        price_class = p_decision ->> 'price_class', estimated_cost = (p_decision ->> 'estimated_cost')::numeric,
+        currency = p_decision ->> 'currency'
+    where tenant_id = p_tenant_id and id = p_message_id
 $$;
 
 -- A person writes: the chat has a session, and the agent is silent for a while.
@@ -7269,11 +9558,9 @@ begin
     set idempotency_key = p_request.idempotency_key,
         request_hash = case when p_request.idempotency_key is not null then v_hash end,
         scheduled_at = v_message.send_at,
-        consented_cost = case when v_decision ? 'is_forced' then p_request.expected_cost end,
-        send_verdict = v_decision ->> 'verdict', send_reason = v_decision ->> 'reason',
-        price_class = v_decision ->> 'price_class', estimated_cost = (v_decision ->> 'estimated_cost')::numeric,
-        currency = v_decision ->> 'currency'
+        consented_cost = case when v_decision ? 'is_forced' then p_request.expected_cost end
     where m.tenant_id = v_tenant_id and m.id = v_id;
+    perform private.message_decided(v_tenant_id, v_id, v_decision);
     return private.message_shown(v_tenant_id, v_id);
 end
 $$;
@@ -7341,13 +9628,15 @@ begin
             'Send another template instead.');
     end if;
     select * into v_chat from public.chats c where c.tenant_id = v_message.tenant_id and c.id = v_message.chat_id;
-    v_decision := private.send_decide(v_message.tenant_id, v_message.chat_id, v_message.type,
-        v_message.data ->> 'category', v_message.template_id, null, v_message.forced_by is not null);
+    v_decision := private.send_decide(private.outgoing(v_message.tenant_id, v_message.chat_id, 'staff',
+        v_message.source, v_message.role, v_message.content, v_message.type, v_message.data,
+        p_template_id => v_message.template_id), v_message.forced_by is not null);
     if v_decision ->> 'verdict' not in ('send', 'wait') then
-        perform private.send_forbid(v_chat, v_decision);
+        perform private.send_forbid(v_chat, v_decision, false);
     end if;
     perform private.staff_takes_over(v_message.tenant_id, v_message.chat_id);
     perform private.outbox_requeue(v_message.tenant_id, array[p_message_id]);
+    perform private.message_decided(v_message.tenant_id, p_message_id, v_decision);
     return private.message_shown(v_message.tenant_id, p_message_id);
 end
 $$;
@@ -7388,6 +9677,119 @@ grant execute on function
     to authenticated;
 
 
+-- sql/70_pending_manual.sql
+
+-- What a person has to send: messages that the rules keep machines from sending.
+
+create table public.pending_manual (
+    tenant_id uuid,
+    id uuid default private.uuid7(),
+    chat_id uuid not null,
+    source text not null,
+    reason text not null,
+    priority smallint not null default 2,
+    text text not null,
+    added_at timestamptz not null,
+    status text not null default 'open',
+    sent_manually boolean not null default false,
+    done_at timestamptz,
+    done_by uuid,
+    constraint pending_manual_pkey primary key (tenant_id, id),
+    constraint pending_manual_chat_id_fkey foreign key (tenant_id, chat_id) references public.chats (tenant_id, id)
+        on delete cascade,
+    constraint pending_manual_done_by_fkey foreign key (tenant_id, done_by) references public.users (tenant_id, id),
+    constraint pending_manual_source_check check (source in ('sequence', 'daily_action', 'call_followup')),
+    constraint pending_manual_priority_check check (priority between 1 and 5),
+    constraint pending_manual_status_check check (status in ('open', 'done', 'dismissed')),
+    constraint pending_manual_done_at_check check ((status = 'open') = (done_at is null))
+);
+comment on table public.pending_manual is 'Messages ready to be sent by a person, and what became of them.';
+comment on column public.pending_manual.text is 'pii: names the customer, and may quote them';
+comment on column public.pending_manual.reason is 'Why no machine may send it: a reason of private.send_decisions().';
+comment on column public.pending_manual.priority is 'The higher, the sooner.';
+comment on column public.pending_manual.sent_manually is 'A person sent it, here or on the phone.';
+
+create index pending_manual_tenant_id_chat_id_idx on public.pending_manual (tenant_id, chat_id);
+create index pending_manual_tenant_id_open_idx
+    on public.pending_manual (tenant_id, priority desc, added_at) where status = 'open';
+create index pending_manual_tenant_id_done_by_idx
+    on public.pending_manual (tenant_id, done_by) where done_by is not null;
+
+alter table public.pending_manual enable row level security;
+grant select on public.pending_manual to authenticated;
+grant select, insert, update, delete on public.pending_manual to service_role;
+create policy pending_manual_select_member on public.pending_manual for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+
+-- The queue as a person works through it: the urgent first, then the oldest.
+create function public.pending_manual_list(p_limit int default 100, p_source text default null) returns table (
+    id uuid, chat_id uuid, source text, reason text, priority smallint, text text, added_at timestamptz,
+    lead_id uuid, lead_name text, lead_phone text, window_open boolean, window_expires_at timestamptz,
+    free_entry_until timestamptz, wa_link text
+)
+language plpgsql stable rows 100 set search_path = '' as $$
+begin
+    return query
+    select
+        p.id, p.chat_id, p.source, p.reason, p.priority, p.text, p.added_at, l.id,
+        coalesce(l.name, l.user_name, l.phone), l.phone,
+        coalesce(c.window_expires_at > (select private.clock()), false) or n.provider = 'whapi', c.window_expires_at,
+        c.free_entry_until, 'https://wa.me/' || l.phone || '?text=' || private.url_encode(p.text)
+    from public.pending_manual p
+    join public.chats c on c.tenant_id = p.tenant_id and c.id = p.chat_id
+    join public.customer_leads l on l.tenant_id = c.tenant_id and l.id = c.lead_id
+    join public.whatsapp_numbers n on n.tenant_id = c.tenant_id and n.id = c.number_id
+    where p.status = 'open' and (p_source is null or p.source = p_source)
+    order by p.priority desc, p.added_at, p.id
+    limit least(p_limit, 500);
+end
+$$;
+
+-- A text as a part of a URL (RFC 3986): all but the unreserved characters as percent and hex.
+create function private.url_encode(p_text text) returns text
+language plpgsql immutable strict parallel safe set search_path = '' as $$
+begin
+    return (
+        select string_agg(case when letter ~ '[A-Za-z0-9._~-]' then letter else
+            regexp_replace(upper(encode(convert_to(letter, 'utf8'), 'hex')), '(..)', '%\1', 'g') end, '' order by n)
+        from regexp_split_to_table(p_text, '') with ordinality as letters (letter, n));
+end
+$$;
+
+-- Definer: staff may not write the queue, only say what became of an entry.
+create function private.pending_manual_end(p_id uuid, p_status text) returns public.pending_manual
+language plpgsql security definer set search_path = '' as $$
+declare
+    v_tenant_id uuid := private.require_staff();
+    v_entry public.pending_manual;
+begin
+    update public.pending_manual
+    set status = p_status, sent_manually = p_status = 'done', done_at = private.clock(), done_by = private.my_user_id()
+    where tenant_id = v_tenant_id and id = p_id and status = 'open'
+    returning * into v_entry;
+    if not found then
+        raise exception using errcode = 'PT404', message = 'There is no such open entry.',
+            hint = 'Read its id from pending_manual_list(); somebody may have dealt with it meanwhile.';
+    end if;
+    return v_entry;
+end
+$$;
+
+-- A person has sent it by hand; or decided that nobody shall. Each answers with the entry as it is now.
+create function public.pending_manual_done(p_id uuid) returns public.pending_manual
+language sql set search_path = '' as $$
+    select private.pending_manual_end(p_id, 'done')
+$$;
+create function public.pending_manual_dismiss(p_id uuid) returns public.pending_manual
+language sql set search_path = '' as $$
+    select private.pending_manual_end(p_id, 'dismissed')
+$$;
+
+grant execute on function private.url_encode(text), private.pending_manual_end(uuid, text),
+    public.pending_manual_list(int, text), public.pending_manual_done(uuid), public.pending_manual_dismiss(uuid)
+    to authenticated;
+
+
 -- sql/75_delivery_health.sql
 
 -- Delivery health: what somebody should look at.
@@ -7422,6 +9824,10 @@ insert into public.alert_kinds (kind, subject, meaning, texts) values
         '{"es": "WhatsApp limita este número por su calidad: los envíos masivos esperan; las respuestas siguen."}'),
     ('bulk_failed', 'number', 'Messages of sequences, daily actions or calls could not be sent.',
         '{"es": "Hay mensajes automáticos de este número que no se pudieron enviar. Se pueden reintentar."}'),
+    ('backfill_failed', 'number', 'The provider''s list of messages cannot be read; what an outage lost stays lost.',
+        '{"es": "No se pudo revisar si faltan mensajes de este número. Si hubo un corte, míralos en el teléfono."}'),
+    ('templates_not_listed', 'account', 'The provider did not tell the templates of an account; those known go on.',
+        '{"es": "No se pudo actualizar la lista de plantillas de una cuenta de WhatsApp."}'),
     ('send_failed', 'chat', 'A reply or a message of staff could not be sent.',
         '{"es": "Un mensaje no se pudo enviar."}'),
     ('send_unknown', 'chat', 'Nobody knows whether a message was sent; it is not sent again.',
@@ -7431,7 +9837,17 @@ insert into public.alert_kinds (kind, subject, meaning, texts) values
     ('no_agent', 'chat', 'A customer waits and there is no agent who could answer.',
         '{"es": "Un cliente espera y no hay agente que le responda."}'),
     ('reply_failed', 'chat', 'The agent could not answer.',
-        '{"es": "El agente no pudo responder a un cliente."}');
+        '{"es": "El agente no pudo responder a un cliente."}'),
+    ('account_warning', 'account', 'The provider warns about the account, restricts or judges it.',
+        '{"es": "WhatsApp avisa de un problema con la cuenta. Mira los detalles en el administrador de Meta."}'),
+    ('number_name_refused', 'number', 'The name that customers see was refused.',
+        '{"es": "WhatsApp rechazó el nombre visible de este número."}'),
+    ('number_silent', 'number', 'A number that usually receives messages at this time has received none.',
+        '{"es": "Este número suele recibir mensajes a estas horas y no llega ninguno. Revisa su conexión."}'),
+    ('provider_problem', 'number', 'The provider reports a problem with the number.',
+        '{"es": "El proveedor informa de un problema con este número."}'),
+    ('delivery_lost', 'message', 'A delivery of the provider could not be applied, and is not tried any more.',
+        '{"es": "Algo que envió el proveedor no se pudo guardar. Se puede reintentar desde el registro."}');
 
 create table public.alerts (
     tenant_id uuid,
@@ -7747,13 +10163,13 @@ declare
 begin
     return array(
         with recursive news as (
-            (select c.tenant_id from public.chats c where c.has_news order by 1 limit 1)
+            (select c.tenant_id from public.chats c where c.news_since is not null order by 1 limit 1)
             union all
             select following.tenant_id
             from news
             cross join lateral (
                 select c.tenant_id from public.chats c
-                where c.has_news and c.tenant_id > news.tenant_id
+                where c.news_since is not null and c.tenant_id > news.tenant_id
                 order by 1
                 limit 1
             ) as following
@@ -7763,26 +10179,34 @@ begin
             from (select tenant_id from news union select tenant_id from public.pending_analyses) as t
             join public.tenant_settings s on s.tenant_id = t.tenant_id
             join public.users o on o.id = t.tenant_id and o.is_active and o.crm_enabled
-            where not private.ai_budget_spent(t.tenant_id)
+            where coalesce(s.ai_daily_token_budget, s.ai_daily_cost_budget) is null
+                or not private.ai_budget_spent(t.tenant_id)
+            -- when there is more to do than time, nobody is always last
+            order by random()
         )
         select (due.tenant_id, due.id)::private.chat_ref
         from tenants t
         cross join lateral (
             select c.tenant_id, c.id
             from (
-                select n.id
-                from public.chats n
-                where n.tenant_id = t.tenant_id and n.has_news
-                    and n.last_interaction_at <= v_now - make_interval(mins => t.crm_analysis_idle_minutes)
-                    and not exists (
-                        select from public.pending_analyses p where p.tenant_id = n.tenant_id and p.chat_id = n.id)
+                (
+                    -- those that have waited longest, as the index has them
+                    select n.id
+                    from public.chats n
+                    where n.tenant_id = t.tenant_id and n.news_since is not null
+                        and n.last_interaction_at <= v_now - make_interval(mins => t.crm_analysis_idle_minutes)
+                        and not exists (
+                            select from public.pending_analyses p
+                            where p.tenant_id = n.tenant_id and p.chat_id = n.id)
+                    order by n.news_since
+                    limit (select greatest(1, p_limit / count(*)) from tenants)
+                )
                 union all
                 select p.chat_id
                 from public.pending_analyses p
                 where p.tenant_id = t.tenant_id and p.lease_until < now()
             ) as candidates
             join public.chats c on c.tenant_id = t.tenant_id and c.id = candidates.id
-            order by c.last_interaction_at
             limit (select greatest(1, p_limit / count(*)) from tenants)
             for no key update of c skip locked
         ) as due
@@ -7826,7 +10250,8 @@ begin
 end
 $$;
 
--- Take chats to analyse, for p_lease_seconds: {"jobs": […], "next_in_ms": 0 when there may be more, else null}.
+-- Take chats to analyse, for p_lease_seconds: {"jobs": […], "next_in_ms": 0 when there may be more, else until one
+-- that was begun is due again, or null}.
 create function public.analysis_claim(p_limit int default 20, p_lease_seconds int default 120) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
@@ -7843,12 +10268,14 @@ begin
     set claim = excluded.claim, lease_until = excluded.lease_until, until_at = excluded.until_at,
         attempts = p.attempts + 1;
     -- what is said from here on is news for the next analysis
-    update public.chats c set has_news = false
+    update public.chats c set news_since = null
     from unnest(v_chats) d
-    where c.tenant_id = d.tenant_id and c.id = d.chat_id and c.has_news;
+    where c.tenant_id = d.tenant_id and c.id = d.chat_id and c.news_since is not null;
     select jsonb_agg(private.analysis_job(d.tenant_id, d.chat_id)) into v_jobs from unnest(v_chats) d;
     return jsonb_build_object(
-        'jobs', coalesce(v_jobs, '[]'), 'next_in_ms', case when cardinality(v_chats) > 0 then 0 end);
+        'jobs', coalesce(v_jobs, '[]'), 'next_in_ms', case when cardinality(v_chats) > 0 then 0 else (
+            select greatest(0, ceil(extract(epoch from min(p.lease_until) - clock_timestamp()) * 1000))
+            from public.pending_analyses p) end);
 end
 $$;
 
@@ -7989,6 +10416,525 @@ grant execute on function private.analyses_due(int), private.analysis_job(uuid, 
     public.analysis_fail(uuid, uuid, uuid, text, int, jsonb), public.analysis_release(uuid) to service_role;
 
 
+-- sql/84_daily_actions.sql
+
+-- Daily actions: at its hour, by its own clock, each business follows up the leads whose next action is due. Once per
+-- lead and day, however often it is asked for and wherever it is killed.
+
+-- daily_runs: the days that a business's follow-ups were planned.
+create table public.daily_runs (
+    tenant_id uuid,
+    day date,
+    planned_at timestamptz not null,
+    constraint daily_runs_pkey primary key (tenant_id, day),
+    constraint daily_runs_tenant_id_fkey foreign key (tenant_id) references public.users (id)
+);
+comment on table public.daily_runs is 'The days, by the business''s own clock, whose follow-ups have begun.';
+
+alter table public.daily_runs enable row level security;
+grant select on public.daily_runs to authenticated;
+grant select, insert, update, delete on public.daily_runs to service_role;
+create policy daily_runs_select_member on public.daily_runs for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+
+create table public.daily_actions (
+    tenant_id uuid,
+    day date,
+    lead_id uuid,
+    chat_id uuid,
+    next_action text,
+    due_at timestamptz not null,
+    status text not null default 'pending',
+    reason text,
+    text text,
+    message_id uuid,
+    rescheduled_to timestamptz,
+    claim uuid,
+    lease_until timestamptz,
+    attempts int not null default 0,
+    ended_at timestamptz,
+    constraint daily_actions_pkey primary key (tenant_id, day, lead_id),
+    constraint daily_actions_lead_id_fkey foreign key (tenant_id, lead_id)
+        references public.customer_leads (tenant_id, id) on delete cascade,
+    constraint daily_actions_chat_id_fkey foreign key (tenant_id, chat_id) references public.chats (tenant_id, id)
+        on delete cascade,
+    constraint daily_actions_message_id_fkey foreign key (tenant_id, message_id)
+        references public.messages (tenant_id, id),
+    constraint daily_actions_status_check check (
+        status in ('pending', 'sent', 'rescheduled', 'manual', 'skipped', 'failed')),
+    constraint daily_actions_ended_at_check check ((status = 'pending') = (ended_at is null))
+);
+comment on table public.daily_actions is 'What was to be done for a lead on a day, and what became of it.';
+comment on column public.daily_actions.next_action is 'pii: as the lead said when the day was planned';
+comment on column public.daily_actions.text is 'pii: what was, or should be, written to the customer';
+comment on column public.daily_actions.reason is 'Why it was not simply sent: of the send decision, or the agent''s.';
+
+create index daily_actions_tenant_id_lead_id_idx on public.daily_actions (tenant_id, lead_id);
+create index daily_actions_tenant_id_chat_id_idx
+    on public.daily_actions (tenant_id, chat_id) where chat_id is not null;
+create index daily_actions_tenant_id_message_id_idx
+    on public.daily_actions (tenant_id, message_id) where message_id is not null;
+create index daily_actions_tenant_id_pending_idx on public.daily_actions (tenant_id, day) where status = 'pending';
+
+alter table public.daily_actions enable row level security;
+grant select on public.daily_actions to authenticated;
+grant select, insert, update, delete on public.daily_actions to service_role;
+create policy daily_actions_select_member on public.daily_actions for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+
+-- What earlier files could not refer to yet.
+alter table public.tenant_settings add constraint tenant_settings_followup_agent_id_fkey
+    foreign key (tenant_id, followup_agent_id) references public.ai_agents (tenant_id, id);
+alter table public.tenant_settings add constraint tenant_settings_followup_template_id_fkey
+    foreign key (tenant_id, followup_template_id) references public.message_templates (tenant_id, id);
+create index tenant_settings_tenant_id_followup_agent_id_idx
+    on public.tenant_settings (tenant_id, followup_agent_id) where followup_agent_id is not null;
+create index tenant_settings_tenant_id_followup_template_id_idx
+    on public.tenant_settings (tenant_id, followup_template_id) where followup_template_id is not null;
+
+-- Leads whose date is looked for every morning.
+create index customer_leads_tenant_id_next_action_at_idx
+    on public.customer_leads (tenant_id, next_action_at) where next_action_at is not null;
+
+-- Businesses whose hour has come and whose day has not been planned; p_force: whatever the hour, and once more.
+create function private.daily_tenants(p_tenant_id uuid, p_force boolean)
+returns table (tenant_id uuid, day date, day_ends_at timestamptz)
+language plpgsql stable set search_path = '' as $$
+begin
+    return query
+    select o.id, w.local_now::date, ((w.local_now::date + 1)::timestamp at time zone o.timezone)
+    from public.users o
+    join public.tenant_settings s on s.tenant_id = o.id
+    cross join lateral (select (select private.clock()) at time zone o.timezone as local_now) as w
+    where o.id = o.tenant_id and o.is_active and o.crm_enabled and (p_tenant_id is null or o.id = p_tenant_id)
+        and (p_force or w.local_now::time >= s.daily_actions_at and not exists (
+            select from public.daily_runs r where r.tenant_id = o.id and r.day = w.local_now::date));
+end
+$$;
+
+-- Plan the day of every business whose hour has come, or of one whatever the hour. Leads that are due and have had
+-- their turn today get no other; those that already wait for a person keep waiting. Returns how many were planned.
+create function public.daily_plan(p_tenant_id uuid default null, p_force boolean default false) returns int
+language plpgsql set search_path = '' as $$
+declare
+    v_count int;
+begin
+    if p_force and p_tenant_id is null then
+        raise exception using errcode = 'PT400', message = 'force needs a tenant_id.',
+            hint = 'Pass the business whose follow-ups are to be done now.';
+    end if;
+    with due as materialized (
+        select * from private.daily_tenants(p_tenant_id, p_force)
+    ),
+    begun as (
+        insert into public.daily_runs (tenant_id, day, planned_at)
+        select d.tenant_id, d.day, private.clock() from due d order by d.tenant_id
+        on conflict (tenant_id, day) do nothing
+    ),
+    left_over as (
+        -- what yesterday did not come to is due again today
+        update public.daily_actions a
+        set status = 'skipped', reason = 'day_over', ended_at = private.clock(), claim = null, lease_until = null
+        from due d
+        where a.tenant_id = d.tenant_id and a.day < d.day and a.status = 'pending'
+            and coalesce(a.lease_until < now(), true)
+    )
+    insert into public.daily_actions (tenant_id, day, lead_id, chat_id, next_action, due_at)
+    select d.tenant_id, d.day, l.id, c.id, l.next_action, l.next_action_at
+    from due d
+    cross join lateral (
+        select * from public.customer_leads l
+        where l.tenant_id = d.tenant_id and l.next_action_at < d.day_ends_at and l.is_active
+    ) as l
+    left join lateral (
+        select c.id
+        from public.chats c
+        join public.whatsapp_numbers n on n.tenant_id = c.tenant_id and n.id = c.number_id and n.is_active
+        where c.tenant_id = l.tenant_id and c.lead_id = l.id
+        order by c.last_inbound_at desc nulls last, c.last_interaction_at desc
+        limit 1
+    ) as c on true
+    where not exists (
+        select from public.pending_manual p
+        where p.tenant_id = l.tenant_id and p.chat_id = c.id and p.source = 'daily_action' and p.status = 'open')
+    on conflict (tenant_id, day, lead_id) do nothing;
+    get diagnostics v_count = row_count;
+    return v_count;
+end
+$$;
+
+-- An action in the hands of a worker.
+create type private.daily_ref as (tenant_id uuid, day date, lead_id uuid);
+
+-- Pending actions, the same share for every business that has any and may still spend.
+create function private.daily_due(p_limit int) returns private.daily_ref[]
+language plpgsql set search_path = '' as $$
+begin
+    return array(
+        with recursive waiting as (
+            (select a.tenant_id from public.daily_actions a where a.status = 'pending' order by 1 limit 1)
+            union all
+            select following.tenant_id
+            from waiting
+            cross join lateral (
+                select a.tenant_id from public.daily_actions a
+                where a.status = 'pending' and a.tenant_id > waiting.tenant_id
+                order by 1
+                limit 1
+            ) as following
+        ),
+        tenants as materialized (
+            select w.tenant_id from waiting w where not private.ai_budget_spent(w.tenant_id)
+        )
+        select (due.tenant_id, due.day, due.lead_id)::private.daily_ref
+        from tenants t
+        cross join lateral (
+            select a.tenant_id, a.day, a.lead_id
+            from public.daily_actions a
+            where a.tenant_id = t.tenant_id and a.status = 'pending' and coalesce(a.lease_until < now(), true)
+            order by a.due_at, a.lead_id
+            limit (select greatest(1, p_limit / count(*)) from tenants)
+            for no key update of a skip locked
+        ) as due
+        limit p_limit);
+end
+$$;
+
+-- How an action ends. p_lead_at: what becomes of the lead's own date: null leaves it, infinity takes it away, any
+-- other moves it there; never where somebody has changed it since the day was planned.
+create function private.daily_end(
+    p_ref private.daily_ref, p_status text, p_reason text, p_text text, p_message_id uuid,
+    p_lead_at timestamptz
+) returns void
+language plpgsql set search_path = '' as $$
+begin
+    update public.customer_leads l
+    set next_action_at = nullif(p_lead_at, 'infinity'),
+        next_action = case when p_lead_at = 'infinity' then null else l.next_action end
+    from public.daily_actions a
+    where p_lead_at is not null and a.tenant_id = (p_ref).tenant_id and a.day = (p_ref).day
+        and a.lead_id = (p_ref).lead_id and l.tenant_id = a.tenant_id and l.id = a.lead_id
+        and l.next_action_at = a.due_at and l.next_action is not distinct from a.next_action;
+    update public.daily_actions a
+    set status = p_status, reason = p_reason, text = p_text, message_id = p_message_id, claim = null,
+        lease_until = null, ended_at = private.clock(),
+        rescheduled_to = case p_status when 'rescheduled' then p_lead_at end
+    where a.tenant_id = (p_ref).tenant_id and a.day = (p_ref).day and a.lead_id = (p_ref).lead_id;
+end
+$$;
+
+-- What may be sent to these now, as the follow-up it would be.
+create function private.daily_decisions(p_refs private.daily_ref[])
+returns table (lead_id uuid, verdict text, reason text, not_before timestamptz)
+language plpgsql stable set search_path = '' as $$
+begin
+    return query
+    select d.ref, d.verdict, d.reason, d.not_before
+    from private.send_decisions(array(
+        select (a.lead_id, a.tenant_id, a.chat_id, 'daily_action', false, null, null, false)::private.send_candidate
+        from unnest(p_refs) r
+        join public.daily_actions a on a.tenant_id = r.tenant_id and a.day = r.day and a.lead_id = r.lead_id
+        where a.chat_id is not null)) as d;
+end
+$$;
+
+-- End without asking a model what needs none: nobody to write to, or nothing may ever be sent.
+create function private.daily_refuse(p_refs private.daily_ref[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    perform private.daily_end(r::private.daily_ref, 'skipped', coalesce(d.reason, 'no_chat'), null, null, null)
+    from (
+        select a.tenant_id, a.day, a.lead_id, a.chat_id
+        from unnest(p_refs) u
+        join public.daily_actions a on a.tenant_id = u.tenant_id and a.day = u.day and a.lead_id = u.lead_id
+        order by a.tenant_id, a.lead_id
+    ) as w
+    cross join lateral (select w.tenant_id, w.day, w.lead_id) as r
+    left join private.daily_decisions(p_refs) d on d.lead_id = w.lead_id
+    where w.chat_id is null or d.verdict = 'never';
+end
+$$;
+
+-- What an agent is told to write a follow-up with.
+create function private.daily_job(p_ref private.daily_ref) returns jsonb
+language plpgsql stable set search_path = '' as $$
+begin
+    return (
+        select jsonb_build_object(
+            'tenant_id', a.tenant_id, 'day', a.day, 'lead_id', a.lead_id, 'chat_id', a.chat_id, 'claim', a.claim,
+            'attempts', a.attempts, 'next_action', a.next_action, 'due_at', a.due_at,
+            'number', jsonb_build_object('id', n.id, 'name', n.display_name, 'timezone', n.timezone,
+                'business_hours', n.business_hours),
+            'business', jsonb_build_object('name', s.business_name, 'now', private.clock(), 'locale', o.locale,
+                'timezone', o.timezone),
+            'agent', to_jsonb(g)
+                - '{tenant_id, created_at, updated_at, is_active, is_default, trigger_keywords}'::text[],
+            'prompt', to_jsonb(p) - '{tenant_id, agent_id, created_at, is_active}'::text[],
+            'thread', jsonb_build_object('summary', coalesce(t.summary, (
+                select y.summary from public.crm_analyses y
+                where y.tenant_id = c.tenant_id and y.chat_id = c.id and y.summary is not null
+                order by y.analysed_at desc
+                limit 1))),
+            'lead', jsonb_build_object('id', l.id, 'name', l.name, 'user_name', l.user_name, 'company', l.company,
+                'customer_type', l.customer_type, 'tags', l.tags, 'status', l.profile_status,
+                'labels', array_remove(array[l.label1, l.label2, l.label3], null), 'metadata', l.metadata),
+            'messages', (
+                select jsonb_agg(jsonb_build_object('role', m.role, 'type', m.type, 'content', m.content,
+                    'at', m.provider_at) order by m.provider_at, m.id)
+                from (
+                    select * from public.messages m
+                    where m.tenant_id = c.tenant_id and m.chat_id = c.id and m.revoked_at is null
+                        and m.status not in ('failed', 'skipped', 'canceled')
+                    order by m.provider_at desc, m.id desc
+                    limit 10
+                ) as m))
+        from public.daily_actions a
+        join public.chats c on c.tenant_id = a.tenant_id and c.id = a.chat_id
+        join public.customer_leads l on l.tenant_id = a.tenant_id and l.id = a.lead_id
+        join public.whatsapp_numbers n on n.tenant_id = c.tenant_id and n.id = c.number_id
+        join public.tenant_settings s on s.tenant_id = a.tenant_id
+        join public.users o on o.id = a.tenant_id
+        left join public.ai_threads t on t.tenant_id = c.tenant_id and t.id = c.thread_id
+        join lateral (
+            select g.* from public.ai_agents g
+            where g.tenant_id = a.tenant_id and g.is_active
+            order by (g.id = s.followup_agent_id) is true desc, (g.id = n.default_agent_id) is true desc,
+                g.is_default desc, g.created_at, g.id
+            limit 1
+        ) as g on true
+        left join public.agent_prompts p on p.tenant_id = g.tenant_id and p.agent_id = g.id and p.is_active
+        where a.tenant_id = (p_ref).tenant_id and a.day = (p_ref).day and a.lead_id = (p_ref).lead_id
+            and a.status = 'pending');
+end
+$$;
+
+-- Take actions, for p_lease_seconds: {"jobs": […], "next_in_ms": 0 when there may be more, else until one that was
+-- begun is due again, or null}. What needs no model ends here; a business without an active agent gives its
+-- follow-ups to a person.
+create function public.daily_claim(p_limit int default 10, p_lease_seconds int default 120) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+    v_refs private.daily_ref[] := private.daily_due(p_limit);
+    v_claim uuid := private.uuid7();
+    v_jobs jsonb;
+begin
+    update public.daily_actions a
+    set claim = v_claim, attempts = a.attempts + 1, lease_until = now() + make_interval(secs => p_lease_seconds)
+    from unnest(v_refs) r
+    where a.tenant_id = r.tenant_id and a.day = r.day and a.lead_id = r.lead_id;
+    perform private.daily_refuse(v_refs);
+    select jsonb_agg(j.job) filter (where j.job is not null)
+    into v_jobs
+    from unnest(v_refs) r, lateral private.daily_job(r) as j (job);
+    perform private.daily_to_person(r, 'no_agent', a.next_action)
+    from unnest(v_refs) r
+    join public.daily_actions a on a.tenant_id = r.tenant_id and a.day = r.day and a.lead_id = r.lead_id
+    where a.status = 'pending' and not exists (
+        select from public.ai_agents g where g.tenant_id = r.tenant_id and g.is_active);
+    return jsonb_build_object(
+        'jobs', coalesce(v_jobs, '[]'), 'next_in_ms', case when cardinality(v_refs) > 0 then 0 else (
+            select greatest(0, ceil(extract(epoch from min(a.lease_until) - clock_timestamp()) * 1000))
+            from public.daily_actions a
+            where a.status = 'pending' and a.lease_until is not null) end);
+end
+$$;
+
+-- A person must do it: with the text, if there is one, ready to be sent.
+create function private.daily_to_person(p_ref private.daily_ref, p_reason text, p_text text) returns void
+language plpgsql set search_path = '' as $$
+begin
+    insert into public.pending_manual (tenant_id, chat_id, source, reason, priority, text, added_at)
+    select a.tenant_id, a.chat_id, 'daily_action', p_reason, l.priority,
+        coalesce(nullif(btrim(p_text), ''), a.next_action, ''), private.clock()
+    from public.daily_actions a
+    join public.customer_leads l on l.tenant_id = a.tenant_id and l.id = a.lead_id
+    where a.tenant_id = (p_ref).tenant_id and a.day = (p_ref).day and a.lead_id = (p_ref).lead_id;
+    perform private.daily_end(p_ref, 'manual', p_reason, p_text, null, null);
+end
+$$;
+
+-- Hand a follow-up in, as the agent decided: p_decision send (p_text), reschedule (p_at) or person (p_text, what they
+-- should know). Whether it may be sent is decided here: in the outbox, as the template the business chose, or with a
+-- person. Answers sent, rescheduled, manual, skipped, or lost when the action is no longer yours.
+create function public.daily_settle(
+    p_tenant_id uuid, p_day date, p_lead_id uuid, p_claim uuid, p_agent_id uuid, p_decision text, p_text text,
+    p_at timestamptz default null, p_usage jsonb default '[]'
+) returns text
+language plpgsql set search_path = '' as $$
+declare
+    v_ref private.daily_ref := (p_tenant_id, p_day, p_lead_id);
+    v_action public.daily_actions;
+    v_verdict record;
+    v_message_id uuid;
+begin
+    perform from public.customer_leads where tenant_id = p_tenant_id and id = p_lead_id for no key update;
+    select * into v_action from public.daily_actions a
+    where a.tenant_id = p_tenant_id and a.day = p_day and a.lead_id = p_lead_id
+    for no key update;
+    perform private.usage_insert(p_tenant_id, v_action.chat_id, p_agent_id, null, p_usage);
+    if v_action.status is distinct from 'pending' or v_action.claim is distinct from p_claim then
+        return 'lost';
+    elsif p_decision = 'reschedule' then
+        perform private.daily_end(v_ref, 'rescheduled', 'agent', null, null, p_at);
+        return 'rescheduled';
+    elsif p_decision = 'person' then
+        perform private.daily_to_person(v_ref, 'agent', p_text);
+        return 'manual';
+    end if;
+    select d.verdict, d.reason, d.not_before into v_verdict from private.daily_decisions(array[v_ref]) d;
+    if v_verdict.verdict in ('send', 'wait') then
+        v_message_id := (private.outbox_enqueue(array[private.outgoing(
+            p_tenant_id, v_action.chat_id, 'daily_action', 'daily_action', 'assistant', p_text,
+            p_agent_id => p_agent_id)]))[1];
+    elsif v_verdict.verdict = 'template' then
+        v_message_id := private.daily_template(v_action, p_text);
+    end if;
+    if v_message_id is not null then
+        perform private.daily_end(v_ref, 'sent', v_verdict.reason, p_text, v_message_id, 'infinity');
+        return 'sent';
+    elsif v_verdict.verdict = 'never' then
+        perform private.daily_end(v_ref, 'skipped', v_verdict.reason, p_text, null, null);
+        return 'skipped';
+    end if;
+    perform private.daily_to_person(v_ref, v_verdict.reason, p_text);
+    return 'manual';
+end
+$$;
+
+-- The window is closed: send the template that the business chose for follow-ups. Its first blank is the customer's
+-- name, its second what the agent wrote. Null when none was chosen, or it cannot be sent to this customer.
+create function private.daily_template(p_action public.daily_actions, p_text text) returns uuid
+language plpgsql set search_path = '' as $$
+declare
+    v_template public.message_templates;
+    v_parameters jsonb;
+    v_filled jsonb;
+begin
+    select t.* into v_template
+    from public.tenant_settings s
+    join public.message_templates t on t.tenant_id = s.tenant_id and t.id = s.followup_template_id
+    join public.chats c on c.tenant_id = s.tenant_id and c.id = p_action.chat_id
+    join public.whatsapp_numbers n on n.tenant_id = c.tenant_id and n.id = c.number_id
+        and t.waba_id = case n.provider when 'twilio' then n.account_id else n.waba_id end
+    where s.tenant_id = p_action.tenant_id;
+    if not found or not exists (
+        select from private.send_decisions(array[(p_action.lead_id, p_action.tenant_id, p_action.chat_id,
+            'daily_action', true, v_template.category, v_template.id, false)::private.send_candidate]) as d
+        where d.verdict in ('send', 'wait')
+    ) then
+        return null;
+    end if;
+    select jsonb_build_object('body', jsonb_object_agg(b.key, b.value))
+    into v_parameters
+    from public.customer_leads l
+    cross join lateral (
+        select s.key, (array[
+            coalesce(l.name, l.user_name, l.phone), left(regexp_replace(p_text, '\s+', ' ', 'g'), 900)
+        ])[row_number() over (order by length(s.key), s.key)] as value
+        from private.template_slots(v_template) s
+        where s.part = 'body'
+    ) as b
+    where l.tenant_id = p_action.tenant_id and l.id = p_action.lead_id;
+    v_filled := private.template_message(v_template, v_parameters);
+    if v_filled ? 'reason' then
+        return null;
+    end if;
+    return (private.outbox_enqueue(array[private.outgoing(
+        p_action.tenant_id, p_action.chat_id, 'daily_action', 'daily_action', 'assistant', v_filled ->> 'text',
+        'template', private.template_data(v_template, v_filled, v_parameters),
+        p_template_id => v_template.id)]))[1];
+end
+$$;
+
+-- No follow-up this time: again after a pause; the third time a person does it. Answers retry, manual or lost.
+create function public.daily_fail(
+    p_tenant_id uuid, p_day date, p_lead_id uuid, p_claim uuid, p_error text, p_is_final boolean default false,
+    p_retry_after_seconds int default null, p_usage jsonb default '[]'
+) returns text
+language plpgsql set search_path = '' as $$
+declare
+    v_action public.daily_actions;
+begin
+    perform from public.customer_leads where tenant_id = p_tenant_id and id = p_lead_id for no key update;
+    select * into v_action from public.daily_actions a
+    where a.tenant_id = p_tenant_id and a.day = p_day and a.lead_id = p_lead_id
+    for no key update;
+    perform private.usage_insert(p_tenant_id, v_action.chat_id, null, null, p_usage);
+    if v_action.status is distinct from 'pending' or v_action.claim is distinct from p_claim then
+        return 'lost';
+    elsif p_is_final or v_action.attempts >= 3 then
+        perform private.daily_to_person((p_tenant_id, p_day, p_lead_id), 'agent_failed', null);
+        return 'manual';
+    end if;
+    update public.daily_actions
+    set claim = null, reason = p_error,
+        lease_until = now() + make_interval(secs => coalesce(p_retry_after_seconds, 5 * v_action.attempts))
+    where tenant_id = p_tenant_id and day = p_day and lead_id = p_lead_id;
+    return 'retry';
+end
+$$;
+
+-- For an admin: plan one's own business now, whatever the hour. Definer: staff may not write daily_actions.
+create function private.crm_execute_daily_actions() returns int
+language plpgsql security definer set search_path = '' as $$
+declare
+    v_planned int;
+begin
+    v_planned := public.daily_plan(private.require_admin(), true);
+    perform private.wake('daily-actions');
+    return v_planned;
+end
+$$;
+-- Returns how many follow-ups were planned now; those that were done today stay done.
+create function public.crm_execute_daily_actions() returns int
+language sql set search_path = '' as $$
+    select private.crm_execute_daily_actions()
+$$;
+
+-- How the CRM's jobs stand, for the caller's own business.
+create function public.crm_status() returns jsonb
+language plpgsql stable set search_path = '' as $$
+declare
+    v_tenant_id uuid := private.require_staff();
+begin
+    return (
+        select jsonb_build_object(
+            'today', w.local_now::date,
+            'last_run', (select max(r.planned_at) from public.daily_runs r where r.tenant_id = v_tenant_id),
+            'next_run', ((w.local_now::date + exists (
+                select from public.daily_runs r where r.tenant_id = v_tenant_id and r.day = w.local_now::date
+            )::int) + s.daily_actions_at) at time zone o.timezone,
+            'due_today', (select count(*) from public.customer_leads l
+                where l.tenant_id = v_tenant_id and l.is_active
+                    and l.next_action_at < (w.local_now::date + 1)::timestamp at time zone o.timezone),
+            'actions', (select coalesce(jsonb_object_agg(a.status, a.n), '{}') from (
+                select status, count(*) as n from public.daily_actions
+                where tenant_id = v_tenant_id and day = w.local_now::date
+                group by status) as a),
+            'analyses_waiting', (
+                select count(*) from public.chats c where c.tenant_id = v_tenant_id and c.news_since is not null),
+            'last_analysis', (
+                select max(y.analysed_at) from public.crm_analyses y where y.tenant_id = v_tenant_id),
+            'manual_open', (select count(*) from public.pending_manual p
+                where p.tenant_id = v_tenant_id and p.status = 'open'))
+        from public.users o
+        join public.tenant_settings s on s.tenant_id = o.id
+        cross join lateral (select (select private.clock()) at time zone o.timezone as local_now) as w
+        where o.id = v_tenant_id);
+end
+$$;
+
+grant execute on function private.daily_tenants(uuid, boolean), private.daily_due(int),
+    private.daily_end(private.daily_ref, text, text, text, uuid, timestamptz),
+    private.daily_decisions(private.daily_ref[]), private.daily_refuse(private.daily_ref[]),
+    private.daily_job(private.daily_ref), private.daily_to_person(private.daily_ref, text, text),
+    private.daily_template(public.daily_actions, text), public.daily_plan(uuid, boolean), public.daily_claim(int, int),
+    public.daily_settle(uuid, date, uuid, uuid, uuid, text, text, timestamptz, jsonb),
+    public.daily_fail(uuid, date, uuid, uuid, text, boolean, int, jsonb) to service_role;
+grant execute on function private.crm_execute_daily_actions(), public.crm_execute_daily_actions(),
+    public.crm_status() to authenticated;
+
+
 -- sql/95_schedules.sql
 
 -- How the database calls functions: signed, after commit, and without waiting for the answer.
@@ -8045,13 +10991,17 @@ begin
         when 'reply' then exists (
             select from public.pending_replies r
             where greatest(r.due_at, r.lease_until) < now() + interval '15 seconds')
-        when 'deliver' then coalesce(private.outbox_next_in(null) < 15, false)
+        when 'deliver' then coalesce(private.outbox_next_in() < 15, false)
         when 'crm-analysis' then exists (
             select from public.chats c
             join public.tenant_settings s on s.tenant_id = c.tenant_id
-            where c.has_news and c.last_interaction_at
+            where c.news_since is not null and c.last_interaction_at
                 <= (select private.clock()) - make_interval(mins => s.crm_analysis_idle_minutes))
             or exists (select from public.pending_analyses p where p.lease_until < now())
+        when 'daily-actions' then exists (select from private.daily_tenants(null, false))
+            or exists (
+                select from public.daily_actions a
+                where a.status = 'pending' and coalesce(a.lease_until < now(), true))
         else false
     end;
 end
@@ -8117,6 +11067,8 @@ $$;
 -- Schedules. Scheduling a name again replaces it. Five fields only: not every pg_cron knows seconds.
 select cron.schedule('activity-flush', '* * * * *', 'select public.activity_flush()');
 select cron.schedule('webhook-retry', '* * * * *', 'select public.webhook_retry()');
+select cron.schedule('webhook-purge', '41 * * * *', 'select public.webhook_purge()');
+select cron.schedule('numbers-watch', '7 * * * *', 'select public.numbers_watch()');
 select cron.schedule('outbox-sweep', '* * * * *', 'select public.outbox_sweep()');
 select cron.schedule('conversations-close-idle', '*/5 * * * *', 'select public.conversations_close_idle()');
 -- what no wake-up reached: lost ones, retries, work of a loop that died
@@ -8130,4 +11082,11 @@ select cron.schedule(
 -- the second call revokes what the first replaced, when no worker remembers it any more
 select cron.schedule('refresh-tokens', '10,40 4 * * *', $$select private.invoke('refresh-tokens')
     where exists (select from public.channel_secrets where kind <> 'webhook_secret')$$);
+select cron.schedule(
+    'daily-actions', '*/15 * * * *',
+    $$select private.wake('daily-actions') where private.worker_has_work('daily-actions')$$);
+select cron.schedule('backfill', '*/10 * * * *', $$select private.wake('backfill')
+    where exists (select from public.whatsapp_numbers where provider <> 'cloud_api' and is_active)$$);
+select cron.schedule('sync-templates', '41 4 * * *', $$select private.wake('sync-templates')
+    where exists (select from public.whatsapp_numbers where is_active and coalesce(waba_id, account_id) is not null)$$);
 select cron.schedule('traces-purge', '17 3 * * *', 'select private.traces_purge()');

@@ -80,14 +80,14 @@ isOneToOne: false
                   ]
                 },"ai_threads": {
                   Row: {
-                    "chat_id": string,"closed_at": string | null,"closed_reason": string | null,"created_at": string,"id": string,"last_input_tokens": number,"run_count": number,"summary": string | null,"tenant_id": string,"token_count": number
+                    "chat_id": string,"closed_at": string | null,"closed_reason": string | null,"context_from": string | null,"created_at": string,"id": string,"last_input_tokens": number,"run_count": number,"summary": string | null,"tenant_id": string,"token_count": number
                   }
                   ComputedFields: never
                   Insert: {
-                    "chat_id": string,"closed_at"?: string | null,"closed_reason"?: string | null,"created_at": string,"id"?: string,"last_input_tokens"?: number,"run_count"?: number,"summary"?: string | null,"tenant_id": string,"token_count"?: number
+                    "chat_id": string,"closed_at"?: string | null,"closed_reason"?: string | null,"context_from"?: string | null,"created_at": string,"id"?: string,"last_input_tokens"?: number,"run_count"?: number,"summary"?: string | null,"tenant_id": string,"token_count"?: number
                   }
                   Update: {
-                    "chat_id"?: string,"closed_at"?: string | null,"closed_reason"?: string | null,"created_at"?: string,"id"?: string,"last_input_tokens"?: number,"run_count"?: number,"summary"?: string | null,"tenant_id"?: string,"token_count"?: number
+                    "chat_id"?: string,"closed_at"?: string | null,"closed_reason"?: string | null,"context_from"?: string | null,"created_at"?: string,"id"?: string,"last_input_tokens"?: number,"run_count"?: number,"summary"?: string | null,"tenant_id"?: string,"token_count"?: number
                   }
                   Relationships: [
                     {
@@ -188,6 +188,20 @@ isOneToOne: false
       referencedColumns: ["id"]
     }
                   ]
+                },"calling_codes": {
+                  Row: {
+                    "country": string,"prefix": string,"timezone": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "country": string,"prefix": string,"timezone": string
+                  }
+                  Update: {
+                    "country"?: string,"prefix"?: string,"timezone"?: string
+                  }
+                  Relationships: [
+
+                  ]
                 },"channel_secrets": {
                   Row: {
                     "checked_at": string | null,"claim": string | null,"expires_at": string | null,"issued_at": string | null,"kind": string,"lease_until": string | null,"number_id": string,"replaced_at": string | null,"secret_id": string,"tenant_id": string,"updated_at": string
@@ -210,14 +224,14 @@ isOneToOne: false
                   ]
                 },"chats": {
                   Row: {
-                    "agent_paused_until": string | null,"block_state": string,"created_at": string,"free_entry_until": string | null,"has_news": boolean,"id": string,"inbox_hour": string,"last_inbound_at": string | null,"last_interaction_at": string,"last_outbound_at": string | null,"lead_id": string,"number_id": string,"referral": Json | null,"referral_at": string | null,"tenant_id": string,"thread_id": string | null,"unread_count": number,"window_expires_at": string | null
+                    "agent_paused_until": string | null,"block_state": string,"created_at": string,"enriched_at": string | null,"free_entry_reply_by": string | null,"free_entry_until": string | null,"id": string,"inbox_hour": string,"is_free_entry_confirmed": boolean,"last_inbound_at": string | null,"last_interaction_at": string,"last_outbound_at": string | null,"lead_id": string,"news_since": string | null,"number_id": string,"referral": Json | null,"referral_at": string | null,"tenant_id": string,"thread_id": string | null,"unread_count": number,"window_expires_at": string | null
                   }
                   ComputedFields: never
                   Insert: {
-                    "agent_paused_until"?: string | null,"block_state"?: string,"created_at"?: string,"free_entry_until"?: string | null,"has_news"?: boolean,"id"?: string,"inbox_hour"?: never,"last_inbound_at"?: string | null,"last_interaction_at": string,"last_outbound_at"?: string | null,"lead_id": string,"number_id": string,"referral"?: Json | null,"referral_at"?: string | null,"tenant_id": string,"thread_id"?: string | null,"unread_count"?: number,"window_expires_at"?: string | null
+                    "agent_paused_until"?: string | null,"block_state"?: string,"created_at"?: string,"enriched_at"?: string | null,"free_entry_reply_by"?: string | null,"free_entry_until"?: string | null,"id"?: string,"inbox_hour"?: never,"is_free_entry_confirmed"?: boolean,"last_inbound_at"?: string | null,"last_interaction_at": string,"last_outbound_at"?: string | null,"lead_id": string,"news_since"?: string | null,"number_id": string,"referral"?: Json | null,"referral_at"?: string | null,"tenant_id": string,"thread_id"?: string | null,"unread_count"?: number,"window_expires_at"?: string | null
                   }
                   Update: {
-                    "agent_paused_until"?: string | null,"block_state"?: string,"created_at"?: string,"free_entry_until"?: string | null,"has_news"?: boolean,"id"?: string,"inbox_hour"?: never,"last_inbound_at"?: string | null,"last_interaction_at"?: string,"last_outbound_at"?: string | null,"lead_id"?: string,"number_id"?: string,"referral"?: Json | null,"referral_at"?: string | null,"tenant_id"?: string,"thread_id"?: string | null,"unread_count"?: number,"window_expires_at"?: string | null
+                    "agent_paused_until"?: string | null,"block_state"?: string,"created_at"?: string,"enriched_at"?: string | null,"free_entry_reply_by"?: string | null,"free_entry_until"?: string | null,"id"?: string,"inbox_hour"?: never,"is_free_entry_confirmed"?: boolean,"last_inbound_at"?: string | null,"last_interaction_at"?: string,"last_outbound_at"?: string | null,"lead_id"?: string,"news_since"?: string | null,"number_id"?: string,"referral"?: Json | null,"referral_at"?: string | null,"tenant_id"?: string,"thread_id"?: string | null,"unread_count"?: number,"window_expires_at"?: string | null
                   }
                   Relationships: [
                     {
@@ -259,6 +273,20 @@ isOneToOne: false
       referencedRelation: "customer_leads"
       referencedColumns: ["tenant_id","id"]
     }
+                  ]
+                },"consent_keywords": {
+                  Row: {
+                    "is_only_after_bulk": boolean,"kind": string,"language": string,"phrase": string,"scope": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "is_only_after_bulk"?: boolean,"kind": string,"language": string,"phrase": string,"scope": string
+                  }
+                  Update: {
+                    "is_only_after_bulk"?: boolean,"kind"?: string,"language"?: string,"phrase"?: string,"scope"?: string
+                  }
+                  Relationships: [
+
                   ]
                 },"conversations": {
                   Row: {
@@ -320,14 +348,14 @@ isOneToOne: false
                   ]
                 },"customer_leads": {
                   Row: {
-                    "assigned_to": string | null,"business_category": string | null,"chat_id": string | null,"company": string | null,"created_at": string,"customer_type": string | null,"email": string | null,"id": string,"is_active": boolean,"label1": string | null,"label2": string | null,"label3": string | null,"last_activity": string | null,"lead_grade": string,"lead_status": string,"merged_at": string | null,"merged_by": string | null,"merged_into": string | null,"metadata": NonNullable<Json>,"name": string | null,"name_source": string | null,"named_at": string | null,"next_action": string | null,"next_action_at": string | null,"opt_out_scope": string | null,"opted_out_at": string | null,"phone": string | null,"priority": number,"profile_status": string | null,"qualification_score": number,"tags": (string)[],"tenant_id": string,"thread_id": string | null,"thread_token_count": number,"updated_at": string,"user_name": string | null
+                    "assigned_to": string | null,"business_category": string | null,"chat_id": string | null,"company": string | null,"created_at": string,"customer_type": string | null,"email": string | null,"id": string,"is_active": boolean,"label1": string | null,"label2": string | null,"label3": string | null,"last_activity": string | null,"lead_grade": string,"lead_status": string,"merged_at": string | null,"merged_by": string | null,"merged_into": string | null,"metadata": NonNullable<Json>,"name": string | null,"name_source": string | null,"named_at": string | null,"next_action": string | null,"next_action_at": string | null,"opt_out_scope": string | null,"opted_out_at": string | null,"phone": string | null,"priority": number,"profile_status": string | null,"qualification_score": number,"tags": (string)[],"tenant_id": string,"thread_id": string | null,"thread_token_count": number,"timezone": string | null,"updated_at": string,"user_name": string | null
                   }
                   ComputedFields: never
                   Insert: {
-                    "assigned_to"?: string | null,"business_category"?: string | null,"chat_id"?: string | null,"company"?: string | null,"created_at"?: string,"customer_type"?: string | null,"email"?: string | null,"id"?: string,"is_active"?: boolean,"label1"?: string | null,"label2"?: string | null,"label3"?: string | null,"last_activity"?: string | null,"lead_grade"?: string,"lead_status"?: string,"merged_at"?: string | null,"merged_by"?: string | null,"merged_into"?: string | null,"metadata"?: NonNullable<Json>,"name"?: string | null,"name_source"?: string | null,"named_at"?: string | null,"next_action"?: string | null,"next_action_at"?: string | null,"opt_out_scope"?: string | null,"opted_out_at"?: string | null,"phone"?: string | null,"priority"?: number,"profile_status"?: string | null,"qualification_score"?: number,"tags"?: (string)[],"tenant_id": string,"thread_id"?: string | null,"thread_token_count"?: number,"updated_at"?: string,"user_name"?: string | null
+                    "assigned_to"?: string | null,"business_category"?: string | null,"chat_id"?: string | null,"company"?: string | null,"created_at"?: string,"customer_type"?: string | null,"email"?: string | null,"id"?: string,"is_active"?: boolean,"label1"?: string | null,"label2"?: string | null,"label3"?: string | null,"last_activity"?: string | null,"lead_grade"?: string,"lead_status"?: string,"merged_at"?: string | null,"merged_by"?: string | null,"merged_into"?: string | null,"metadata"?: NonNullable<Json>,"name"?: string | null,"name_source"?: string | null,"named_at"?: string | null,"next_action"?: string | null,"next_action_at"?: string | null,"opt_out_scope"?: string | null,"opted_out_at"?: string | null,"phone"?: string | null,"priority"?: number,"profile_status"?: string | null,"qualification_score"?: number,"tags"?: (string)[],"tenant_id": string,"thread_id"?: string | null,"thread_token_count"?: number,"timezone"?: string | null,"updated_at"?: string,"user_name"?: string | null
                   }
                   Update: {
-                    "assigned_to"?: string | null,"business_category"?: string | null,"chat_id"?: string | null,"company"?: string | null,"created_at"?: string,"customer_type"?: string | null,"email"?: string | null,"id"?: string,"is_active"?: boolean,"label1"?: string | null,"label2"?: string | null,"label3"?: string | null,"last_activity"?: string | null,"lead_grade"?: string,"lead_status"?: string,"merged_at"?: string | null,"merged_by"?: string | null,"merged_into"?: string | null,"metadata"?: NonNullable<Json>,"name"?: string | null,"name_source"?: string | null,"named_at"?: string | null,"next_action"?: string | null,"next_action_at"?: string | null,"opt_out_scope"?: string | null,"opted_out_at"?: string | null,"phone"?: string | null,"priority"?: number,"profile_status"?: string | null,"qualification_score"?: number,"tags"?: (string)[],"tenant_id"?: string,"thread_id"?: string | null,"thread_token_count"?: number,"updated_at"?: string,"user_name"?: string | null
+                    "assigned_to"?: string | null,"business_category"?: string | null,"chat_id"?: string | null,"company"?: string | null,"created_at"?: string,"customer_type"?: string | null,"email"?: string | null,"id"?: string,"is_active"?: boolean,"label1"?: string | null,"label2"?: string | null,"label3"?: string | null,"last_activity"?: string | null,"lead_grade"?: string,"lead_status"?: string,"merged_at"?: string | null,"merged_by"?: string | null,"merged_into"?: string | null,"metadata"?: NonNullable<Json>,"name"?: string | null,"name_source"?: string | null,"named_at"?: string | null,"next_action"?: string | null,"next_action_at"?: string | null,"opt_out_scope"?: string | null,"opted_out_at"?: string | null,"phone"?: string | null,"priority"?: number,"profile_status"?: string | null,"qualification_score"?: number,"tags"?: (string)[],"tenant_id"?: string,"thread_id"?: string | null,"thread_token_count"?: number,"timezone"?: string | null,"updated_at"?: string,"user_name"?: string | null
                   }
                   Relationships: [
                     {
@@ -360,6 +388,58 @@ isOneToOne: false
 isOneToOne: false
       referencedRelation: "ai_threads"
       referencedColumns: ["tenant_id","id"]
+    }
+                  ]
+                },"daily_actions": {
+                  Row: {
+                    "attempts": number,"chat_id": string | null,"claim": string | null,"day": string,"due_at": string,"ended_at": string | null,"lead_id": string,"lease_until": string | null,"message_id": string | null,"next_action": string | null,"reason": string | null,"rescheduled_to": string | null,"status": string,"tenant_id": string,"text": string | null
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "attempts"?: number,"chat_id"?: string | null,"claim"?: string | null,"day": string,"due_at": string,"ended_at"?: string | null,"lead_id": string,"lease_until"?: string | null,"message_id"?: string | null,"next_action"?: string | null,"reason"?: string | null,"rescheduled_to"?: string | null,"status"?: string,"tenant_id": string,"text"?: string | null
+                  }
+                  Update: {
+                    "attempts"?: number,"chat_id"?: string | null,"claim"?: string | null,"day"?: string,"due_at"?: string,"ended_at"?: string | null,"lead_id"?: string,"lease_until"?: string | null,"message_id"?: string | null,"next_action"?: string | null,"reason"?: string | null,"rescheduled_to"?: string | null,"status"?: string,"tenant_id"?: string,"text"?: string | null
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "daily_actions_chat_id_fkey"
+      columns: ["tenant_id","chat_id"]
+isOneToOne: false
+      referencedRelation: "chats"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "daily_actions_lead_id_fkey"
+      columns: ["tenant_id","lead_id"]
+isOneToOne: false
+      referencedRelation: "customer_leads"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "daily_actions_message_id_fkey"
+      columns: ["tenant_id","message_id"]
+isOneToOne: false
+      referencedRelation: "messages"
+      referencedColumns: ["tenant_id","id"]
+    }
+                  ]
+                },"daily_runs": {
+                  Row: {
+                    "day": string,"planned_at": string,"tenant_id": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "day": string,"planned_at": string,"tenant_id": string
+                  }
+                  Update: {
+                    "day"?: string,"planned_at"?: string,"tenant_id"?: string
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "daily_runs_tenant_id_fkey"
+      columns: ["tenant_id"]
+isOneToOne: false
+      referencedRelation: "users"
+      referencedColumns: ["id"]
     }
                   ]
                 },"early_events": {
@@ -570,6 +650,26 @@ isOneToOne: false
       referencedColumns: ["tenant_id","id"]
     }
                   ]
+                },"monthly_sends": {
+                  Row: {
+                    "month": string,"number_id": string,"sent": number,"tenant_id": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "month": string,"number_id": string,"sent": number,"tenant_id": string
+                  }
+                  Update: {
+                    "month"?: string,"number_id"?: string,"sent"?: number,"tenant_id"?: string
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "monthly_sends_number_id_fkey"
+      columns: ["tenant_id","number_id"]
+isOneToOne: false
+      referencedRelation: "whatsapp_numbers"
+      referencedColumns: ["tenant_id","id"]
+    }
+                  ]
                 },"number_pacing": {
                   Row: {
                     "bulk_pause_reason": string | null,"bulk_paused_until": string | null,"bulk_slot_at": string,"holder": string | null,"next_slot_at": string,"number_id": string,"pause_reason": string | null,"paused_until": string | null,"reserve_slot_at": string,"service_count": number,"service_month": string | null,"slow_level": number,"slowed_at": string | null,"tenant_id": string
@@ -622,6 +722,26 @@ isOneToOne: false
       referencedColumns: ["tenant_id","id"]
     }
                   ]
+                },"outreaches": {
+                  Row: {
+                    "last_at": string,"lead_id": string,"portfolio": string,"tenant_id": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "last_at": string,"lead_id": string,"portfolio": string,"tenant_id": string
+                  }
+                  Update: {
+                    "last_at"?: string,"lead_id"?: string,"portfolio"?: string,"tenant_id"?: string
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "outreaches_lead_id_fkey"
+      columns: ["tenant_id","lead_id"]
+isOneToOne: false
+      referencedRelation: "customer_leads"
+      referencedColumns: ["tenant_id","id"]
+    }
+                  ]
                 },"pending_activity": {
                   Row: {
                     "last_activity_at": string,"lead_id": string,"tenant_id": string,"thread_id": string | null,"token_count": number
@@ -668,6 +788,32 @@ isOneToOne: true
       referencedColumns: ["tenant_id","id"]
     }
                   ]
+                },"pending_manual": {
+                  Row: {
+                    "added_at": string,"chat_id": string,"done_at": string | null,"done_by": string | null,"id": string,"priority": number,"reason": string,"sent_manually": boolean,"source": string,"status": string,"tenant_id": string,"text": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "added_at": string,"chat_id": string,"done_at"?: string | null,"done_by"?: string | null,"id"?: string,"priority"?: number,"reason": string,"sent_manually"?: boolean,"source": string,"status"?: string,"tenant_id": string,"text": string
+                  }
+                  Update: {
+                    "added_at"?: string,"chat_id"?: string,"done_at"?: string | null,"done_by"?: string | null,"id"?: string,"priority"?: number,"reason"?: string,"sent_manually"?: boolean,"source"?: string,"status"?: string,"tenant_id"?: string,"text"?: string
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "pending_manual_chat_id_fkey"
+      columns: ["tenant_id","chat_id"]
+isOneToOne: false
+      referencedRelation: "chats"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "pending_manual_done_by_fkey"
+      columns: ["tenant_id","done_by"]
+isOneToOne: false
+      referencedRelation: "users"
+      referencedColumns: ["tenant_id","id"]
+    }
+                  ]
                 },"pending_replies": {
                   Row: {
                     "attempts": number,"chat_id": string,"claim": string | null,"claimed_fragments": number | null,"due_at": string,"due_by": string,"first_at": string,"fragments": number,"last_at": string,"last_error": string | null,"lease_until": string | null,"number_id": string,"redo_count": number,"tenant_id": string
@@ -696,14 +842,14 @@ isOneToOne: false
                   ]
                 },"plans": {
                   Row: {
-                    "max_agents": number | null,"max_whatsapp_numbers": number,"name": string
+                    "max_agents": number | null,"max_messages_per_month": number | null,"max_whatsapp_numbers": number,"name": string
                   }
                   ComputedFields: never
                   Insert: {
-                    "max_agents"?: number | null,"max_whatsapp_numbers": number,"name": string
+                    "max_agents"?: number | null,"max_messages_per_month"?: number | null,"max_whatsapp_numbers": number,"name": string
                   }
                   Update: {
-                    "max_agents"?: number | null,"max_whatsapp_numbers"?: number,"name"?: string
+                    "max_agents"?: number | null,"max_messages_per_month"?: number | null,"max_whatsapp_numbers"?: number,"name"?: string
                   }
                   Relationships: [
 
@@ -744,17 +890,29 @@ isOneToOne: false
                   ]
                 },"tenant_settings": {
                   Row: {
-                    "activity_delay_seconds": number,"ai_daily_cost_budget": number | null,"ai_daily_token_budget": number | null,"block_after_hours": number,"business_name": string,"closed_hours_message": string | null,"conversation_idle_hours": number,"created_at": string,"crm_analysis_idle_minutes": number,"crm_model": string,"crm_person_keeps": string,"crm_pipeline": NonNullable<Json>,"crm_statuses": NonNullable<Json>,"currency": string,"daily_actions_at": string,"enrichment_interval_hours": number,"human_takeover_minutes": number,"opt_out_confirmation": string | null,"quiet_hours": Json | null,"shows_typing": boolean,"tenant_id": string,"thread_max_age_days": number,"thread_max_input_tokens": number,"updated_at": string,"webhook_log_retention_days": number | null
+                    "activity_delay_seconds": number,"ai_daily_cost_budget": number | null,"ai_daily_token_budget": number | null,"block_after_hours": number,"business_name": string,"closed_hours_message": string | null,"conversation_idle_hours": number,"created_at": string,"crm_analysis_idle_minutes": number,"crm_model": string,"crm_person_keeps": string,"crm_pipeline": NonNullable<Json>,"crm_statuses": NonNullable<Json>,"currency": string,"daily_actions_at": string,"enrichment_interval_hours": number,"followup_agent_id": string | null,"followup_template_id": string | null,"human_takeover_minutes": number,"opt_in_keywords": (string)[],"opt_out_confirmation": string | null,"opt_out_keywords": (string)[],"quiet_hours": Json | null,"shows_typing": boolean,"silence_alert_deliveries": number | null,"tenant_id": string,"thread_max_age_days": number,"thread_max_input_tokens": number,"updated_at": string,"webhook_log_retention_days": number | null
                   }
                   ComputedFields: never
                   Insert: {
-                    "activity_delay_seconds"?: number,"ai_daily_cost_budget"?: number | null,"ai_daily_token_budget"?: number | null,"block_after_hours"?: number,"business_name": string,"closed_hours_message"?: string | null,"conversation_idle_hours"?: number,"created_at"?: string,"crm_analysis_idle_minutes"?: number,"crm_model"?: string,"crm_person_keeps"?: string,"crm_pipeline"?: NonNullable<Json>,"crm_statuses"?: NonNullable<Json>,"currency"?: string,"daily_actions_at"?: string,"enrichment_interval_hours"?: number,"human_takeover_minutes"?: number,"opt_out_confirmation"?: string | null,"quiet_hours"?: Json | null,"shows_typing"?: boolean,"tenant_id": string,"thread_max_age_days"?: number,"thread_max_input_tokens"?: number,"updated_at"?: string,"webhook_log_retention_days"?: number | null
+                    "activity_delay_seconds"?: number,"ai_daily_cost_budget"?: number | null,"ai_daily_token_budget"?: number | null,"block_after_hours"?: number,"business_name": string,"closed_hours_message"?: string | null,"conversation_idle_hours"?: number,"created_at"?: string,"crm_analysis_idle_minutes"?: number,"crm_model"?: string,"crm_person_keeps"?: string,"crm_pipeline"?: NonNullable<Json>,"crm_statuses"?: NonNullable<Json>,"currency"?: string,"daily_actions_at"?: string,"enrichment_interval_hours"?: number,"followup_agent_id"?: string | null,"followup_template_id"?: string | null,"human_takeover_minutes"?: number,"opt_in_keywords"?: (string)[],"opt_out_confirmation"?: string | null,"opt_out_keywords"?: (string)[],"quiet_hours"?: Json | null,"shows_typing"?: boolean,"silence_alert_deliveries"?: number | null,"tenant_id": string,"thread_max_age_days"?: number,"thread_max_input_tokens"?: number,"updated_at"?: string,"webhook_log_retention_days"?: number | null
                   }
                   Update: {
-                    "activity_delay_seconds"?: number,"ai_daily_cost_budget"?: number | null,"ai_daily_token_budget"?: number | null,"block_after_hours"?: number,"business_name"?: string,"closed_hours_message"?: string | null,"conversation_idle_hours"?: number,"created_at"?: string,"crm_analysis_idle_minutes"?: number,"crm_model"?: string,"crm_person_keeps"?: string,"crm_pipeline"?: NonNullable<Json>,"crm_statuses"?: NonNullable<Json>,"currency"?: string,"daily_actions_at"?: string,"enrichment_interval_hours"?: number,"human_takeover_minutes"?: number,"opt_out_confirmation"?: string | null,"quiet_hours"?: Json | null,"shows_typing"?: boolean,"tenant_id"?: string,"thread_max_age_days"?: number,"thread_max_input_tokens"?: number,"updated_at"?: string,"webhook_log_retention_days"?: number | null
+                    "activity_delay_seconds"?: number,"ai_daily_cost_budget"?: number | null,"ai_daily_token_budget"?: number | null,"block_after_hours"?: number,"business_name"?: string,"closed_hours_message"?: string | null,"conversation_idle_hours"?: number,"created_at"?: string,"crm_analysis_idle_minutes"?: number,"crm_model"?: string,"crm_person_keeps"?: string,"crm_pipeline"?: NonNullable<Json>,"crm_statuses"?: NonNullable<Json>,"currency"?: string,"daily_actions_at"?: string,"enrichment_interval_hours"?: number,"followup_agent_id"?: string | null,"followup_template_id"?: string | null,"human_takeover_minutes"?: number,"opt_in_keywords"?: (string)[],"opt_out_confirmation"?: string | null,"opt_out_keywords"?: (string)[],"quiet_hours"?: Json | null,"shows_typing"?: boolean,"silence_alert_deliveries"?: number | null,"tenant_id"?: string,"thread_max_age_days"?: number,"thread_max_input_tokens"?: number,"updated_at"?: string,"webhook_log_retention_days"?: number | null
                   }
                   Relationships: [
                     {
+      foreignKeyName: "tenant_settings_followup_agent_id_fkey"
+      columns: ["tenant_id","followup_agent_id"]
+isOneToOne: false
+      referencedRelation: "ai_agents"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "tenant_settings_followup_template_id_fkey"
+      columns: ["tenant_id","followup_template_id"]
+isOneToOne: false
+      referencedRelation: "message_templates"
+      referencedColumns: ["tenant_id","id"]
+    },{
       foreignKeyName: "tenant_settings_tenant_id_fkey"
       columns: ["tenant_id"]
 isOneToOne: true
@@ -764,14 +922,14 @@ isOneToOne: true
                   ]
                 },"users": {
                   Row: {
-                    "auth_id": string | null,"created_at": string,"crm_enabled": boolean,"crm_plan": string | null,"email": string,"id": string,"is_active": boolean,"locale": string,"max_agents": number | null,"max_whatsapp_numbers": number | null,"name": string | null,"role": string,"tenant_id": string,"timezone": string,"updated_at": string
+                    "auth_id": string | null,"created_at": string,"crm_enabled": boolean,"crm_plan": string | null,"email": string,"id": string,"is_active": boolean,"locale": string,"max_agents": number | null,"max_messages_per_month": number | null,"max_whatsapp_numbers": number | null,"name": string | null,"role": string,"tenant_id": string,"timezone": string,"updated_at": string
                   }
                   ComputedFields: never
                   Insert: {
-                    "auth_id"?: string | null,"created_at"?: string,"crm_enabled"?: boolean,"crm_plan"?: string | null,"email": string,"id"?: string,"is_active"?: boolean,"locale"?: string,"max_agents"?: number | null,"max_whatsapp_numbers"?: number | null,"name"?: string | null,"role": string,"tenant_id": string,"timezone"?: string,"updated_at"?: string
+                    "auth_id"?: string | null,"created_at"?: string,"crm_enabled"?: boolean,"crm_plan"?: string | null,"email": string,"id"?: string,"is_active"?: boolean,"locale"?: string,"max_agents"?: number | null,"max_messages_per_month"?: number | null,"max_whatsapp_numbers"?: number | null,"name"?: string | null,"role": string,"tenant_id": string,"timezone"?: string,"updated_at"?: string
                   }
                   Update: {
-                    "auth_id"?: string | null,"created_at"?: string,"crm_enabled"?: boolean,"crm_plan"?: string | null,"email"?: string,"id"?: string,"is_active"?: boolean,"locale"?: string,"max_agents"?: number | null,"max_whatsapp_numbers"?: number | null,"name"?: string | null,"role"?: string,"tenant_id"?: string,"timezone"?: string,"updated_at"?: string
+                    "auth_id"?: string | null,"created_at"?: string,"crm_enabled"?: boolean,"crm_plan"?: string | null,"email"?: string,"id"?: string,"is_active"?: boolean,"locale"?: string,"max_agents"?: number | null,"max_messages_per_month"?: number | null,"max_whatsapp_numbers"?: number | null,"name"?: string | null,"role"?: string,"tenant_id"?: string,"timezone"?: string,"updated_at"?: string
                   }
                   Relationships: [
                     {
@@ -790,28 +948,28 @@ isOneToOne: false
                   ]
                 },"webhook_logs": {
                   Row: {
-                    "account": string | null,"applied_at": string | null,"attempts": number,"delivery_id": string,"error": string | null,"events": Json | null,"field": string | null,"id": string,"next_attempt_at": string | null,"number": string | null,"payload": Json | null,"provider": string,"raw": string | null,"received_at": string,"status": string,"tenant_id": string | null
+                    "account": string | null,"applied_at": string | null,"attempts": number,"delivery_id": string,"error": string | null,"events": Json | null,"field": string | null,"id": string,"is_unmodelled": boolean,"next_attempt_at": string | null,"number": string | null,"payload": Json | null,"provider": string,"raw": string | null,"received_at": string,"status": string,"tenant_id": string | null
                   }
                   ComputedFields: never
                   Insert: {
-                    "account"?: string | null,"applied_at"?: string | null,"attempts"?: number,"delivery_id": string,"error"?: string | null,"events"?: Json | null,"field"?: string | null,"id"?: string,"next_attempt_at"?: string | null,"number"?: string | null,"payload"?: Json | null,"provider": string,"raw"?: string | null,"received_at": string,"status": string,"tenant_id"?: string | null
+                    "account"?: string | null,"applied_at"?: string | null,"attempts"?: number,"delivery_id": string,"error"?: string | null,"events"?: Json | null,"field"?: string | null,"id"?: string,"is_unmodelled"?: boolean,"next_attempt_at"?: string | null,"number"?: string | null,"payload"?: Json | null,"provider": string,"raw"?: string | null,"received_at": string,"status": string,"tenant_id"?: string | null
                   }
                   Update: {
-                    "account"?: string | null,"applied_at"?: string | null,"attempts"?: number,"delivery_id"?: string,"error"?: string | null,"events"?: Json | null,"field"?: string | null,"id"?: string,"next_attempt_at"?: string | null,"number"?: string | null,"payload"?: Json | null,"provider"?: string,"raw"?: string | null,"received_at"?: string,"status"?: string,"tenant_id"?: string | null
+                    "account"?: string | null,"applied_at"?: string | null,"attempts"?: number,"delivery_id"?: string,"error"?: string | null,"events"?: Json | null,"field"?: string | null,"id"?: string,"is_unmodelled"?: boolean,"next_attempt_at"?: string | null,"number"?: string | null,"payload"?: Json | null,"provider"?: string,"raw"?: string | null,"received_at"?: string,"status"?: string,"tenant_id"?: string | null
                   }
                   Relationships: [
 
                   ]
                 },"whatsapp_numbers": {
                   Row: {
-                    "account_id": string | null,"app_synced_at": string | null,"auto_reply": boolean,"business_hours": Json | null,"connected_at": string | null,"created_at": string,"default_agent_id": string | null,"display_name": string,"id": string,"is_active": boolean,"is_coexistence": boolean,"is_primary": boolean,"messaging_limit": number | null,"phone_number": string,"portfolio_id": string | null,"provider": string,"provider_number_id": string,"quality_rating": string | null,"rate_per_second": number,"tenant_id": string,"timezone": string,"updated_at": string,"waba_id": string | null,"webhook_url": string | null
+                    "account_id": string | null,"app_synced_at": string | null,"auto_reply": boolean,"business_hours": Json | null,"connected_at": string | null,"created_at": string,"default_agent_id": string | null,"display_name": string,"id": string,"is_active": boolean,"is_coexistence": boolean,"is_primary": boolean,"messaging_limit": number | null,"phone_number": string,"portfolio_id": string | null,"provider": string,"provider_number_id": string,"quality_rating": string | null,"rate_per_second": number,"tenant_id": string,"timezone": string,"updated_at": string,"username": string | null,"waba_id": string | null,"webhook_url": string | null
                   }
                   ComputedFields: never
                   Insert: {
-                    "account_id"?: string | null,"app_synced_at"?: string | null,"auto_reply"?: boolean,"business_hours"?: Json | null,"connected_at"?: string | null,"created_at"?: string,"default_agent_id"?: string | null,"display_name": string,"id"?: string,"is_active"?: boolean,"is_coexistence"?: boolean,"is_primary"?: boolean,"messaging_limit"?: number | null,"phone_number": string,"portfolio_id"?: string | null,"provider": string,"provider_number_id": string,"quality_rating"?: string | null,"rate_per_second"?: number,"tenant_id": string,"timezone"?: string,"updated_at"?: string,"waba_id"?: string | null,"webhook_url"?: string | null
+                    "account_id"?: string | null,"app_synced_at"?: string | null,"auto_reply"?: boolean,"business_hours"?: Json | null,"connected_at"?: string | null,"created_at"?: string,"default_agent_id"?: string | null,"display_name": string,"id"?: string,"is_active"?: boolean,"is_coexistence"?: boolean,"is_primary"?: boolean,"messaging_limit"?: number | null,"phone_number": string,"portfolio_id"?: string | null,"provider": string,"provider_number_id": string,"quality_rating"?: string | null,"rate_per_second"?: number,"tenant_id": string,"timezone"?: string,"updated_at"?: string,"username"?: string | null,"waba_id"?: string | null,"webhook_url"?: string | null
                   }
                   Update: {
-                    "account_id"?: string | null,"app_synced_at"?: string | null,"auto_reply"?: boolean,"business_hours"?: Json | null,"connected_at"?: string | null,"created_at"?: string,"default_agent_id"?: string | null,"display_name"?: string,"id"?: string,"is_active"?: boolean,"is_coexistence"?: boolean,"is_primary"?: boolean,"messaging_limit"?: number | null,"phone_number"?: string,"portfolio_id"?: string | null,"provider"?: string,"provider_number_id"?: string,"quality_rating"?: string | null,"rate_per_second"?: number,"tenant_id"?: string,"timezone"?: string,"updated_at"?: string,"waba_id"?: string | null,"webhook_url"?: string | null
+                    "account_id"?: string | null,"app_synced_at"?: string | null,"auto_reply"?: boolean,"business_hours"?: Json | null,"connected_at"?: string | null,"created_at"?: string,"default_agent_id"?: string | null,"display_name"?: string,"id"?: string,"is_active"?: boolean,"is_coexistence"?: boolean,"is_primary"?: boolean,"messaging_limit"?: number | null,"phone_number"?: string,"portfolio_id"?: string | null,"provider"?: string,"provider_number_id"?: string,"quality_rating"?: string | null,"rate_per_second"?: number,"tenant_id"?: string,"timezone"?: string,"updated_at"?: string,"username"?: string | null,"waba_id"?: string | null,"webhook_url"?: string | null
                   }
                   Relationships: [
                     {
@@ -836,7 +994,13 @@ isOneToOne: false
                     "cached_tokens": number | null,"cost": number | null,"currency": string | null,"day": string | null,"input_tokens": number | null,"latency_ms_p50": number | null,"model": string,"output_tokens": number | null,"purpose": string,"runs": number | null,"tenant_id": string,"total_tokens": number | null
                   }
                   ComputedFields: never
-                  Relationships: [
+                  Insert: {
+                           "cached_tokens"?: number | null,"cost"?: number | null,"currency"?: string | null,"day"?: string | null,"input_tokens"?: number | null,"latency_ms_p50"?: number | null,"model"?: string | null,"output_tokens"?: number | null,"purpose"?: string | null,"runs"?: number | null,"tenant_id"?: string | null,"total_tokens"?: number | null
+                         }
+                        Update: {
+                           "cached_tokens"?: number | null,"cost"?: number | null,"currency"?: string | null,"day"?: string | null,"input_tokens"?: number | null,"latency_ms_p50"?: number | null,"model"?: string | null,"output_tokens"?: number | null,"purpose"?: string | null,"runs"?: number | null,"tenant_id"?: string | null,"total_tokens"?: number | null
+                         }
+                        Relationships: [
                     {
       foreignKeyName: "ai_usage_tenant_id_fkey"
       columns: ["tenant_id"]
@@ -880,11 +1044,20 @@ isOneToOne: false
 "analysis_settle":
 { Args: { "p_chat_id": string,"p_claim": string,"p_result": Json,"p_tenant_id": string,"p_usage"?: Json }; Returns: string
                            },
+"backfill_claim":
+{ Args: { "p_lease_seconds"?: number,"p_limit"?: number }; Returns: Json
+                           },
+"backfill_fail":
+{ Args: { "p_claim": string,"p_is_temporary": boolean,"p_number_id": string,"p_problem": string,"p_retry_after_seconds"?: number,"p_tenant_id": string }; Returns: boolean
+                           },
+"backfill_settle":
+{ Args: { "p_claim": string,"p_is_done": boolean,"p_number_id": string,"p_read_until": string,"p_tenant_id": string }; Returns: boolean
+                           },
 "channel_connect":
-{ Args: { "p_expires_at"?: string,"p_issued_at"?: string,"p_number": Json,"p_token": string,"p_user_id": string }; Returns: Json
+{ Args: { "p_admin_id": string,"p_expires_at"?: string,"p_issued_at"?: string,"p_number": Json,"p_token": string }; Returns: Json
                            },
 "channel_setup_settle":
-{ Args: { "p_number_id": string,"p_problem"?: string,"p_synced"?: boolean,"p_user_id": string,"p_webhook_url"?: string }; Returns: undefined
+{ Args: { "p_admin_id": string,"p_number_id": string,"p_problem"?: string,"p_synced"?: boolean,"p_webhook_url"?: string }; Returns: undefined
                            },
 "channel_tokens":
 { Args: { "p_numbers": Json }; Returns: Json
@@ -894,6 +1067,9 @@ isOneToOne: false
                            },
 "chat_mark_read":
 { Args: { "p_chat_id": string }; Returns: undefined
+                           },
+"consent_record":
+{ Args: { "p_evidence": string,"p_kind": string,"p_lead_id": string,"p_scope": string }; Returns: Json
                            },
 "conversation_assign":
 { Args: { "p_conversation_id": string,"p_user_id": string }; Returns: {
@@ -1000,9 +1176,27 @@ isOneToOne: false
 "conversations_close_idle":
 { Args: { "p_limit"?: number }; Returns: number
                            },
+"crm_execute_daily_actions":
+{ Args: Record<PropertyKey, never>; Returns: number
+                           },
+"crm_status":
+{ Args: Record<PropertyKey, never>; Returns: Json
+                           },
+"daily_claim":
+{ Args: { "p_lease_seconds"?: number,"p_limit"?: number }; Returns: Json
+                           },
+"daily_fail":
+{ Args: { "p_claim": string,"p_day": string,"p_error": string,"p_is_final"?: boolean,"p_lead_id": string,"p_retry_after_seconds"?: number,"p_tenant_id": string,"p_usage"?: Json }; Returns: string
+                           },
+"daily_plan":
+{ Args: { "p_force"?: boolean,"p_tenant_id"?: string }; Returns: number
+                           },
+"daily_settle":
+{ Args: { "p_agent_id": string,"p_at"?: string,"p_claim": string,"p_day": string,"p_decision": string,"p_lead_id": string,"p_tenant_id": string,"p_text": string,"p_usage"?: Json }; Returns: string
+                           },
 "inbox_list":
 { Args: { "p_assigned_to"?: string,"p_attention"?: boolean,"p_before_at"?: string,"p_before_chat"?: string,"p_limit"?: number,"p_number_id"?: string,"p_unread"?: boolean }; Returns: {
-              "agent_paused_until": string,"assigned_to": string,"assignee_name": string,"block_state": string,"chat_id": string,"conversation_id": string,"free_entry_until": string,"labels": (string)[],"last_at": string,"last_content": string,"last_direction": string,"last_status": string,"last_type": string,"lead_id": string,"lead_name": string,"lead_phone": string,"lead_priority": number,"number_id": string,"number_name": string,"requires_attention": boolean,"unread_count": number,"window_expires_at": string,"window_open": boolean
+              "agent_paused_until": string,"assigned_to": string,"assignee_name": string,"block_state": string,"chat_id": string,"conversation_id": string,"free_entry_reply_by": string,"free_entry_until": string,"labels": (string)[],"last_at": string,"last_content": string,"last_direction": string,"last_status": string,"last_type": string,"lead_id": string,"lead_name": string,"lead_phone": string,"lead_priority": number,"number_id": string,"number_name": string,"requires_attention": boolean,"unread_count": number,"window_expires_at": string,"window_open": boolean
             }[]
                            },
 "job_run_record":
@@ -1010,6 +1204,9 @@ isOneToOne: false
                            },
 "lead_card":
 { Args: { "p_lead_id": string }; Returns: Json
+                           },
+"lead_enrich":
+{ Args: { "p_chat_id": string,"p_labels": (string)[],"p_name": string,"p_tenant_id": string }; Returns: boolean
                            },
 "lead_merge":
 { Args: { "p_keep"?: string,"p_lead_id": string,"p_other_lead_id": string }; Returns: {
@@ -1047,6 +1244,7 @@ isOneToOne: false
 "tenant_id": string,
 "thread_id": string | null,
 "thread_token_count": number,
+"timezone": string | null,
 "updated_at": string,
 "user_name": string | null
             }
@@ -1082,6 +1280,9 @@ isOneToOne: false
 "number_resume":
 { Args: { "p_number_id": string }; Returns: undefined
                            },
+"numbers_watch":
+{ Args: Record<PropertyKey, never>; Returns: number
+                           },
 "outbox_claim":
 { Args: { "p_lead_ms"?: number,"p_lease_seconds"?: number,"p_limit"?: number,"p_worker"?: string }; Returns: Json
                            },
@@ -1097,6 +1298,53 @@ isOneToOne: false
 "ownership_transfer":
 { Args: { "p_user_id": string }; Returns: undefined
                            },
+"pending_manual_dismiss":
+{ Args: { "p_id": string }; Returns: {
+              "added_at": string,
+"chat_id": string,
+"done_at": string | null,
+"done_by": string | null,
+"id": string,
+"priority": number,
+"reason": string,
+"sent_manually": boolean,
+"source": string,
+"status": string,
+"tenant_id": string,
+"text": string
+            }
+                          SetofOptions: {
+        from: "*"
+        to: "pending_manual"
+        isOneToOne: true
+        isSetofReturn: false
+      } },
+"pending_manual_done":
+{ Args: { "p_id": string }; Returns: {
+              "added_at": string,
+"chat_id": string,
+"done_at": string | null,
+"done_by": string | null,
+"id": string,
+"priority": number,
+"reason": string,
+"sent_manually": boolean,
+"source": string,
+"status": string,
+"tenant_id": string,
+"text": string
+            }
+                          SetofOptions: {
+        from: "*"
+        to: "pending_manual"
+        isOneToOne: true
+        isSetofReturn: false
+      } },
+"pending_manual_list":
+{ Args: { "p_limit"?: number,"p_source"?: string }; Returns: {
+              "added_at": string,"chat_id": string,"free_entry_until": string,"id": string,"lead_id": string,"lead_name": string,"lead_phone": string,"priority": number,"reason": string,"source": string,"text": string,"wa_link": string,"window_expires_at": string,"window_open": boolean
+            }[]
+                           },
 "plan_set":
 { Args: { "p_plan": string,"p_tenant_id": string }; Returns: undefined
                            },
@@ -1109,6 +1357,9 @@ isOneToOne: false
 "reply_settle":
 { Args: { "p_agent_id": string,"p_chat_id": string,"p_claim": string,"p_closes"?: boolean,"p_content": string,"p_summary"?: string,"p_tenant_id": string,"p_usage"?: Json }; Returns: Json
                            },
+"send_preview":
+{ Args: { "p_chat_id": string,"p_force"?: boolean,"p_purpose"?: string,"p_template_id"?: string,"p_type"?: string }; Returns: Json
+                           },
 "staff_change_role":
 { Args: { "p_role": string,"p_user_id": string }; Returns: undefined
                            },
@@ -1118,8 +1369,25 @@ isOneToOne: false
 "staff_remove":
 { Args: { "p_user_id": string }; Returns: undefined
                            },
+"template_accounts":
+{ Args: { "p_tenant_id"?: string }; Returns: Json
+                           },
 "templates_apply":
 { Args: { "p_is_complete"?: boolean,"p_listed_at": string,"p_provider": string,"p_templates": Json,"p_tenant_id": string,"p_waba_id": string }; Returns: Json
+                           },
+"templates_fail":
+{ Args: { "p_problem": string,"p_tenant_id": string,"p_waba_id": string }; Returns: undefined
+                           },
+"thread_clear":
+{ Args: { "p_chat_id": string }; Returns: string
+                           },
+"thread_history":
+{ Args: { "p_limit"?: number,"p_thread_id": string }; Returns: Json
+                           },
+"thread_list":
+{ Args: { "p_chat_id": string,"p_limit"?: number }; Returns: {
+              "closed_at": string,"closed_reason": string,"created_at": string,"id": string,"is_current": boolean,"last_input_tokens": number,"run_count": number,"summary": string,"token_count": number
+            }[]
                            },
 "token_adopt":
 { Args: { "p_claim": string,"p_expires_at": string,"p_issued_at": string,"p_number_id": string,"p_tenant_id": string }; Returns: boolean
@@ -1136,11 +1404,14 @@ isOneToOne: false
 "token_offer":
 { Args: { "p_claim": string,"p_expires_at": string,"p_number_id": string,"p_tenant_id": string,"p_token": string }; Returns: boolean
                            },
+"webhook_purge":
+{ Args: { "p_limit"?: number }; Returns: number
+                           },
 "webhook_receive":
 { Args: { "p_batch": Json }; Returns: Json
                            },
 "webhook_replay":
-{ Args: { "p_log_id": string }; Returns: boolean
+{ Args: { "p_events"?: Json,"p_log_id": string }; Returns: boolean
                            },
 "webhook_retry":
 { Args: { "p_limit"?: number }; Returns: number
