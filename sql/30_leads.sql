@@ -243,7 +243,7 @@ create table public.consent_events (
         references public.customer_leads (tenant_id, id) on delete cascade,
     constraint consent_events_kind_check check (kind in ('opt_out', 'opt_in')),
     constraint consent_events_scope_check check (scope in ('all', 'marketing')),
-    constraint consent_events_source_check check (source in ('keyword', 'provider', 'staff'))
+    constraint consent_events_source_check check (source in ('keyword', 'provider', 'staff', 'merge'))
 );
 comment on table public.consent_events is 'Opt-outs and opt-ins in the order they were said; only ever added to.';
 comment on column public.consent_events.evidence is 'pii: the customer''s own words';

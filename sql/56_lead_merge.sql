@@ -225,6 +225,19 @@ begin
     update public.customer_leads
     set is_active = false, merged_into = p_lead.id, merged_at = now(), merged_by = p_by
     where tenant_id = v_tenant_id and id = p_other.id;
+    perform private.refusal_keep(p_lead, p_other);
+end
+$$;
+
+-- What either of them refused stays refused, whatever the other said before: a statement of its own, so that it also
+-- stays when the statements of both are added up again. Only what the customer says from now on takes it back.
+create function private.refusal_keep(p_lead public.customer_leads, p_other public.customer_leads) returns void
+language plpgsql set search_path = '' as $$
+begin
+    perform private.consents_record(array[(
+        p_lead.tenant_id, p_lead.id, 'opt_out', s.scope, 'merge', null, private.clock())::private.consent])
+    from (select min(scope) from unnest(array[p_lead.opt_out_scope, p_other.opt_out_scope]) as scope) as s (scope)
+    where s.scope is not null;
 end
 $$;
 

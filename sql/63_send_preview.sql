@@ -1,7 +1,7 @@
 -- The send decision in words, for people who are about to write.
 
 -- Every reason of private.send_decisions() as a sentence, per language. kind: reason (why it does not go out now, or
--- simply goes), warning (it may go, but), note (what comes after: price, free entry point).
+-- simply goes), warning (it may go, but), note (what comes after: price, free entry point), hint (what to do).
 create function private.send_phrases() returns table (kind text, reason text, es text, en text, pt text)
 language sql immutable rows 45 set search_path = '' as $$
     values
@@ -90,6 +90,13 @@ language sql immutable rows 45 set search_path = '' as $$
     ('reason', 'messaging_limit', 'Se alcanzó el límite de clientes que WhatsApp permite en 24 horas; sale {until}',
         'The customers WhatsApp allows in 24 hours are reached; it goes out {until}',
         'Foi atingido o limite de clientes que o WhatsApp permite em 24 horas; sai {until}'),
+    ('hint', 'choose_template', 'Elija una plantilla (p_type y p_template_id).',
+        'Choose a template (p_type and p_template_id).', 'Escolha um modelo (p_type e p_template_id).'),
+    ('hint', 'force', 'Para enviarlo de todos modos, use p_force con el costo que se muestra.',
+        'To send it all the same, use p_force with the cost shown.',
+        'Para enviar mesmo assim, use p_force com o custo mostrado.'),
+    ('hint', 'nothing', 'No se puede hacer nada al respecto.', 'Nothing can be done about it.',
+        'Não há nada a fazer.'),
     ('note', 'price', 'costo estimado {cost}', 'estimated cost {cost}', 'custo estimado {cost}'),
     ('note', 'price_unverified', 'costo estimado {cost} (tarifa sin verificar)',
         'estimated cost {cost} (unverified rate)', 'custo estimado {cost} (tarifa não verificada)'),

@@ -293,50 +293,21 @@ begin
 end
 $$;
 
--- How long, roughly: 5 min, 3 h, 2 days.
-create function private.duration_words(p_interval interval) returns text
-language sql immutable set search_path = '' as $$
-    select case
-        when p_interval < interval '1 hour' then ceil(extract(epoch from p_interval) / 60) || ' min'
-        when p_interval < interval '48 hours' then floor(extract(epoch from p_interval) / 3600) || ' h'
-        else floor(extract(epoch from p_interval) / 86400) || ' days'
-    end
-$$;
-
--- Why a message may not be sent, in a sentence.
-create function private.send_refusal(p_chat public.chats, p_reason text) returns text
-language plpgsql stable set search_path = '' as $$
-declare
-    v_closed_for interval := (select private.clock()) - p_chat.window_expires_at;
-begin
-    return case p_reason
-        when 'window_closed' then case when p_chat.window_expires_at is null
-            then 'This customer has not written to this number yet, so only a template may be sent.'
-            else format('The window closed %s ago, so only a template may be sent.', private.duration_words(v_closed_for))
-            end
-        when 'window_will_be_closed' then
-            'The window will be closed by then unless the customer writes again, so only a template may be scheduled.'
-        when 'opted_out' then 'This customer does not want to be written to.'
-        when 'blocked' then 'This customer has blocked the number.'
-        when 'plan_quota' then 'The messages of this month''s plan are used up.'
-        when 'marketing_to_us' then 'WhatsApp delivers no marketing templates to numbers of the United States.'
-        when 'opted_out_of_marketing' then 'This customer does not want marketing.'
-        when 'number_inactive' then 'The number of this chat is switched off.'
-        else format('This message may not be sent: %s.', replace(p_reason, '_', ' '))
-    end;
-end
-$$;
-
--- Refuse what was decided against. p_can_force: a person may overrule it.
+-- Refuse what was decided against, in the words of send_preview(): the caller's language, and by their clock.
+-- p_can_force: a person may overrule it.
 create function private.send_forbid(p_chat public.chats, p_decision jsonb, p_can_force boolean) returns void
 language plpgsql stable set search_path = '' as $$
+declare
+    v_reader public.users;
 begin
+    select * into v_reader from public.users where id = private.my_user_id();
     perform private.send_refuse('PT409', p_decision ->> 'reason',
-        private.send_refusal(p_chat, p_decision ->> 'reason'),
+        private.send_sentence(p_chat, p_decision, v_reader) || '.',
         coalesce(nullif(concat_ws(' ',
-            case p_decision ->> 'verdict' when 'template' then 'Choose a template: p_type and p_template_id.' end,
-            case when p_can_force then 'To send it all the same, use p_force with the cost shown.' end,
-            'Estimated: ' || private.cost_words(p_decision) || '.'), ''), 'Nothing can be done about it.'),
+            case p_decision ->> 'verdict' when 'template'
+                then private.send_phrase('hint', 'choose_template', v_reader.locale, '{}') end,
+            case when p_can_force then private.send_phrase('hint', 'force', v_reader.locale, '{}') end), ''),
+            private.send_phrase('hint', 'nothing', v_reader.locale, '{}')),
         p_decision || jsonb_build_object('window_expires_at', p_chat.window_expires_at, 'can_force', p_can_force));
 end
 $$;

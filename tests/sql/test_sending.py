@@ -161,7 +161,8 @@ def test_a_lead_without_a_chat_gets_one(db: Any, clinic: Business, cita: Any) ->
     sent = send(db, clinic.owner, type="template", template_id=cita, parameters={"body": ["Ana"]}, **to)
 
     assert refused["message"] == (
-        "This customer has not written to this number yet, so only a template may be sent."
+        "El cliente aún no ha escrito a este número; hace falta una plantilla;"
+        " costo estimado USD 0.0113 (tarifa sin verificar)."
     )
     assert chats_after_refusal == 0
     assert db.column("select id::text from public.chats") == [sent["chat_id"]]
@@ -343,14 +344,29 @@ def test_the_same_key_at_the_same_moment_sends_once(
 # what is refused
 
 
+@pytest.mark.parametrize(
+    ("locale", "begins"), [("en-US", "The window closed 3 h ago; "), ("pt-BR", "A janela fechou há 3 h; ")]
+)
+def test_a_refusal_is_in_the_reader_s_language(
+    db: Any, clinic: Business, chat: Any, locale: str, begins: str
+) -> None:
+    close_window(db, 3)
+    db.run("update users set locale = %s", locale)
+
+    assert refusal(db, clinic.owner, chat_id=chat, content="Hola")["message"].startswith(begins)
+
+
 def test_a_closed_window_is_told_with_what_is_possible(db: Any, clinic: Business, chat: Any) -> None:
     close_window(db, 3)
 
     refused = refusal(db, clinic.owner, chat_id=chat, content="Hola")
 
     assert (refused["code"], refused["reason"], refused["verdict"]) == ("PT409", "window_closed", "template")
-    assert refused["message"] == "The window closed 3 h ago, so only a template may be sent."
-    assert refused["hint"].startswith("Choose a template: p_type and p_template_id. Estimated: USD 0.0113")
+    assert refused["message"] == (
+        "La ventana se cerró hace 3 h; hace falta una plantilla;"
+        " costo estimado USD 0.0113 (tarifa sin verificar)."
+    )
+    assert refused["hint"] == "Elija una plantilla (p_type y p_template_id)."
     assert (refused["estimated_cost"], refused["currency"], refused["can_force"]) == (0.0113, "USD", False)
 
 
