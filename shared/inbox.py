@@ -3,8 +3,8 @@
 A request that finds a call free goes at once. While all are out the others gather, and leave together as the
 next batch: the busier, the larger. Each request still gets an answer of its own.
 
-A large delivery (the history of a number that was just connected) goes on its own, payload by payload, and
-only one does so at a time: no other message stands behind it.
+A large delivery (the history of a number that was just connected) goes on its own, a little at a time, and
+only one does so at once: no other message stands behind it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field, replace
 
@@ -30,6 +30,7 @@ CALLS = 3  # at once
 BATCH_PAYLOADS = 200
 BATCH_BYTES = 1_000_000  # a single larger one goes alone
 LARGE_BYTES = 128_000  # of one request
+STEP_BYTES = 32_000  # of a large delivery at a time; a thousand small payloads must not take a thousand calls
 WAITING_BYTES = 32_000_000  # beyond it the provider is asked to come back
 PAUSES = (0.05, 0.2, 0.5)  # seconds before the second and later tries
 PATIENCE = 5.0  # seconds after which there is no other try: providers do not wait much longer
@@ -65,7 +66,7 @@ class Inbox:
     async def _receive_large(self, delivery: _Delivery) -> list[Receipt]:
         try:
             async with self._large:
-                return [receipt for parcel in delivery.parcels for receipt in await self._sort([parcel])]
+                return [receipt for step in _steps(delivery.parcels) for receipt in await self._sort(step)]
         finally:
             self._waiting_bytes -= delivery.size
 
@@ -151,6 +152,19 @@ class Parcel:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "data", self.payload.to_json())
+
+
+def _steps(parcels: Iterable[Parcel]) -> Iterator[list[Parcel]]:
+    """As many at a time as STEP_BYTES hold, and always one."""
+    step: list[Parcel] = []
+    size = 0
+    for parcel in parcels:
+        size += len(parcel.data)
+        if step and size > STEP_BYTES:
+            yield step
+            step, size = [], len(parcel.data)
+        step.append(parcel)
+    yield step
 
 
 @dataclass(frozen=True)

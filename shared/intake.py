@@ -22,7 +22,8 @@ from shared.runtime import Request, Response
 from shared.throttle import Throttle
 
 SMALL = 64 * 1024  # bytes; what is larger is read beside the event loop
-BREATH = 0.002  # seconds that a large delivery leaves to others after each of its payloads
+STRETCH = 16 * 1024  # bytes of a large delivery that are read in one go
+BREATH = 0.002  # seconds that it leaves to others after each
 SWITCH = (
     0.0005  # seconds after which its thread gives way to the event loop; Python's own are ten times as many
 )
@@ -99,9 +100,13 @@ def _provider(request: Request) -> tuple[str, Adapter]:
 
 
 def _unhurried(payloads: Iterable[Payload]) -> list[Parcel]:
-    """Large deliveries can wait: between two payloads the requests that others made get their turn."""
+    """Large deliveries can wait: now and then the requests that others made get their turn."""
     parcels = []
+    read = 0
     for payload in payloads:
         parcels.append(Parcel(payload))
-        time.sleep(BREATH)
+        read += len(parcels[-1].data)
+        if read >= STRETCH:
+            time.sleep(BREATH)
+            read = 0
     return parcels

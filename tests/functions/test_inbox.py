@@ -232,8 +232,8 @@ def test_an_unexpected_failure_reaches_every_request_and_the_next_one_works(data
     assert run(scenario, database) == [RuntimeError] * 3 + [["after"]]
 
 
-def test_a_large_delivery_goes_payload_by_payload_and_keeps_nobody_waiting(database: Database) -> None:
-    large = payloads(*[f"large {n}" for n in range(20)], size=inbox.LARGE_BYTES // 10)
+def test_a_large_delivery_goes_step_by_step_and_keeps_nobody_waiting(database: Database) -> None:
+    large = payloads(*[f"large {n}" for n in range(20)], size=inbox.STEP_BYTES)
 
     async def scenario(box: Inbox) -> list[int]:
         storing = asyncio.create_task(box.receive(large))
@@ -249,6 +249,15 @@ def test_a_large_delivery_goes_payload_by_payload_and_keeps_nobody_waiting(datab
 
     assert max(waited) < 10
     assert [batch for batch in database.batches if len(batch) > 1] == []
+
+
+def test_a_large_delivery_of_a_thousand_small_payloads_takes_a_few_calls(database: Database) -> None:
+    many = payloads(*[f"small {n}" for n in range(1000)], size=200)
+
+    receipts = run(lambda box: box.receive(many), database)
+
+    assert names(receipts) == [one.payload.delivery_id for one in many]
+    assert len(database.batches) <= sum(len(one.data) for one in many) / inbox.STEP_BYTES + 1
 
 
 def test_of_large_deliveries_one_is_stored_after_the_other(database: Database) -> None:
