@@ -141,6 +141,14 @@ begin
 end
 $$;
 
+-- Does a message of this type only say that there is one, whose content may follow under the same id?
+create function private.is_stand_in(p_type text) returns boolean
+language plpgsql immutable set search_path = '' as $$
+begin
+    return coalesce(p_type in ('media_placeholder', 'unsupported'), false);
+end
+$$;
+
 -- Would this event change that message? Asked before anything is written. The answer, like all that changes do, must
 -- not depend on the order in which they come: of two that speak of the same second, the greater text decides.
 create function private.changes_message(p_message public.messages, p_kind text, p_at timestamptz, p_body jsonb)
@@ -170,8 +178,9 @@ begin
                 ((p_message.reactions #>> array[p_body ->> 'by', 'at'])::timestamptz,
                     coalesce(p_message.reactions #>> array[p_body ->> 'by', 'emoji'], ''))
                 < (p_at, coalesce(p_body ->> 'emoji', '')), true)
-        -- message or echo: it is stored, that is all there is to know
-        else false
+        -- it is stored, that is all there is to know
+        else p_kind in ('message', 'echo')
+            and private.is_stand_in(p_message.type) and not private.is_stand_in(p_body ->> 'type')
     end;
 end
 $$;
@@ -225,7 +234,7 @@ begin
             row_number() over (
                 partition by t.tenant_id, t.number_id, t.kind, t.id, t.about, t.detail,
                     case when t.id is null then (t.position, t.n) end
-                order by t.position, t.n) as copy,
+                order by private.is_stand_in(t.body ->> 'type'), t.position, t.n) as copy,
             case
                 when (stored.message).id is not null
                     then private.changes_message(stored.message, t.kind, t.at, t.body)
@@ -300,6 +309,7 @@ begin
         v_conversations := private.inbox_conversations(v_talk, v_chats);
         v_adopted := private.inbox_adopt(v_talk, v_leads, v_chats);
         v_stored := private.inbox_store(v_talk, v_leads, v_chats, v_conversations) || v_adopted;
+        v_stored := v_stored || private.inbox_fill(v_talk, v_stored);
         v_answered := private.inbox_touch(v_stored);
         perform private.inbox_media(v_stored);
         perform private.activity_note(v_stored);
@@ -609,7 +619,7 @@ $$;
 grant execute on function
     private.as_uuid(text), private.inbox_route(jsonb),
     private.changes_message(public.messages, text, timestamptz, jsonb),
-    private.event_detail(jsonb), private.is_first_pricing(jsonb, timestamptz, jsonb),
+    private.event_detail(jsonb), private.is_stand_in(text), private.is_first_pricing(jsonb, timestamptz, jsonb),
     private.message_versions(public.messages),
     private.inbox_fresh(private.inbox_payload[]), private.inbox_apply(private.inbox_event[]),
     private.inbox_obstacle(jsonb, uuid), private.inbox_log(jsonb[], uuid[], text[]),

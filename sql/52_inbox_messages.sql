@@ -198,6 +198,58 @@ begin
 end
 $$;
 
+-- Content of messages that were stored without it: old ones with files, and such as WhatsApp could not read at first.
+-- Returns them like messages stored, but for the conversation, which has counted them.
+create function private.inbox_fill(p_events private.inbox_event[], p_stored private.inbox_message[])
+returns private.inbox_message[]
+language plpgsql set search_path = '' as $$
+declare
+    v_live_after timestamptz := private.clock() - interval '24 hours';
+    v_filled private.inbox_message[];
+begin
+    if (select count(*) from unnest(p_events) e where e.kind in ('message', 'echo'))
+        = (select count(s.message_id) from unnest(p_stored) s) then
+        return array[]::private.inbox_message[];
+    end if;
+    with told as materialized (
+        select e.*, m.id as message_id, m.lead_id, m.chat_id
+        from unnest(p_events) e
+        cross join lateral (
+            select * from public.messages
+            where tenant_id = e.tenant_id and number_id = e.number_id and wa_message_id = e.id
+            limit 1
+        ) as held
+        join public.messages m on m.tenant_id = held.tenant_id and m.id = held.id
+        where e.kind = case m.direction when 'inbound' then 'message' else 'echo' end
+            and private.changes_message(m, e.kind, e.at, e.body)
+        order by m.tenant_id, m.id
+        for no key update of m
+    ),
+    filled as (
+        update public.messages m
+        set type = e.body ->> 'type',
+            content = case when m.previous is null then e.body ->> 'text' else m.content end,
+            -- what was edited or revoked meanwhile has its original there
+            previous = jsonb_set(
+                m.previous, '{0}', jsonb_build_object('at', e.at, 'content', e.body -> 'text')),
+            data = nullif(e.body -> 'data', 'null'),
+            is_forwarded = coalesce((e.body #>> '{context,forwarded}')::boolean, false),
+            reply_to = e.body #>> '{context,id}', referral = nullif(e.body -> 'referral', 'null'),
+            raw = nullif(e.body -> 'raw', 'null'), provider_at = e.at
+        from told e
+        where m.tenant_id = e.tenant_id and m.id = e.message_id
+    )
+    select array_agg((
+        e.position, e.tenant_id, e.number_id, e.lead_id, e.chat_id, null, e.message_id, e.id, e.kind,
+        e.body ->> 'type', e.at, h.is_history, not h.is_history and e.at > v_live_after, e.body
+    )::private.inbox_message)
+    into v_filled
+    from told e
+    cross join lateral (select coalesce((e.body ->> 'history')::boolean, false) as is_history) as h;
+    return coalesce(v_filled, '{}');
+end
+$$;
+
 create function private.inbox_media(p_stored private.inbox_message[]) returns void
 language plpgsql set search_path = '' as $$
 begin
@@ -246,7 +298,7 @@ begin
                 max(m.at) filter (where m.kind not in ('message', 'call')) as outbound_at,
                 max(m.at) filter (where m.kind in ('message', 'call') and not m.is_history) as opened_at,
                 max(m.at) filter (where m.kind = 'echo' and m.is_live) as taken_over_at,
-                count(*) filter (where m.kind = 'message' and not m.is_history) as unread,
+                count(*) filter (where m.kind = 'message' and m.conversation_id is not null) as unread,
                 bool_or(m.is_live) as is_live,
                 -- posts that were boosted bring no free entry point
                 max(m.at) filter (where m.kind = 'message' and not m.is_history
@@ -339,5 +391,6 @@ grant execute on function
     private.conversations_touch(private.inbox_message[]), private.replies_cancel(private.chat_ref[]),
     private.inbox_adopt(private.inbox_event[], uuid[], uuid[]),
     private.inbox_store(private.inbox_event[], uuid[], uuid[], uuid[]),
+    private.inbox_fill(private.inbox_event[], private.inbox_message[]),
     private.inbox_media(private.inbox_message[]), private.inbox_touch(private.inbox_message[])
     to service_role;

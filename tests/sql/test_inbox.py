@@ -75,6 +75,34 @@ def test_all_a_message_carries_is_kept(db: Any, inbox: Inbox) -> None:
     assert db.value("select referral from public.chats") == ad
 
 
+@pytest.mark.parametrize("stand_in", ["unsupported", "media_placeholder"])
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+def test_content_that_comes_apart_from_its_message_is_kept_in_any_order(
+    db: Any, inbox: Inbox, stand_in: str, order: tuple[int, ...]
+) -> None:
+    photo = says("w1", "Miren") | {"type": "image", "media": {"id": "m1"}, "referral": {"source_type": "ad"}}
+    edit = event("edit", "w2", NOW + MINUTE, target="w1", text="Miren bien", contact=MARIA)
+    told = [says("w1") | {"type": stand_in, "text": None}, photo, edit, photo]
+
+    for n in order:
+        inbox.deliver(told[n])
+
+    (message,) = messages(db, "type, content, previous->0->>'content' as original")
+    assert message == {"type": "image", "content": "Miren bien", "original": "Miren"}
+    assert db.value("select count(*) from public.media") == 1
+    assert db.row("select unread_count, free_entry_reply_by from public.chats") == {
+        "unread_count": 1, "free_entry_reply_by": NOW + DAY,
+    }  # fmt: skip
+    assert db.value("select message_count from public.conversations") == 1
+    assert db.value("select fragments from public.pending_replies") == 1
+
+
+def test_of_content_and_what_stands_for_it_in_one_delivery_the_content_is_kept(db: Any, inbox: Inbox) -> None:
+    inbox.deliver(says("w1") | {"type": "unsupported", "text": None}, says("w1", "Hola"))
+
+    assert messages(db, "type, content") == [{"type": "text", "content": "Hola"}]
+
+
 def test_the_same_delivery_again_writes_nothing(db: Any, inbox: Inbox) -> None:
     payload = inbox.payload(says("w1"), status("w0", "sent"))
     inbox.receive(payload)
