@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 from zoneinfo import ZoneInfo
 
+from shared import jsontext
 from shared.drain import insist
 from shared.events import JsonObject
 from shared.jobs import ModelWorker
@@ -43,6 +45,9 @@ _FORM = Form(
         "additionalProperties": False,
     },
 )
+
+# what a customer must not be sent: a form cut off or wrapped in something
+_LIKE_A_FORM = re.compile(r'^\s*[\[{`]|"decision"')
 
 log = logging.getLogger(__name__)
 
@@ -142,8 +147,10 @@ def question_of(job: JsonObject) -> Question:
 def read(said: str, job: JsonObject) -> dict[str, Any]:
     """decision, message and at, as `daily_settle` takes them. Prose in place of the form is to be sent."""
     try:
-        given = mapping(json.loads(said))
-    except ValueError:
+        given = mapping(jsontext.decode(said.encode(errors="replace")))
+    except ValueError as exc:
+        if _LIKE_A_FORM.search(said):
+            raise NoDecisionError("The agent's answer is a form that was spoilt.") from exc
         given = {"decision": "send", "message": said}
     decision, message = given.get("decision"), (text(given.get("message")) or "").strip()
     if decision == "reschedule":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from uuid import UUID
 
 from shared.daily import FollowUps
 from shared.db import Database
@@ -37,10 +38,17 @@ async def run(request: Request, deps: DailyDeps) -> Response:
     """Plan what is due, for all businesses or {"tenant_id", "force": whatever the hour}, and do it."""
     asked = mapping(request.json())
     tenant_id, force = asked.get("tenant_id"), asked.get("force", False)
-    if not isinstance(tenant_id, str | None) or not isinstance(force, bool):
+    if not (tenant_id is None or _is_uuid(tenant_id)) or not isinstance(force, bool):
         raise BadRequestError(hint='Send {} or {"tenant_id": "…", "force": true}.')
     planned = await deps.database.daily_plan(tenant_id=tenant_id, force=force)
     return Response.json(200, {"planned": planned, **await deps.drain.join()})
+
+
+def _is_uuid(value: object) -> bool:
+    try:
+        return bool(UUID(value if isinstance(value, str) else ""))
+    except ValueError:
+        return False
 
 
 main = serve(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from functions.daily_actions.main import run
 from local.simulator.openai_schema import complaint
 from shared.daily import FollowUps, NoDecisionError, question_of, read
+from shared.errors import BadRequestError
 from shared.events import JsonObject
 from shared.llm import Answer, NoAnswer, Question, Usage
 
@@ -65,6 +68,16 @@ def test_each_decision_is_read(said: JsonObject, decided: JsonObject) -> None:
 
 def test_prose_is_a_message() -> None:
     assert read("¡Hola Ana!", job()) == {"decision": "send", "message": "¡Hola Ana!", "at": None}
+
+
+@pytest.mark.parametrize("said", ['{"decision": "send", "message": "Ho', "```json\n{}\n```", '[{"a": '])
+def test_a_spoilt_form_is_sent_to_nobody(said: str) -> None:
+    with pytest.raises(NoDecisionError):
+        read(said, job())
+
+
+def test_what_postgres_has_no_place_for_is_not_in_a_message() -> None:
+    assert read('{"decision": "send", "message": "a\\u0000b"}', job())["message"] == "a\ufffdb"
 
 
 @pytest.mark.parametrize(
@@ -131,3 +144,11 @@ def test_each_end_is_told_with_what_it_took(said: Answer | NoAnswer, call: str) 
     assert name == call
     assert told["keys"] == {"tenant_id": "t", "day": "2026-11-20", "lead_id": "l", "claim": "k"}
     assert len(told["usage"]) == (1 if said.usage else 0)
+
+
+@pytest.mark.parametrize("asked", [{"tenant_id": "abc"}, {"tenant_id": 7}, {"force": "yes"}], ids=json.dumps)
+def test_what_cannot_be_asked_for_is_refused_before_anything_is_planned(asked: JsonObject) -> None:
+    request, deps = SimpleNamespace(json=lambda: asked), SimpleNamespace(database=None)
+
+    with pytest.raises(BadRequestError):
+        asyncio.run(run(request, deps))  # type: ignore[arg-type]
