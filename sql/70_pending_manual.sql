@@ -90,6 +90,9 @@ begin
         raise exception using errcode = 'PT404', message = 'There is no such open entry.',
             hint = 'Read its id from pending_manual_list(); somebody may have dealt with it meanwhile.';
     end if;
+    if v_entry.source = 'daily_action' then
+        perform private.daily_dealt_with(v_tenant_id, v_entry.chat_id);
+    end if;
     return v_entry;
 end
 $$;

@@ -48,7 +48,7 @@ end
 $$;
 create trigger customer_leads_note_edits after update of name, label1, label2, label3, email, company, customer_type,
     business_category, tags, lead_status, lead_grade, qualification_score, assigned_to, profile_status, next_action,
-    next_action_at, priority, metadata, is_active on public.customer_leads
+    next_action_at, priority, timezone, metadata, is_active on public.customer_leads
     for each row execute function private.lead_edits_note();
 
 create table public.crm_analyses (
@@ -125,6 +125,50 @@ grant select, insert, update, delete on public.pending_analyses to service_role;
 create policy pending_analyses_select_member on public.pending_analyses for select to authenticated
     using (tenant_id = (select private.my_tenant_id()));
 
+-- model_pauses: workers whose model's provider wants money first; asking it again at once would be no use.
+create table private.model_pauses (
+    worker text,
+    paused_until timestamptz not null,
+    constraint model_pauses_pkey primary key (worker)
+);
+comment on table private.model_pauses is 'Workers that ask no model for now, in real time.';
+alter table private.model_pauses enable row level security;
+grant select, insert, update, delete on private.model_pauses to service_role;
+
+create function private.analyses_paused() returns boolean
+language plpgsql stable set search_path = '' as $$
+begin
+    return exists (select from private.model_pauses where worker = 'crm-analysis' and paused_until > now());
+end
+$$;
+
+-- May this business have conversations read now?
+create function private.analysis_allowed(p_tenant_id uuid) returns boolean
+language plpgsql stable set search_path = '' as $$
+begin
+    return exists (select from public.users o where o.id = p_tenant_id and o.is_active and o.crm_enabled)
+        and not private.ai_budget_spent(p_tenant_id);
+end
+$$;
+
+-- Is there a chat that analysis_claim() would give out now?
+create function private.analyses_waiting() returns boolean
+language plpgsql stable set search_path = '' as $$
+begin
+    return not private.analyses_paused() and exists (
+        select
+        from public.tenant_settings s
+        where (
+            exists (
+                select from public.chats c
+                where c.tenant_id = s.tenant_id and c.news_since is not null and c.last_interaction_at
+                    <= (select private.clock()) - make_interval(mins => s.crm_analysis_idle_minutes))
+            or exists (
+                select from public.pending_analyses p where p.tenant_id = s.tenant_id and p.lease_until < now())
+        ) and private.analysis_allowed(s.tenant_id));
+end
+$$;
+
 -- Due chats: with news and silent long enough, or begun and not finished; the same share for every business that has
 -- any and may still spend. Chats somebody else is busy with are left to the next look.
 create function private.analyses_due(p_limit int) returns private.chat_ref[]
@@ -132,6 +176,9 @@ language plpgsql set search_path = '' as $$
 declare
     v_now timestamptz := private.clock();
 begin
+    if private.analyses_paused() then
+        return '{}';
+    end if;
     return array(
         with recursive news as (
             (select c.tenant_id from public.chats c where c.news_since is not null order by 1 limit 1)
@@ -149,9 +196,7 @@ begin
             select t.tenant_id, s.crm_analysis_idle_minutes
             from (select tenant_id from news union select tenant_id from public.pending_analyses) as t
             join public.tenant_settings s on s.tenant_id = t.tenant_id
-            join public.users o on o.id = t.tenant_id and o.is_active and o.crm_enabled
-            where coalesce(s.ai_daily_token_budget, s.ai_daily_cost_budget) is null
-                or not private.ai_budget_spent(t.tenant_id)
+            where private.analysis_allowed(t.tenant_id)
             -- when there is more to do than time, nobody is always last
             order by random()
         )
@@ -200,6 +245,7 @@ begin
             'before', (
                 select a.summary from public.crm_analyses a
                 where a.tenant_id = c.tenant_id and a.chat_id = c.id and a.summary is not null
+                    and a.analysed_at > coalesce(t.context_from, '-infinity')
                 order by a.analysed_at desc
                 limit 1),
             'messages', (
@@ -209,6 +255,7 @@ begin
                     select * from public.messages m
                     where m.tenant_id = c.tenant_id and m.chat_id = c.id and m.revoked_at is null
                         and m.status not in ('failed', 'skipped', 'canceled', 'queued')
+                        and m.provider_at > coalesce(t.context_from, '-infinity')
                     order by m.provider_at desc, m.id desc
                     limit 60
                 ) as m))
@@ -217,6 +264,7 @@ begin
         join public.customer_leads l on l.tenant_id = c.tenant_id and l.id = c.lead_id
         join public.tenant_settings s on s.tenant_id = c.tenant_id
         join public.users o on o.id = c.tenant_id
+        left join public.ai_threads t on t.tenant_id = c.tenant_id and t.id = c.thread_id
         where p.tenant_id = p_tenant_id and p.chat_id = p_chat_id);
 end
 $$;
@@ -335,10 +383,11 @@ end
 $$;
 
 -- Nothing usable came: once more after a pause, then it is recorded and the chat waits for its next message. The
--- lead stays as it was. Answers retry, failed or lost.
+-- lead stays as it was. p_is_passing: the model said nothing at all; that is tried for an hour and a half, after ever
+-- longer pauses. Answers retry, failed or lost.
 create function public.analysis_fail(
     p_tenant_id uuid, p_chat_id uuid, p_claim uuid, p_error text, p_retry_after_seconds int default null,
-    p_usage jsonb default '[]'
+    p_usage jsonb default '[]', p_is_passing boolean default false
 ) returns text
 language plpgsql set search_path = '' as $$
 declare
@@ -352,9 +401,10 @@ begin
     if not found then
         return 'lost';
     end if;
-    if v_pending.attempts < 2 then
+    if v_pending.attempts < (case when p_is_passing then 8 else 2 end) then
         update public.pending_analyses
-        set claim = null, lease_until = now() + make_interval(secs => coalesce(p_retry_after_seconds, 5))
+        set claim = null, lease_until = now() + make_interval(
+            secs => coalesce(p_retry_after_seconds, 5 * 3 ^ (v_pending.attempts - 1)))
         where tenant_id = p_tenant_id and chat_id = p_chat_id;
         return 'retry';
     end if;
@@ -368,6 +418,7 @@ end
 $$;
 
 -- Give chats back unread, as if they had not been taken: the model's provider wants money, and asks everybody for it.
+-- Nobody claims any for a quarter of an hour.
 create function public.analysis_release(p_claim uuid) returns int
 language plpgsql set search_path = '' as $$
 declare
@@ -377,11 +428,14 @@ begin
     set claim = null, lease_until = now() + interval '15 minutes', attempts = attempts - 1
     where claim = p_claim;
     get diagnostics v_count = row_count;
+    insert into private.model_pauses (worker, paused_until) values ('crm-analysis', now() + interval '15 minutes')
+    on conflict on constraint model_pauses_pkey do update set paused_until = excluded.paused_until;
     return v_count;
 end
 $$;
 
-grant execute on function private.analyses_due(int), private.analysis_job(uuid, uuid),
+grant execute on function private.analyses_paused(), private.analysis_allowed(uuid), private.analyses_waiting(),
+    private.analyses_due(int), private.analysis_job(uuid, uuid),
     private.lead_fields_kept(uuid, uuid), public.analysis_claim(int, int),
     public.analysis_settle(uuid, uuid, uuid, jsonb, jsonb),
-    public.analysis_fail(uuid, uuid, uuid, text, int, jsonb), public.analysis_release(uuid) to service_role;
+    public.analysis_fail(uuid, uuid, uuid, text, int, jsonb, boolean), public.analysis_release(uuid) to service_role;

@@ -146,6 +146,20 @@ $$;
 -- An action in the hands of a worker.
 create type private.daily_ref as (tenant_id uuid, day date, lead_id uuid);
 
+-- Is there an action that daily_claim() would give out now?
+create function private.daily_waiting() returns boolean
+language plpgsql stable set search_path = '' as $$
+begin
+    return exists (
+        select
+        from public.tenant_settings s
+        where exists (
+            select from public.daily_actions a
+            where a.tenant_id = s.tenant_id and a.status = 'pending' and coalesce(a.lease_until < now(), true)
+        ) and not private.ai_budget_spent(s.tenant_id));
+end
+$$;
+
 -- Pending actions, the same share for every business that has any and may still spend.
 create function private.daily_due(p_limit int) returns private.daily_ref[]
 language plpgsql set search_path = '' as $$
@@ -253,6 +267,7 @@ begin
             'thread', jsonb_build_object('summary', coalesce(t.summary, (
                 select y.summary from public.crm_analyses y
                 where y.tenant_id = c.tenant_id and y.chat_id = c.id and y.summary is not null
+                    and y.analysed_at > coalesce(t.context_from, '-infinity')
                 order by y.analysed_at desc
                 limit 1))),
             'lead', jsonb_build_object('id', l.id, 'name', l.name, 'user_name', l.user_name, 'company', l.company,
@@ -265,6 +280,7 @@ begin
                     select * from public.messages m
                     where m.tenant_id = c.tenant_id and m.chat_id = c.id and m.revoked_at is null
                         and m.status not in ('failed', 'skipped', 'canceled')
+                        and m.provider_at > coalesce(t.context_from, '-infinity')
                     order by m.provider_at desc, m.id desc
                     limit 10
                 ) as m))
@@ -330,6 +346,19 @@ begin
     join public.customer_leads l on l.tenant_id = a.tenant_id and l.id = a.lead_id
     where a.tenant_id = (p_ref).tenant_id and a.day = (p_ref).day and a.lead_id = (p_ref).lead_id;
     perform private.daily_end(p_ref, 'manual', p_reason, p_text, null, null);
+end
+$$;
+
+-- A person has dealt with a follow-up of this chat: the lead's date is over, unless somebody has set another.
+create function private.daily_dealt_with(p_tenant_id uuid, p_chat_id uuid) returns void
+language plpgsql set search_path = '' as $$
+begin
+    update public.customer_leads l
+    set next_action = null, next_action_at = null
+    from public.daily_actions a
+    where a.tenant_id = p_tenant_id and a.chat_id = p_chat_id and a.status = 'manual'
+        and l.tenant_id = a.tenant_id and l.id = a.lead_id
+        and l.next_action_at = a.due_at and l.next_action is not distinct from a.next_action;
 end
 $$;
 
@@ -504,7 +533,7 @@ begin
 end
 $$;
 
-grant execute on function private.daily_tenants(uuid, boolean), private.daily_due(int),
+grant execute on function private.daily_tenants(uuid, boolean), private.daily_waiting(), private.daily_due(int),
     private.daily_end(private.daily_ref, text, text, text, uuid, timestamptz),
     private.daily_decisions(private.daily_ref[]), private.daily_refuse(private.daily_ref[]),
     private.daily_job(private.daily_ref), private.daily_to_person(private.daily_ref, text, text),

@@ -53,16 +53,8 @@ begin
             select from public.pending_replies r
             where greatest(r.due_at, r.lease_until) < now() + interval '15 seconds')
         when 'deliver' then coalesce(private.outbox_next_in() < 15, false)
-        when 'crm-analysis' then exists (
-            select from public.chats c
-            join public.tenant_settings s on s.tenant_id = c.tenant_id
-            where c.news_since is not null and c.last_interaction_at
-                <= (select private.clock()) - make_interval(mins => s.crm_analysis_idle_minutes))
-            or exists (select from public.pending_analyses p where p.lease_until < now())
-        when 'daily-actions' then exists (select from private.daily_tenants(null, false))
-            or exists (
-                select from public.daily_actions a
-                where a.status = 'pending' and coalesce(a.lease_until < now(), true))
+        when 'crm-analysis' then private.analyses_waiting()
+        when 'daily-actions' then exists (select from private.daily_tenants(null, false)) or private.daily_waiting()
         else false
     end;
 end
@@ -143,8 +135,9 @@ select cron.schedule(
 -- the second call revokes what the first replaced, when no worker remembers it any more
 select cron.schedule('refresh-tokens', '10,40 4 * * *', $$select private.invoke('refresh-tokens')
     where exists (select from public.channel_secrets where kind <> 'webhook_secret')$$);
+-- every minute: a quarter of an hour would miss businesses whose hour is the last of their day
 select cron.schedule(
-    'daily-actions', '*/15 * * * *',
+    'daily-actions', '* * * * *',
     $$select private.wake('daily-actions') where private.worker_has_work('daily-actions')$$);
 select cron.schedule('backfill', '*/10 * * * *', $$select private.wake('backfill')
     where exists (select from public.whatsapp_numbers where provider <> 'cloud_api' and is_active)$$);

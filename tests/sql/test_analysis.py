@@ -198,8 +198,58 @@ def test_chats_of_a_provider_without_money_come_back_as_if_never_taken(db: Any, 
     (job,) = claim(db)
     assert machine(db, "select analysis_release(%s)", job["claim"]) == 1
     db.run("update pending_analyses set lease_until = now() - interval '1 second'")
+    db.run("update private.model_pauses set paused_until = now()")
 
     assert claim(db)[0]["attempts"] == 1
+
+
+def test_nobody_asks_for_a_while_a_provider_that_wants_money(db: Any, inbox: Inbox) -> None:
+    wrote(inbox)
+    job = claim(db)[0]
+    machine(db, "select analysis_release(%s)", job["claim"])
+    wrote(inbox, "c1", contact=CARLOS)
+
+    assert claim(db) == []
+    assert machine(db, "select private.worker_has_work('crm-analysis')") is False
+    db.run("update private.model_pauses set paused_until = now()")
+    assert len(claim(db)) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "update tenant_settings set ai_daily_token_budget = 0",
+        "update users set is_active = false",
+        "update users set crm_enabled = false",
+    ],
+)
+def test_nobody_is_woken_for_what_nobody_would_claim(db: Any, inbox: Inbox, change: str) -> None:
+    wrote(inbox)
+    assert machine(db, "select private.worker_has_work('crm-analysis')") is True
+    db.run(change)
+
+    assert claim(db) == []
+    assert machine(db, "select private.worker_has_work('crm-analysis')") is False
+
+
+def test_a_model_that_is_away_is_waited_for(db: Any, inbox: Inbox) -> None:
+    wrote(inbox)
+    for _ in range(7):
+        job = claim(db)[0]
+        keys = (job["tenant_id"], job["chat_id"], job["claim"])
+        said = machine(db, "select analysis_fail(%s, %s, %s, 'away', null, '[]', true)", *keys)
+        assert said == "retry"
+        db.run("update pending_analyses set lease_until = now() - interval '1 second'")
+
+    assert settle(db, claim(db)[0]) == "applied"
+
+
+def test_what_an_agent_was_told_to_forget_is_not_read(db: Any, clinic: Business, inbox: Inbox) -> None:
+    wrote(inbox)
+    with db.signed_in(clinic.owner):
+        db.run("select thread_clear((select id from chats))")
+
+    assert claim(db)[0]["messages"] is None
 
 
 def test_tokens_and_money_are_recorded_once(db: Any, inbox: Inbox) -> None:

@@ -174,10 +174,59 @@ def test_who_waits_for_a_person_is_not_planned_again(db: Any, clinic: Business, 
     at("2026-03-05 14:30:00Z")
     assert plan(db) == 0
 
+
+@pytest.mark.parametrize("end", ["done", "dismiss"])
+def test_what_a_person_dealt_with_is_not_due_again(db: Any, clinic: Business, at: Any, end: str) -> None:
+    lead = customer(db, clinic, "573110000001", hours=30)
+    plan(db)
+    settle(db, claim(db)[0])
+
+    with db.signed_in(clinic.owner):
+        db.run(f"select pending_manual_{end}((select id from pending_manual))")
+    at("2026-03-06 14:30:00Z")
+
+    assert plan(db) == 0
+    assert db.value("select next_action_at from customer_leads where id = %s", lead) is None
+
+
+def test_a_date_set_since_stays_when_a_person_is_done(db: Any, clinic: Business, at: Any) -> None:
+    lead = customer(db, clinic, "573110000001", hours=30)
+    plan(db)
+    settle(db, claim(db)[0])
+    db.run("update customer_leads set next_action_at = '2026-03-06 10:00Z' where id = %s", lead)
+
     with db.signed_in(clinic.owner):
         db.run("select pending_manual_done((select id from pending_manual))")
     at("2026-03-06 14:30:00Z")
+
     assert plan(db) == 1
+
+
+@pytest.mark.parametrize(("budget", "is_awake"), [(1, False), (None, True)])
+def test_nobody_is_woken_for_a_business_that_spent_its_budget(
+    db: Any, maria: Any, clinic: Business, budget: Any, is_awake: bool
+) -> None:
+    plan(db)
+    db.run("select private.usage_insert(%s, null, null, null, %s)", clinic.tenant_id, json.dumps([
+        {"model": "m", "input_tokens": 1, "output_tokens": 1}]))  # fmt: skip
+    db.run("update tenant_settings set ai_daily_token_budget = %s", budget)
+
+    assert machine(db, "select private.worker_has_work('daily-actions')") is is_awake
+
+
+def test_what_an_agent_was_told_to_forget_is_not_in_a_follow_up(
+    db: Any, maria: Any, clinic: Business, inbox: Inbox
+) -> None:
+    db.run(
+        "insert into messages (tenant_id, chat_id, lead_id, number_id, direction, role, source, type,"
+        " content, status, provider_at) select tenant_id, id, lead_id, number_id, 'inbound', 'user',"
+        " 'customer', 'text', 'Secreto', 'received', private.clock() - interval '1 hour' from chats"
+    )
+    with db.signed_in(clinic.owner):
+        db.run("select thread_clear((select id from chats))")
+    plan(db)
+
+    assert claim(db)[0]["messages"] is None
 
 
 def test_a_closed_window_uses_the_template_the_business_chose(db: Any, clinic: Business, at: Any) -> None:

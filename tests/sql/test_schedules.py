@@ -170,7 +170,7 @@ def test_everything_that_may_lie_waiting_is_swept(db: Db) -> None:
         "reply-sweep": "* * * * *",
         "deliver-sweep": "* * * * *",
         "crm-analysis": "*/15 * * * *",
-        "daily-actions": "*/15 * * * *",
+        "daily-actions": "* * * * *",
         "conversations-close-idle": "*/5 * * * *",
         "refresh-tokens": "10,40 4 * * *",
         "backfill": "*/10 * * * *",
