@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
+from shared import jsontext
 from shared.drain import insist
 from shared.events import JsonObject
 from shared.jobs import ModelWorker
@@ -32,14 +33,22 @@ _WITHHELD = "(withheld: it tries to give instructions to software)"
 # What people write to customers' services looks different in every language this product is sold in.
 _ORDERS = re.compile(
     r"""
-    \b(?:ignor[aeá]r?|olvid[aeá]r?|esque[cç][ae]r?|forget|disregard|override|omit[eai]r?)(?:\s+\w+){0,4}?
+    \b(?:ignor[aeá]r?|olvid[aeá]r?|esque[cç][ae]r?|forget|disregard|override|bypass|omit[eai]r?|desconsider[ae]r?
+        |no\s+(?:hagas\s+caso|sigas|obedezcas)|ha(?:z|gas?)\s+caso\s+omiso|do(?:n.t|\s+not)\s+(?:follow|obey)
+        |n[aã]o\s+(?:siga|obede[cç]a))(?:\s+\w+){0,4}?
         \s+(?:instru[cç]\w+|prompts?|reglas|regras|rules|[oó]rdenes|ordens|orders)\b
     | (?:system|developer|assistant)\s*(?:prompt|message)\b | \bprompt\s+(?:del?\s+)?sistema
     | <[|/]?\s*(?:system|im_start|im_end|assistant)\b | \bjailbreak\b
-    | (?:modo|mode)\W+(?:desarrollador|developer|dios|god|dan)\b | \b(?:developer|god|dan)\W+mode\b
-    | (?:profile_status|next_action_at|next_action)\b
+    | (?:modo|mode)\W+(?:desarrollador|developer|admin\w*|dios|god|dan)\b
+    | \b(?:developer|admin\w*|god|dan)\W+mode\b
+    | ^\W*(?:system|sistema|developer|assistant)\s*:
+    | \byou\s+are\s+now\b | \b(?:ahora\s+eres|agora\s+voc[eê]\s+[eé])\b
+    | \bpriori(?:ty|dade?)\W+(?:(?:to|at|a|en|para|em|level|nivel|n[ií]vel)\W+)?[1-5]\b
+    | \bm[aá]r(?:k|c[ao]\w*|qu?e\w*)(?:\s+\w+){0,3}?\s+(?:as|como)
+        \s+(?:won|lost|booked|qualified|ganad[oa]|ganh[oa])\b
+    | \b(?:profile[_\s]status|next_action_at|next_action)\b
     """,
-    re.IGNORECASE | re.VERBOSE,
+    re.IGNORECASE | re.MULTILINE | re.VERBOSE,
 )
 
 log = logging.getLogger(__name__)
@@ -59,6 +68,7 @@ class Database(Protocol):
         error: str,
         retry_after_seconds: int | None,
         usage: Sequence[JsonObject],
+        is_passing: bool,
     ) -> str: ...
     async def analysis_release(self, *, claim: str) -> int: ...
 
@@ -75,11 +85,8 @@ class Analyses(ModelWorker):
     def __init__(self, database: Database, llm: Llm, *, at_once: int, patience: float) -> None:
         super().__init__(llm, at_once=at_once, patience=patience)
         self._database = database
-        self._is_unpaid = False
 
     async def _take(self, limit: int, lease_seconds: int) -> JsonObject:
-        if self._is_unpaid:
-            return {"jobs": [], "next_in_ms": None}
         return await self._database.analysis_claim(limit=limit, lease_seconds=lease_seconds)
 
     async def _do(self, job: JsonObject) -> str:
@@ -101,7 +108,6 @@ class Analyses(ModelWorker):
     async def _give_up(self, job: JsonObject, why: NoAnswer, run: JsonObject | None) -> str:
         if not why.is_unpaid:
             return await self._fail(job, why, run)
-        self._is_unpaid = True
         log.error("the model's provider wants money", extra={"action": self.name, "reason": why.reason})
         await insist(lambda: self._database.analysis_release(claim=job["claim"]))
         return "unpaid"
@@ -115,6 +121,7 @@ class Analyses(ModelWorker):
                 error=why.reason,
                 retry_after_seconds=why.retry_after,
                 usage=[run] if run else [],
+                is_passing=why.is_passing,
             )
         )
 
@@ -218,7 +225,7 @@ def _object(**properties: JsonObject) -> JsonObject:
 def read(said: str, job: JsonObject) -> JsonObject:
     """The answer as `analysis_settle` takes it. Not every server enforces a form, so all of it is checked."""
     try:
-        given = json.loads(said)
+        given = jsontext.decode(said.encode(errors="replace"))
     except ValueError as exc:
         raise UntrustedAnswerError("The answer is no JSON.") from exc
     given = mapping(given)
@@ -268,7 +275,7 @@ def _prose(given: JsonObject, name: str, longest: int) -> str | None:
 def _moment(given: JsonObject, business: JsonObject) -> str | None:
     """Local time of the business as an absolute one; without an hour, its morning."""
     value = given.get("next_action_at")
-    if value is None:
+    if value is None or given.get("next_action") is None:
         return None
     try:
         local = datetime.fromisoformat(value)

@@ -191,6 +191,7 @@ class Database:
         error: str,
         retry_after_seconds: int | None,
         usage: Sequence[JsonObject],
+        is_passing: bool,
     ) -> str:
         """Give a chat back without one: retry, failed or lost."""
         answer = await self._rpc(
@@ -201,6 +202,7 @@ class Database:
             p_error=error,
             p_retry_after_seconds=retry_after_seconds,
             p_usage=usage,
+            p_is_passing=is_passing,
         )
         return str(answer)
 

@@ -91,6 +91,7 @@ class NoAnswer:
     """`is_final`: asking again would not help. What it took is known even then.
 
     `is_unpaid`: the provider wants money first, and would say the same to every other question.
+    `is_passing`: nothing was said at all, and may be later.
     """
 
     reason: str
@@ -98,6 +99,7 @@ class NoAnswer:
     retry_after: int | None = None
     usage: Usage | None = None
     is_unpaid: bool = False
+    is_passing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +143,7 @@ class Llm:
                 content = await self._post(api.path, body)
             said = api.read(mapping(jsontext.decode(content)))
         except TimeoutError:
-            return NoAnswer("The model did not answer in time.")
+            return NoAnswer("The model did not answer in time.", is_passing=True)
         except openai.APIError as exc:
             return _failure(exc)
         except ValueError:
@@ -302,16 +304,20 @@ def _failure(error: APIError) -> NoAnswer:
     import openai
 
     if isinstance(error, openai.APITimeoutError):
-        return NoAnswer("The model did not answer in time.")
+        return NoAnswer("The model did not answer in time.", is_passing=True)
     if isinstance(error, openai.APIStatusError):
         is_final = error.code in _OUT_OF_MONEY or error.status_code in _NEVER_BETTER
         why = error.code or f"HTTP {error.status_code}"
         is_unpaid = error.code in _OUT_OF_MONEY
         return NoAnswer(
-            f"The model's provider refused: {why}.", is_final, _retry_after(error), is_unpaid=is_unpaid
+            f"The model's provider refused: {why}.",
+            is_final,
+            _retry_after(error),
+            is_unpaid=is_unpaid,
+            is_passing=not is_final,
         )
     if isinstance(error, openai.APIConnectionError):
-        return NoAnswer("The model could not be reached.")
+        return NoAnswer("The model could not be reached.", is_passing=True)
     return NoAnswer("The model's answer made no sense.")
 
 
