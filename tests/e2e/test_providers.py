@@ -162,8 +162,8 @@ def test_what_a_provider_cannot_do_is_said_before_it_is_asked(platform: Platform
 
         chat.send("template", "Hola", {"template": {"name": "bienvenida", "language": "es"}})
 
-        assert chat.ends("failed")
-        assert chat.messages("error_message")[-1] == ("Whapi cannot send a template message.",)
+        assert chat.ends("skipped")
+        assert chat.messages("send_reason")[-1] == ("templates_unsupported",)
 
 
 @both
