@@ -561,7 +561,8 @@ begin
     v_error := private.inbox_reapply(jsonb_build_object(
         'provider', v_log.provider, 'number', v_log.number, 'account', v_log.account, 'events', v_events,
         'error', case when v_events is null or v_events = '[]' then v_log.error end));
-    if v_log.status <> 'applied' then
+    -- what is dead stays so until it can be applied
+    if v_log.status = 'failed' or v_log.status = 'dead' and v_error is null then
         perform private.webhook_log_settle(v_log, v_events, v_error);
     end if;
     return v_error is null;

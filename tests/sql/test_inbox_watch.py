@@ -77,6 +77,17 @@ def test_a_delivery_given_up_is_an_alert_and_can_still_be_replayed(
     assert db.column("select status from public.webhook_logs") == ["applied"]
 
 
+def test_a_replay_does_not_wake_what_is_dead(db: Any, inbox: Inbox) -> None:
+    inbox.deliver(raw="AAECAw==", error="It is not JSON.", payload=None)
+    before = db.row("select * from public.webhook_logs")
+
+    with db.as_service():
+        for _ in range(2):
+            assert db.value("select public.webhook_replay(%s)", before["id"]) is False
+
+    assert db.row("select * from public.webhook_logs") == before
+
+
 def test_deliveries_are_kept_as_long_as_the_business_wants(
     db: Any, inbox: Inbox, clinic: Business, plaza: Business
 ) -> None:
