@@ -330,6 +330,8 @@ begin
         when jsonb_typeof(p_media) is distinct from 'object' then 'must name a file: {"link": "https://…"} or {"id": …}'
         when p_media - '{id,link,filename,mime,size}'::text[] <> '{}' then format('has an unknown key: %s',
             (select string_agg(k, ', ') from jsonb_object_keys(p_media - '{id,link,filename,mime,size}'::text[]) as k))
+        when (p_media - 'size') @? 'strict $.* ? (@.type() != "string" && @.type() != "null")'
+            then 'has an id, link, filename or mime that is not a text'
         when coalesce(p_media ->> 'id', '') <> '' and p_media ->> 'link' is not null
             or coalesce(p_media ->> 'id', p_media ->> 'link', '') = '' then 'must have "link" or "id", one of them'
         when p_media ->> 'link' !~ '^https://[^\s/?#@]+([/?#]\S*)?$' then 'must have a link that begins with https://'

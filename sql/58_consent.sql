@@ -132,7 +132,10 @@ begin
     if p_text is null or length(p_text) > 60 then
         return null;
     end if;
-    v_phrase := private.fold(p_text);
+    -- a word with a hand or a face beside it is that word
+    v_phrase := coalesce(
+        nullif(private.fold(regexp_replace(p_text, '[\u2190-\u2bff\U0001f000-\U0001faff]', ' ', 'g')), ''),
+        private.fold(p_text));
     return coalesce(
         (
             select case

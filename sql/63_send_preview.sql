@@ -62,6 +62,9 @@ language sql immutable rows 45 set search_path = '' as $$
         'O WhatsApp não entrega promoções a números dos Estados Unidos'),
     ('reason', 'number_paused', 'El número está en pausa; se intenta otra vez {until}',
         'The number is paused; it is tried again {until}', 'O número está em pausa; tenta-se de novo {until}'),
+    ('reason', 'number_stopped', 'El número está detenido y el mensaje espera: un administrador debe conectarlo otra vez',
+        'The number is stopped and the message waits: an admin must connect it again',
+        'O número está parado e a mensagem espera: um administrador deve conectá-lo de novo'),
     ('reason', 'bulk_paused', 'Los envíos masivos de este número están en pausa; se intenta otra vez {until}',
         'Bulk messages of this number are paused; it is tried again {until}',
         'Os envios em massa deste número estão em pausa; tenta-se de novo {until}'),
@@ -154,13 +157,19 @@ end
 $$;
 
 -- A decision about a chat as a sentence, in the reader's language and by their clock: why, and what it costs.
--- p_decision: a row of send_decisions() as jsonb.
-create function private.send_sentence(p_chat public.chats, p_decision jsonb, p_reader public.users) returns text
+-- p_decision: a row of send_decisions() as jsonb. What can be sent in the end, if only by force, is told its cost.
+create function private.send_sentence(
+    p_chat public.chats, p_decision jsonb, p_can_force boolean, p_reader public.users
+) returns text
 language plpgsql stable set search_path = '' as $$
 declare
     v_now timestamptz := private.clock();
     v_reason text := case
         when p_decision ->> 'reason' = 'window_closed' and p_chat.window_expires_at is null then 'window_never_open'
+        when p_decision ->> 'reason' = 'number_paused' and exists (
+            select from public.number_pacing p
+            where p.tenant_id = p_chat.tenant_id and p.number_id = p_chat.number_id and p.paused_until = 'infinity')
+            then 'number_stopped'
         else p_decision ->> 'reason' end;
     v_kind text := case when p_decision ->> 'verdict' = 'send' and v_reason not in ('window_open', 'no_window', 'template')
         then 'warning' else 'reason' end;
@@ -177,7 +186,7 @@ begin
         private.send_phrase(v_kind, v_reason, p_reader.locale, jsonb_build_object(
             'ago', private.span_words(v_now - p_chat.window_expires_at, p_reader.locale),
             'until', private.moment_words(v_until, p_reader.timezone, p_reader.locale, v_now))),
-        case when p_decision ->> 'verdict' <> 'never' then private.send_phrase('note', v_price, p_reader.locale,
+        case when p_decision ->> 'verdict' <> 'never' or p_can_force then private.send_phrase('note', v_price, p_reader.locale,
             jsonb_build_object('cost', (p_decision ->> 'currency') || ' ' || trim_scale(v_cost))) end,
         case when private.free_entry_reply_by(p_chat) > v_now and p_decision ->> 'verdict' = 'send'
             then private.send_phrase('note', 'reply_by', p_reader.locale, jsonb_build_object('reply_by',
@@ -200,6 +209,7 @@ declare
     v_chat public.chats;
     v_decision jsonb;
     v_forced jsonb;
+    v_can_force boolean;
 begin
     select * into v_chat from public.chats c where c.tenant_id = v_tenant_id and c.id = p_chat_id;
     if not found then
@@ -223,13 +233,14 @@ begin
     ]::private.send_candidate[]) d;
     v_forced := v_decision -> 'false';
     v_decision := v_decision -> 'true';
+    v_can_force := v_decision ->> 'verdict' <> 'send' and v_forced ->> 'verdict' = 'send';
     return jsonb_build_object(
         'verdict', v_decision -> 'verdict', 'reason', v_decision -> 'reason',
         'is_warning', v_decision ->> 'verdict' = 'send'
             and v_decision ->> 'reason' not in ('window_open', 'no_window', 'template'),
-        'sentence', private.send_sentence(v_chat, v_decision, v_reader),
+        'sentence', private.send_sentence(v_chat, v_decision, v_can_force, v_reader),
         'not_before', v_decision -> 'not_before',
-        'can_force', v_decision ->> 'verdict' <> 'send' and v_forced ->> 'verdict' = 'send',
+        'can_force', v_can_force,
         'window', jsonb_build_object(
             'is_open', coalesce(v_chat.window_expires_at > private.clock(), false),
             'expires_at', v_chat.window_expires_at),
@@ -244,5 +255,5 @@ $$;
 grant execute on function
     private.send_phrases(), private.send_phrase(text, text, text, jsonb), private.span_words(interval, text),
     private.moment_words(timestamptz, text, text, timestamptz),
-    private.send_sentence(public.chats, jsonb, public.users) to authenticated, service_role;
+    private.send_sentence(public.chats, jsonb, boolean, public.users) to authenticated, service_role;
 grant execute on function public.send_preview(uuid, text, uuid, text, boolean) to authenticated;

@@ -151,6 +151,8 @@ begin
         when v_fault is not null then v_fault
         when p_number.provider = 'twilio' and v_media ->> 'link' is null then 'must have a link: Twilio takes nothing else'
         when p_request.content is not null and p_request.type in ('audio', 'sticker') then 'cannot have a text with it'
+        when p_number.provider = 'twilio' and p_request.content <> '' and p_request.type <> 'image'
+            then 'cannot have a text with it on Twilio: send that as its own message'
         when length(p_request.content) > 1024 then format('has too long a text: %s characters, at most 1024',
             length(p_request.content))
     end;
@@ -302,7 +304,7 @@ declare
 begin
     select * into v_reader from public.users where id = private.my_user_id();
     perform private.send_refuse('PT409', p_decision ->> 'reason',
-        private.send_sentence(p_chat, p_decision, v_reader) || '.',
+        private.send_sentence(p_chat, p_decision, p_can_force, v_reader) || '.',
         coalesce(nullif(concat_ws(' ',
             case p_decision ->> 'verdict' when 'template'
                 then private.send_phrase('hint', 'choose_template', v_reader.locale, '{}') end,
@@ -329,7 +331,7 @@ begin
         or v_cost is null and p_request.expected_cost is null
     then
         return;
-    elsif p_request.expected_cost is null then
+    elsif p_request.expected_cost is null or p_request.currency is null then
         perform private.send_refuse('PT400', 'cost_not_shown',
             format('Who forces a message must have seen its estimated cost, which is %s.', v_words),
             'Show it, then send it along as p_expected_cost and p_currency.', p_decision);
@@ -494,6 +496,8 @@ begin
     end if;
     perform private.staff_takes_over(v_message.tenant_id, v_message.chat_id);
     perform private.outbox_requeue(v_message.tenant_id, array[p_message_id]);
+    update public.messages set scheduled_at = null where tenant_id = v_message.tenant_id and id = p_message_id
+        and scheduled_at is not null;
     perform private.message_decided(v_message.tenant_id, p_message_id, v_decision);
     return private.message_shown(v_message.tenant_id, p_message_id);
 end

@@ -42,6 +42,8 @@ def confirmations(db: Any) -> list[Any]:
     [
         ("STOP", "marketing"),
         (" ¡Baja! ", "marketing"),
+        ("Baja 🙏🏽", "marketing"),
+        ("✋ stop", "marketing"),
         ("dar de BAJA", "marketing"),
         ("Unsubscribe.", "marketing"),
         ("não quero mais receber", "marketing"),

@@ -277,6 +277,7 @@ def test_a_preview_warns_says_what_can_be_forced_and_what_is_free(
 
     assert (warned["is_warning"], warned["sentence"][:9]) == (True, "Atención:")
     assert (bulk["verdict"], bulk["can_force"]) == ("never", True)
+    assert bulk["sentence"] == "El cliente no quiere recibir promociones; costo estimado USD 0"
     assert preview(db, clinic, chat, p_purpose="sequence", p_force=True)["verdict"] == "send"
     assert warned["price"] == {
         "class": "service",
@@ -284,6 +285,19 @@ def test_a_preview_warns_says_what_can_be_forced_and_what_is_free(
         "currency": "USD",
         "is_verified": True,
     }
+
+
+def test_a_stopped_number_is_not_said_to_go_on_by_itself(db: Any, clinic: Business, chat: Any) -> None:
+    db.run(
+        "insert into public.number_pacing (tenant_id, number_id, paused_until)"
+        " select tenant_id, id, 'infinity' from public.whatsapp_numbers where tenant_id = %s",
+        clinic.tenant_id,
+    )
+
+    told = preview(db, clinic, chat)
+
+    assert (told["verdict"], told["reason"]) == ("wait", "number_paused")
+    assert told["sentence"].startswith("El número está detenido y el mensaje espera: un administrador")
 
 
 def test_a_preview_of_another_business_s_chat_is_refused(db: Any, plaza: Business, chat: Any) -> None:

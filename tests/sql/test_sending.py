@@ -234,6 +234,10 @@ def test_whapi_has_no_window(db: Any, clinic: Business, chat: Any) -> None:
     [
         ({"content": "x" * 1601}, "too long: 1601 characters, at most 1600"),
         ({"type": "image", "media": {"id": "77"}}, "must have a link: Twilio takes nothing else"),
+        (
+            {"type": "video", "media": {"link": "https://cdn.example/a.mp4"}, "content": "Mira"},
+            "The video cannot have a text with it on Twilio",
+        ),
     ],
 )
 def test_twilio_takes_less(
@@ -396,6 +400,7 @@ def test_a_closed_window_is_told_with_what_is_possible(db: Any, clinic: Business
         ),
         ({"type": "image", "media": {**JPEG, "size": 5242881}}, "media", "too large: 5242881 bytes, at most"),
         ({"type": "image", "media": {**JPEG, "colour": "red"}}, "media", "has an unknown key: colour"),
+        ({"type": "image", "media": {"id": {"a": 1}}}, "media", "filename or mime that is not a text"),
         ({"type": "image", "media": {**JPEG, "filename": "a.jpg"}}, "media", "which only documents have"),
         ({"type": "image", "media": {"media_id": "x"}}, "media_gone", "WhatsApp has this file no more"),
         ({"type": "template", "content": "x"}, "misfit", "A message of type template takes no p_content."),
@@ -480,8 +485,11 @@ def forced(db: Any, clinic: Business, late: dict[str, Any], **cost: Any) -> dict
     return refusal(db, clinic.owner, **arguments, **cost)
 
 
-def test_force_needs_the_cost_that_was_shown(db: Any, clinic: Business, late: dict[str, Any]) -> None:
-    refused = forced(db, clinic, late)
+@pytest.mark.parametrize("cost", [{}, {"expected_cost": 0}])
+def test_force_needs_the_cost_that_was_shown(
+    db: Any, clinic: Business, late: dict[str, Any], cost: dict[str, Any]
+) -> None:
+    refused = forced(db, clinic, late, **cost)
 
     assert (refused["code"], refused["reason"]) == ("PT400", "cost_not_shown")
     assert f"USD {late['shown']:.4f}" in refused["message"]
@@ -573,6 +581,16 @@ def fail(db: Any, message_id: str, state: str) -> None:
         state,
         message_id,
     )
+
+
+def test_a_scheduled_message_goes_now_when_sent_again(db: Any, clinic: Business, chat: Any) -> None:
+    at = datetime.now(UTC) + timedelta(hours=2)
+    sent = send(db, clinic.owner, chat_id=chat, content="Hola", send_at=at)
+    call(db, clinic.owner, "message_cancel", message_id=sent["id"])
+
+    again = call(db, clinic.owner, "message_retry", message_id=sent["id"])
+
+    assert (again["status"], again["scheduled_at"]) == ("queued", None)
 
 
 @pytest.mark.parametrize("state", ["failed", "skipped", "canceled"])
