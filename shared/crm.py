@@ -283,10 +283,11 @@ def _moment(given: JsonObject, business: JsonObject) -> str | None:
         raise UntrustedAnswerError("next_action_at is no time.") from exc
     if len(value) == len("2026-01-31"):
         local = local.replace(hour=9)
-    at = local if local.tzinfo else local.replace(tzinfo=ZoneInfo(business["timezone"]))
+    zone = ZoneInfo(business["timezone"])
+    at = local if local.tzinfo else local.replace(tzinfo=zone)
     if abs(at - datetime.fromisoformat(business["now"])) > FURTHEST:
         raise UntrustedAnswerError("next_action_at is years away.")
-    return at.isoformat()
+    return at.astimezone(zone).isoformat()  # Postgres knows fewer offsets than Python
 
 
 def _evidence(given: JsonObject, job: JsonObject) -> list[JsonObject]:

@@ -167,8 +167,9 @@ def _later(value: Any, job: JsonObject) -> str:
         at = datetime.fromisoformat(value)
     except (TypeError, ValueError) as exc:
         raise NoDecisionError("reschedule_at is no time.") from exc
+    zone = ZoneInfo(business["timezone"])
     if at.tzinfo is None:
-        at = at.replace(tzinfo=ZoneInfo(business["timezone"]))
+        at = at.replace(tzinfo=zone)
     if not now < at < now + LATEST:
         raise NoDecisionError("reschedule_at is not within the next year.")
-    return at.isoformat()
+    return at.astimezone(zone).isoformat()  # Postgres knows fewer offsets than Python

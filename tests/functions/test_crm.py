@@ -258,6 +258,12 @@ def test_what_postgres_has_no_place_for_is_replaced(said: str) -> None:
     assert result["summary"] == "a\ufffdb"
 
 
+def test_an_offset_no_clock_on_earth_has_becomes_the_business_own() -> None:
+    result = read(answer(next_action_at="2026-11-23T09:30+20:00"), job())
+
+    assert result["next_action_at"] == "2026-11-22T08:30:00-05:00"
+
+
 def test_a_date_for_doing_nothing_is_none() -> None:
     assert read(answer(next_action=None), job())["next_action_at"] is None
 

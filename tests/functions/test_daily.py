@@ -66,6 +66,12 @@ def test_each_decision_is_read(said: JsonObject, decided: JsonObject) -> None:
     assert read(json.dumps(said), job()) == decided
 
 
+def test_an_offset_no_clock_on_earth_has_becomes_the_business_own() -> None:
+    said = {"decision": "reschedule", "reschedule_at": "2026-11-23T10:00+20:00"}
+
+    assert read(json.dumps(said), job())["at"] == "2026-11-22T09:00:00-05:00"
+
+
 def test_prose_is_a_message() -> None:
     assert read("¡Hola Ana!", job()) == {"decision": "send", "message": "¡Hola Ana!", "at": None}
 
