@@ -1255,6 +1255,8 @@ begin
         when jsonb_typeof(p_media) is distinct from 'object' then 'must name a file: {"link": "https://…"} or {"id": …}'
         when p_media - '{id,link,filename,mime,size}'::text[] <> '{}' then format('has an unknown key: %s',
             (select string_agg(k, ', ') from jsonb_object_keys(p_media - '{id,link,filename,mime,size}'::text[]) as k))
+        when (p_media - 'size') @? 'strict $.* ? (@.type() != "string" && @.type() != "null")'
+            then 'has an id, link, filename or mime that is not a text'
         when coalesce(p_media ->> 'id', '') <> '' and p_media ->> 'link' is not null
             or coalesce(p_media ->> 'id', p_media ->> 'link', '') = '' then 'must have "link" or "id", one of them'
         when p_media ->> 'link' !~ '^https://[^\s/?#@]+([/?#]\S*)?$' then 'must have a link that begins with https://'
@@ -2629,7 +2631,7 @@ create table public.consent_events (
         references public.customer_leads (tenant_id, id) on delete cascade,
     constraint consent_events_kind_check check (kind in ('opt_out', 'opt_in')),
     constraint consent_events_scope_check check (scope in ('all', 'marketing')),
-    constraint consent_events_source_check check (source in ('keyword', 'provider', 'staff'))
+    constraint consent_events_source_check check (source in ('keyword', 'provider', 'staff', 'merge'))
 );
 comment on table public.consent_events is 'Opt-outs and opt-ins in the order they were said; only ever added to.';
 comment on column public.consent_events.evidence is 'pii: the customer''s own words';
@@ -3544,6 +3546,14 @@ begin
 end
 $$;
 
+-- Does a message of this type only say that there is one, whose content may follow under the same id?
+create function private.is_stand_in(p_type text) returns boolean
+language plpgsql immutable set search_path = '' as $$
+begin
+    return coalesce(p_type in ('media_placeholder', 'unsupported'), false);
+end
+$$;
+
 -- Would this event change that message? Asked before anything is written. The answer, like all that changes do, must
 -- not depend on the order in which they come: of two that speak of the same second, the greater text decides.
 create function private.changes_message(p_message public.messages, p_kind text, p_at timestamptz, p_body jsonb)
@@ -3573,8 +3583,9 @@ begin
                 ((p_message.reactions #>> array[p_body ->> 'by', 'at'])::timestamptz,
                     coalesce(p_message.reactions #>> array[p_body ->> 'by', 'emoji'], ''))
                 < (p_at, coalesce(p_body ->> 'emoji', '')), true)
-        -- message or echo: it is stored, that is all there is to know
-        else false
+        -- it is stored, that is all there is to know
+        else p_kind in ('message', 'echo')
+            and private.is_stand_in(p_message.type) and not private.is_stand_in(p_body ->> 'type')
     end;
 end
 $$;
@@ -3628,7 +3639,7 @@ begin
             row_number() over (
                 partition by t.tenant_id, t.number_id, t.kind, t.id, t.about, t.detail,
                     case when t.id is null then (t.position, t.n) end
-                order by t.position, t.n) as copy,
+                order by private.is_stand_in(t.body ->> 'type'), t.position, t.n) as copy,
             case
                 when (stored.message).id is not null
                     then private.changes_message(stored.message, t.kind, t.at, t.body)
@@ -3703,6 +3714,7 @@ begin
         v_conversations := private.inbox_conversations(v_talk, v_chats);
         v_adopted := private.inbox_adopt(v_talk, v_leads, v_chats);
         v_stored := private.inbox_store(v_talk, v_leads, v_chats, v_conversations) || v_adopted;
+        v_stored := v_stored || private.inbox_fill(v_talk, v_stored);
         v_answered := private.inbox_touch(v_stored);
         perform private.inbox_media(v_stored);
         perform private.activity_note(v_stored);
@@ -3954,7 +3966,8 @@ begin
     v_error := private.inbox_reapply(jsonb_build_object(
         'provider', v_log.provider, 'number', v_log.number, 'account', v_log.account, 'events', v_events,
         'error', case when v_events is null or v_events = '[]' then v_log.error end));
-    if v_log.status <> 'applied' then
+    -- what is dead stays so until it can be applied
+    if v_log.status = 'failed' or v_log.status = 'dead' and v_error is null then
         perform private.webhook_log_settle(v_log, v_events, v_error);
     end if;
     return v_error is null;
@@ -4012,7 +4025,7 @@ $$;
 grant execute on function
     private.as_uuid(text), private.inbox_route(jsonb),
     private.changes_message(public.messages, text, timestamptz, jsonb),
-    private.event_detail(jsonb), private.is_first_pricing(jsonb, timestamptz, jsonb),
+    private.event_detail(jsonb), private.is_stand_in(text), private.is_first_pricing(jsonb, timestamptz, jsonb),
     private.message_versions(public.messages),
     private.inbox_fresh(private.inbox_payload[]), private.inbox_apply(private.inbox_event[]),
     private.inbox_obstacle(jsonb, uuid), private.inbox_log(jsonb[], uuid[], text[]),
@@ -4717,6 +4730,58 @@ begin
 end
 $$;
 
+-- Content of messages that were stored without it: old ones with files, and such as WhatsApp could not read at first.
+-- Returns them like messages stored, but for the conversation, which has counted them.
+create function private.inbox_fill(p_events private.inbox_event[], p_stored private.inbox_message[])
+returns private.inbox_message[]
+language plpgsql set search_path = '' as $$
+declare
+    v_live_after timestamptz := private.clock() - interval '24 hours';
+    v_filled private.inbox_message[];
+begin
+    if (select count(*) from unnest(p_events) e where e.kind in ('message', 'echo'))
+        = (select count(s.message_id) from unnest(p_stored) s) then
+        return array[]::private.inbox_message[];
+    end if;
+    with told as materialized (
+        select e.*, m.id as message_id, m.lead_id, m.chat_id
+        from unnest(p_events) e
+        cross join lateral (
+            select * from public.messages
+            where tenant_id = e.tenant_id and number_id = e.number_id and wa_message_id = e.id
+            limit 1
+        ) as held
+        join public.messages m on m.tenant_id = held.tenant_id and m.id = held.id
+        where e.kind = case m.direction when 'inbound' then 'message' else 'echo' end
+            and private.changes_message(m, e.kind, e.at, e.body)
+        order by m.tenant_id, m.id
+        for no key update of m
+    ),
+    filled as (
+        update public.messages m
+        set type = e.body ->> 'type',
+            content = case when m.previous is null then e.body ->> 'text' else m.content end,
+            -- what was edited or revoked meanwhile has its original there
+            previous = jsonb_set(
+                m.previous, '{0}', jsonb_build_object('at', e.at, 'content', e.body -> 'text')),
+            data = nullif(e.body -> 'data', 'null'),
+            is_forwarded = coalesce((e.body #>> '{context,forwarded}')::boolean, false),
+            reply_to = e.body #>> '{context,id}', referral = nullif(e.body -> 'referral', 'null'),
+            raw = nullif(e.body -> 'raw', 'null'), provider_at = e.at
+        from told e
+        where m.tenant_id = e.tenant_id and m.id = e.message_id
+    )
+    select array_agg((
+        e.position, e.tenant_id, e.number_id, e.lead_id, e.chat_id, null, e.message_id, e.id, e.kind,
+        e.body ->> 'type', e.at, h.is_history, not h.is_history and e.at > v_live_after, e.body
+    )::private.inbox_message)
+    into v_filled
+    from told e
+    cross join lateral (select coalesce((e.body ->> 'history')::boolean, false) as is_history) as h;
+    return coalesce(v_filled, '{}');
+end
+$$;
+
 create function private.inbox_media(p_stored private.inbox_message[]) returns void
 language plpgsql set search_path = '' as $$
 begin
@@ -4765,7 +4830,7 @@ begin
                 max(m.at) filter (where m.kind not in ('message', 'call')) as outbound_at,
                 max(m.at) filter (where m.kind in ('message', 'call') and not m.is_history) as opened_at,
                 max(m.at) filter (where m.kind = 'echo' and m.is_live) as taken_over_at,
-                count(*) filter (where m.kind = 'message' and not m.is_history) as unread,
+                count(*) filter (where m.kind = 'message' and m.conversation_id is not null) as unread,
                 bool_or(m.is_live) as is_live,
                 -- posts that were boosted bring no free entry point
                 max(m.at) filter (where m.kind = 'message' and not m.is_history
@@ -4858,6 +4923,7 @@ grant execute on function
     private.conversations_touch(private.inbox_message[]), private.replies_cancel(private.chat_ref[]),
     private.inbox_adopt(private.inbox_event[], uuid[], uuid[]),
     private.inbox_store(private.inbox_event[], uuid[], uuid[], uuid[]),
+    private.inbox_fill(private.inbox_event[], private.inbox_message[]),
     private.inbox_media(private.inbox_message[]), private.inbox_touch(private.inbox_message[])
     to service_role;
 
@@ -5854,6 +5920,19 @@ begin
     update public.customer_leads
     set is_active = false, merged_into = p_lead.id, merged_at = now(), merged_by = p_by
     where tenant_id = v_tenant_id and id = p_other.id;
+    perform private.refusal_keep(p_lead, p_other);
+end
+$$;
+
+-- What either of them refused stays refused, whatever the other said before: a statement of its own, so that it also
+-- stays when the statements of both are added up again. Only what the customer says from now on takes it back.
+create function private.refusal_keep(p_lead public.customer_leads, p_other public.customer_leads) returns void
+language plpgsql set search_path = '' as $$
+begin
+    perform private.consents_record(array[(
+        p_lead.tenant_id, p_lead.id, 'opt_out', s.scope, 'merge', null, private.clock())::private.consent])
+    from (select min(scope) from unnest(array[p_lead.opt_out_scope, p_other.opt_out_scope]) as scope) as s (scope)
+    where s.scope is not null;
 end
 $$;
 
@@ -6272,7 +6351,10 @@ begin
     if p_text is null or length(p_text) > 60 then
         return null;
     end if;
-    v_phrase := private.fold(p_text);
+    -- a word with a hand or a face beside it is that word
+    v_phrase := coalesce(
+        nullif(private.fold(regexp_replace(p_text, '[\u2190-\u2bff\U0001f000-\U0001faff]', ' ', 'g')), ''),
+        private.fold(p_text));
     return coalesce(
         (
             select case
@@ -7645,7 +7727,7 @@ grant execute on function private.free_entry_open(private.sent[]), private.sends
 -- The send decision in words, for people who are about to write.
 
 -- Every reason of private.send_decisions() as a sentence, per language. kind: reason (why it does not go out now, or
--- simply goes), warning (it may go, but), note (what comes after: price, free entry point).
+-- simply goes), warning (it may go, but), note (what comes after: price, free entry point), hint (what to do).
 create function private.send_phrases() returns table (kind text, reason text, es text, en text, pt text)
 language sql immutable rows 45 set search_path = '' as $$
     values
@@ -7706,6 +7788,9 @@ language sql immutable rows 45 set search_path = '' as $$
         'O WhatsApp não entrega promoções a números dos Estados Unidos'),
     ('reason', 'number_paused', 'El número está en pausa; se intenta otra vez {until}',
         'The number is paused; it is tried again {until}', 'O número está em pausa; tenta-se de novo {until}'),
+    ('reason', 'number_stopped', 'El número está detenido y el mensaje espera: un administrador debe conectarlo otra vez',
+        'The number is stopped and the message waits: an admin must connect it again',
+        'O número está parado e a mensagem espera: um administrador deve conectá-lo de novo'),
     ('reason', 'bulk_paused', 'Los envíos masivos de este número están en pausa; se intenta otra vez {until}',
         'Bulk messages of this number are paused; it is tried again {until}',
         'Os envios em massa deste número estão em pausa; tenta-se de novo {until}'),
@@ -7734,6 +7819,13 @@ language sql immutable rows 45 set search_path = '' as $$
     ('reason', 'messaging_limit', 'Se alcanzó el límite de clientes que WhatsApp permite en 24 horas; sale {until}',
         'The customers WhatsApp allows in 24 hours are reached; it goes out {until}',
         'Foi atingido o limite de clientes que o WhatsApp permite em 24 horas; sai {until}'),
+    ('hint', 'choose_template', 'Elija una plantilla (p_type y p_template_id).',
+        'Choose a template (p_type and p_template_id).', 'Escolha um modelo (p_type e p_template_id).'),
+    ('hint', 'force', 'Para enviarlo de todos modos, use p_force con el costo que se muestra.',
+        'To send it all the same, use p_force with the cost shown.',
+        'Para enviar mesmo assim, use p_force com o custo mostrado.'),
+    ('hint', 'nothing', 'No se puede hacer nada al respecto.', 'Nothing can be done about it.',
+        'Não há nada a fazer.'),
     ('note', 'price', 'costo estimado {cost}', 'estimated cost {cost}', 'custo estimado {cost}'),
     ('note', 'price_unverified', 'costo estimado {cost} (tarifa sin verificar)',
         'estimated cost {cost} (unverified rate)', 'custo estimado {cost} (tarifa não verificada)'),
@@ -7791,13 +7883,19 @@ end
 $$;
 
 -- A decision about a chat as a sentence, in the reader's language and by their clock: why, and what it costs.
--- p_decision: a row of send_decisions() as jsonb.
-create function private.send_sentence(p_chat public.chats, p_decision jsonb, p_reader public.users) returns text
+-- p_decision: a row of send_decisions() as jsonb. What can be sent in the end, if only by force, is told its cost.
+create function private.send_sentence(
+    p_chat public.chats, p_decision jsonb, p_can_force boolean, p_reader public.users
+) returns text
 language plpgsql stable set search_path = '' as $$
 declare
     v_now timestamptz := private.clock();
     v_reason text := case
         when p_decision ->> 'reason' = 'window_closed' and p_chat.window_expires_at is null then 'window_never_open'
+        when p_decision ->> 'reason' = 'number_paused' and exists (
+            select from public.number_pacing p
+            where p.tenant_id = p_chat.tenant_id and p.number_id = p_chat.number_id and p.paused_until = 'infinity')
+            then 'number_stopped'
         else p_decision ->> 'reason' end;
     v_kind text := case when p_decision ->> 'verdict' = 'send' and v_reason not in ('window_open', 'no_window', 'template')
         then 'warning' else 'reason' end;
@@ -7814,7 +7912,7 @@ begin
         private.send_phrase(v_kind, v_reason, p_reader.locale, jsonb_build_object(
             'ago', private.span_words(v_now - p_chat.window_expires_at, p_reader.locale),
             'until', private.moment_words(v_until, p_reader.timezone, p_reader.locale, v_now))),
-        case when p_decision ->> 'verdict' <> 'never' then private.send_phrase('note', v_price, p_reader.locale,
+        case when p_decision ->> 'verdict' <> 'never' or p_can_force then private.send_phrase('note', v_price, p_reader.locale,
             jsonb_build_object('cost', (p_decision ->> 'currency') || ' ' || trim_scale(v_cost))) end,
         case when private.free_entry_reply_by(p_chat) > v_now and p_decision ->> 'verdict' = 'send'
             then private.send_phrase('note', 'reply_by', p_reader.locale, jsonb_build_object('reply_by',
@@ -7837,6 +7935,7 @@ declare
     v_chat public.chats;
     v_decision jsonb;
     v_forced jsonb;
+    v_can_force boolean;
 begin
     select * into v_chat from public.chats c where c.tenant_id = v_tenant_id and c.id = p_chat_id;
     if not found then
@@ -7860,13 +7959,14 @@ begin
     ]::private.send_candidate[]) d;
     v_forced := v_decision -> 'false';
     v_decision := v_decision -> 'true';
+    v_can_force := v_decision ->> 'verdict' <> 'send' and v_forced ->> 'verdict' = 'send';
     return jsonb_build_object(
         'verdict', v_decision -> 'verdict', 'reason', v_decision -> 'reason',
         'is_warning', v_decision ->> 'verdict' = 'send'
             and v_decision ->> 'reason' not in ('window_open', 'no_window', 'template'),
-        'sentence', private.send_sentence(v_chat, v_decision, v_reader),
+        'sentence', private.send_sentence(v_chat, v_decision, v_can_force, v_reader),
         'not_before', v_decision -> 'not_before',
-        'can_force', v_decision ->> 'verdict' <> 'send' and v_forced ->> 'verdict' = 'send',
+        'can_force', v_can_force,
         'window', jsonb_build_object(
             'is_open', coalesce(v_chat.window_expires_at > private.clock(), false),
             'expires_at', v_chat.window_expires_at),
@@ -7881,7 +7981,7 @@ $$;
 grant execute on function
     private.send_phrases(), private.send_phrase(text, text, text, jsonb), private.span_words(interval, text),
     private.moment_words(timestamptz, text, text, timestamptz),
-    private.send_sentence(public.chats, jsonb, public.users) to authenticated, service_role;
+    private.send_sentence(public.chats, jsonb, boolean, public.users) to authenticated, service_role;
 grant execute on function public.send_preview(uuid, text, uuid, text, boolean) to authenticated;
 
 
@@ -9264,6 +9364,8 @@ begin
         when v_fault is not null then v_fault
         when p_number.provider = 'twilio' and v_media ->> 'link' is null then 'must have a link: Twilio takes nothing else'
         when p_request.content is not null and p_request.type in ('audio', 'sticker') then 'cannot have a text with it'
+        when p_number.provider = 'twilio' and p_request.content <> '' and p_request.type <> 'image'
+            then 'cannot have a text with it on Twilio: send that as its own message'
         when length(p_request.content) > 1024 then format('has too long a text: %s characters, at most 1024',
             length(p_request.content))
     end;
@@ -9406,50 +9508,21 @@ begin
 end
 $$;
 
--- How long, roughly: 5 min, 3 h, 2 days.
-create function private.duration_words(p_interval interval) returns text
-language sql immutable set search_path = '' as $$
-    select case
-        when p_interval < interval '1 hour' then ceil(extract(epoch from p_interval) / 60) || ' min'
-        when p_interval < interval '48 hours' then floor(extract(epoch from p_interval) / 3600) || ' h'
-        else floor(extract(epoch from p_interval) / 86400) || ' days'
-    end
-$$;
-
--- Why a message may not be sent, in a sentence.
-create function private.send_refusal(p_chat public.chats, p_reason text) returns text
-language plpgsql stable set search_path = '' as $$
-declare
-    v_closed_for interval := (select private.clock()) - p_chat.window_expires_at;
-begin
-    return case p_reason
-        when 'window_closed' then case when p_chat.window_expires_at is null
-            then 'This customer has not written to this number yet, so only a template may be sent.'
-            else format('The window closed %s ago, so only a template may be sent.', private.duration_words(v_closed_for))
-            end
-        when 'window_will_be_closed' then
-            'The window will be closed by then unless the customer writes again, so only a template may be scheduled.'
-        when 'opted_out' then 'This customer does not want to be written to.'
-        when 'blocked' then 'This customer has blocked the number.'
-        when 'plan_quota' then 'The messages of this month''s plan are used up.'
-        when 'marketing_to_us' then 'WhatsApp delivers no marketing templates to numbers of the United States.'
-        when 'opted_out_of_marketing' then 'This customer does not want marketing.'
-        when 'number_inactive' then 'The number of this chat is switched off.'
-        else format('This message may not be sent: %s.', replace(p_reason, '_', ' '))
-    end;
-end
-$$;
-
--- Refuse what was decided against. p_can_force: a person may overrule it.
+-- Refuse what was decided against, in the words of send_preview(): the caller's language, and by their clock.
+-- p_can_force: a person may overrule it.
 create function private.send_forbid(p_chat public.chats, p_decision jsonb, p_can_force boolean) returns void
 language plpgsql stable set search_path = '' as $$
+declare
+    v_reader public.users;
 begin
+    select * into v_reader from public.users where id = private.my_user_id();
     perform private.send_refuse('PT409', p_decision ->> 'reason',
-        private.send_refusal(p_chat, p_decision ->> 'reason'),
+        private.send_sentence(p_chat, p_decision, p_can_force, v_reader) || '.',
         coalesce(nullif(concat_ws(' ',
-            case p_decision ->> 'verdict' when 'template' then 'Choose a template: p_type and p_template_id.' end,
-            case when p_can_force then 'To send it all the same, use p_force with the cost shown.' end,
-            'Estimated: ' || private.cost_words(p_decision) || '.'), ''), 'Nothing can be done about it.'),
+            case p_decision ->> 'verdict' when 'template'
+                then private.send_phrase('hint', 'choose_template', v_reader.locale, '{}') end,
+            case when p_can_force then private.send_phrase('hint', 'force', v_reader.locale, '{}') end), ''),
+            private.send_phrase('hint', 'nothing', v_reader.locale, '{}')),
         p_decision || jsonb_build_object('window_expires_at', p_chat.window_expires_at, 'can_force', p_can_force));
 end
 $$;
@@ -9471,7 +9544,7 @@ begin
         or v_cost is null and p_request.expected_cost is null
     then
         return;
-    elsif p_request.expected_cost is null then
+    elsif p_request.expected_cost is null or p_request.currency is null then
         perform private.send_refuse('PT400', 'cost_not_shown',
             format('Who forces a message must have seen its estimated cost, which is %s.', v_words),
             'Show it, then send it along as p_expected_cost and p_currency.', p_decision);
@@ -9636,6 +9709,8 @@ begin
     end if;
     perform private.staff_takes_over(v_message.tenant_id, v_message.chat_id);
     perform private.outbox_requeue(v_message.tenant_id, array[p_message_id]);
+    update public.messages set scheduled_at = null where tenant_id = v_message.tenant_id and id = p_message_id
+        and scheduled_at is not null;
     perform private.message_decided(v_message.tenant_id, p_message_id, v_decision);
     return private.message_shown(v_message.tenant_id, p_message_id);
 end
@@ -9770,6 +9845,9 @@ begin
     if not found then
         raise exception using errcode = 'PT404', message = 'There is no such open entry.',
             hint = 'Read its id from pending_manual_list(); somebody may have dealt with it meanwhile.';
+    end if;
+    if v_entry.source = 'daily_action' then
+        perform private.daily_dealt_with(v_tenant_id, v_entry.chat_id);
     end if;
     return v_entry;
 end
@@ -10077,7 +10155,7 @@ end
 $$;
 create trigger customer_leads_note_edits after update of name, label1, label2, label3, email, company, customer_type,
     business_category, tags, lead_status, lead_grade, qualification_score, assigned_to, profile_status, next_action,
-    next_action_at, priority, metadata, is_active on public.customer_leads
+    next_action_at, priority, timezone, metadata, is_active on public.customer_leads
     for each row execute function private.lead_edits_note();
 
 create table public.crm_analyses (
@@ -10154,6 +10232,50 @@ grant select, insert, update, delete on public.pending_analyses to service_role;
 create policy pending_analyses_select_member on public.pending_analyses for select to authenticated
     using (tenant_id = (select private.my_tenant_id()));
 
+-- model_pauses: workers whose model's provider wants money first; asking it again at once would be no use.
+create table private.model_pauses (
+    worker text,
+    paused_until timestamptz not null,
+    constraint model_pauses_pkey primary key (worker)
+);
+comment on table private.model_pauses is 'Workers that ask no model for now, in real time.';
+alter table private.model_pauses enable row level security;
+grant select, insert, update, delete on private.model_pauses to service_role;
+
+create function private.analyses_paused() returns boolean
+language plpgsql stable set search_path = '' as $$
+begin
+    return exists (select from private.model_pauses where worker = 'crm-analysis' and paused_until > now());
+end
+$$;
+
+-- May this business have conversations read now?
+create function private.analysis_allowed(p_tenant_id uuid) returns boolean
+language plpgsql stable set search_path = '' as $$
+begin
+    return exists (select from public.users o where o.id = p_tenant_id and o.is_active and o.crm_enabled)
+        and not private.ai_budget_spent(p_tenant_id);
+end
+$$;
+
+-- Is there a chat that analysis_claim() would give out now?
+create function private.analyses_waiting() returns boolean
+language plpgsql stable set search_path = '' as $$
+begin
+    return not private.analyses_paused() and exists (
+        select
+        from public.tenant_settings s
+        where (
+            exists (
+                select from public.chats c
+                where c.tenant_id = s.tenant_id and c.news_since is not null and c.last_interaction_at
+                    <= (select private.clock()) - make_interval(mins => s.crm_analysis_idle_minutes))
+            or exists (
+                select from public.pending_analyses p where p.tenant_id = s.tenant_id and p.lease_until < now())
+        ) and private.analysis_allowed(s.tenant_id));
+end
+$$;
+
 -- Due chats: with news and silent long enough, or begun and not finished; the same share for every business that has
 -- any and may still spend. Chats somebody else is busy with are left to the next look.
 create function private.analyses_due(p_limit int) returns private.chat_ref[]
@@ -10161,6 +10283,9 @@ language plpgsql set search_path = '' as $$
 declare
     v_now timestamptz := private.clock();
 begin
+    if private.analyses_paused() then
+        return '{}';
+    end if;
     return array(
         with recursive news as (
             (select c.tenant_id from public.chats c where c.news_since is not null order by 1 limit 1)
@@ -10178,9 +10303,7 @@ begin
             select t.tenant_id, s.crm_analysis_idle_minutes
             from (select tenant_id from news union select tenant_id from public.pending_analyses) as t
             join public.tenant_settings s on s.tenant_id = t.tenant_id
-            join public.users o on o.id = t.tenant_id and o.is_active and o.crm_enabled
-            where coalesce(s.ai_daily_token_budget, s.ai_daily_cost_budget) is null
-                or not private.ai_budget_spent(t.tenant_id)
+            where private.analysis_allowed(t.tenant_id)
             -- when there is more to do than time, nobody is always last
             order by random()
         )
@@ -10229,6 +10352,7 @@ begin
             'before', (
                 select a.summary from public.crm_analyses a
                 where a.tenant_id = c.tenant_id and a.chat_id = c.id and a.summary is not null
+                    and a.analysed_at > coalesce(t.context_from, '-infinity')
                 order by a.analysed_at desc
                 limit 1),
             'messages', (
@@ -10238,6 +10362,7 @@ begin
                     select * from public.messages m
                     where m.tenant_id = c.tenant_id and m.chat_id = c.id and m.revoked_at is null
                         and m.status not in ('failed', 'skipped', 'canceled', 'queued')
+                        and m.provider_at > coalesce(t.context_from, '-infinity')
                     order by m.provider_at desc, m.id desc
                     limit 60
                 ) as m))
@@ -10246,6 +10371,7 @@ begin
         join public.customer_leads l on l.tenant_id = c.tenant_id and l.id = c.lead_id
         join public.tenant_settings s on s.tenant_id = c.tenant_id
         join public.users o on o.id = c.tenant_id
+        left join public.ai_threads t on t.tenant_id = c.tenant_id and t.id = c.thread_id
         where p.tenant_id = p_tenant_id and p.chat_id = p_chat_id);
 end
 $$;
@@ -10364,10 +10490,11 @@ end
 $$;
 
 -- Nothing usable came: once more after a pause, then it is recorded and the chat waits for its next message. The
--- lead stays as it was. Answers retry, failed or lost.
+-- lead stays as it was. p_is_passing: the model said nothing at all; that is tried for an hour and a half, after ever
+-- longer pauses. Answers retry, failed or lost.
 create function public.analysis_fail(
     p_tenant_id uuid, p_chat_id uuid, p_claim uuid, p_error text, p_retry_after_seconds int default null,
-    p_usage jsonb default '[]'
+    p_usage jsonb default '[]', p_is_passing boolean default false
 ) returns text
 language plpgsql set search_path = '' as $$
 declare
@@ -10381,9 +10508,10 @@ begin
     if not found then
         return 'lost';
     end if;
-    if v_pending.attempts < 2 then
+    if v_pending.attempts < (case when p_is_passing then 8 else 2 end) then
         update public.pending_analyses
-        set claim = null, lease_until = now() + make_interval(secs => coalesce(p_retry_after_seconds, 5))
+        set claim = null, lease_until = now() + make_interval(
+            secs => coalesce(p_retry_after_seconds, 5 * 3 ^ (v_pending.attempts - 1)))
         where tenant_id = p_tenant_id and chat_id = p_chat_id;
         return 'retry';
     end if;
@@ -10397,6 +10525,7 @@ end
 $$;
 
 -- Give chats back unread, as if they had not been taken: the model's provider wants money, and asks everybody for it.
+-- Nobody claims any for a quarter of an hour.
 create function public.analysis_release(p_claim uuid) returns int
 language plpgsql set search_path = '' as $$
 declare
@@ -10406,14 +10535,17 @@ begin
     set claim = null, lease_until = now() + interval '15 minutes', attempts = attempts - 1
     where claim = p_claim;
     get diagnostics v_count = row_count;
+    insert into private.model_pauses (worker, paused_until) values ('crm-analysis', now() + interval '15 minutes')
+    on conflict on constraint model_pauses_pkey do update set paused_until = excluded.paused_until;
     return v_count;
 end
 $$;
 
-grant execute on function private.analyses_due(int), private.analysis_job(uuid, uuid),
+grant execute on function private.analyses_paused(), private.analysis_allowed(uuid), private.analyses_waiting(),
+    private.analyses_due(int), private.analysis_job(uuid, uuid),
     private.lead_fields_kept(uuid, uuid), public.analysis_claim(int, int),
     public.analysis_settle(uuid, uuid, uuid, jsonb, jsonb),
-    public.analysis_fail(uuid, uuid, uuid, text, int, jsonb), public.analysis_release(uuid) to service_role;
+    public.analysis_fail(uuid, uuid, uuid, text, int, jsonb, boolean), public.analysis_release(uuid) to service_role;
 
 
 -- sql/84_daily_actions.sql
@@ -10566,6 +10698,20 @@ $$;
 -- An action in the hands of a worker.
 create type private.daily_ref as (tenant_id uuid, day date, lead_id uuid);
 
+-- Is there an action that daily_claim() would give out now?
+create function private.daily_waiting() returns boolean
+language plpgsql stable set search_path = '' as $$
+begin
+    return exists (
+        select
+        from public.tenant_settings s
+        where exists (
+            select from public.daily_actions a
+            where a.tenant_id = s.tenant_id and a.status = 'pending' and coalesce(a.lease_until < now(), true)
+        ) and not private.ai_budget_spent(s.tenant_id));
+end
+$$;
+
 -- Pending actions, the same share for every business that has any and may still spend.
 create function private.daily_due(p_limit int) returns private.daily_ref[]
 language plpgsql set search_path = '' as $$
@@ -10673,6 +10819,7 @@ begin
             'thread', jsonb_build_object('summary', coalesce(t.summary, (
                 select y.summary from public.crm_analyses y
                 where y.tenant_id = c.tenant_id and y.chat_id = c.id and y.summary is not null
+                    and y.analysed_at > coalesce(t.context_from, '-infinity')
                 order by y.analysed_at desc
                 limit 1))),
             'lead', jsonb_build_object('id', l.id, 'name', l.name, 'user_name', l.user_name, 'company', l.company,
@@ -10685,6 +10832,7 @@ begin
                     select * from public.messages m
                     where m.tenant_id = c.tenant_id and m.chat_id = c.id and m.revoked_at is null
                         and m.status not in ('failed', 'skipped', 'canceled')
+                        and m.provider_at > coalesce(t.context_from, '-infinity')
                     order by m.provider_at desc, m.id desc
                     limit 10
                 ) as m))
@@ -10750,6 +10898,19 @@ begin
     join public.customer_leads l on l.tenant_id = a.tenant_id and l.id = a.lead_id
     where a.tenant_id = (p_ref).tenant_id and a.day = (p_ref).day and a.lead_id = (p_ref).lead_id;
     perform private.daily_end(p_ref, 'manual', p_reason, p_text, null, null);
+end
+$$;
+
+-- A person has dealt with a follow-up of this chat: the lead's date is over, unless somebody has set another.
+create function private.daily_dealt_with(p_tenant_id uuid, p_chat_id uuid) returns void
+language plpgsql set search_path = '' as $$
+begin
+    update public.customer_leads l
+    set next_action = null, next_action_at = null
+    from public.daily_actions a
+    where a.tenant_id = p_tenant_id and a.chat_id = p_chat_id and a.status = 'manual'
+        and l.tenant_id = a.tenant_id and l.id = a.lead_id
+        and l.next_action_at = a.due_at and l.next_action is not distinct from a.next_action;
 end
 $$;
 
@@ -10924,7 +11085,7 @@ begin
 end
 $$;
 
-grant execute on function private.daily_tenants(uuid, boolean), private.daily_due(int),
+grant execute on function private.daily_tenants(uuid, boolean), private.daily_waiting(), private.daily_due(int),
     private.daily_end(private.daily_ref, text, text, text, uuid, timestamptz),
     private.daily_decisions(private.daily_ref[]), private.daily_refuse(private.daily_ref[]),
     private.daily_job(private.daily_ref), private.daily_to_person(private.daily_ref, text, text),
@@ -10992,16 +11153,8 @@ begin
             select from public.pending_replies r
             where greatest(r.due_at, r.lease_until) < now() + interval '15 seconds')
         when 'deliver' then coalesce(private.outbox_next_in() < 15, false)
-        when 'crm-analysis' then exists (
-            select from public.chats c
-            join public.tenant_settings s on s.tenant_id = c.tenant_id
-            where c.news_since is not null and c.last_interaction_at
-                <= (select private.clock()) - make_interval(mins => s.crm_analysis_idle_minutes))
-            or exists (select from public.pending_analyses p where p.lease_until < now())
-        when 'daily-actions' then exists (select from private.daily_tenants(null, false))
-            or exists (
-                select from public.daily_actions a
-                where a.status = 'pending' and coalesce(a.lease_until < now(), true))
+        when 'crm-analysis' then private.analyses_waiting()
+        when 'daily-actions' then exists (select from private.daily_tenants(null, false)) or private.daily_waiting()
         else false
     end;
 end
@@ -11082,8 +11235,9 @@ select cron.schedule(
 -- the second call revokes what the first replaced, when no worker remembers it any more
 select cron.schedule('refresh-tokens', '10,40 4 * * *', $$select private.invoke('refresh-tokens')
     where exists (select from public.channel_secrets where kind <> 'webhook_secret')$$);
+-- every minute: a quarter of an hour would miss businesses whose hour is the last of their day
 select cron.schedule(
-    'daily-actions', '*/15 * * * *',
+    'daily-actions', '* * * * *',
     $$select private.wake('daily-actions') where private.worker_has_work('daily-actions')$$);
 select cron.schedule('backfill', '*/10 * * * *', $$select private.wake('backfill')
     where exists (select from public.whatsapp_numbers where provider <> 'cloud_api' and is_active)$$);

@@ -1036,7 +1036,7 @@ isOneToOne: false
 { Args: { "p_lease_seconds"?: number,"p_limit"?: number }; Returns: Json
                            },
 "analysis_fail":
-{ Args: { "p_chat_id": string,"p_claim": string,"p_error": string,"p_retry_after_seconds"?: number,"p_tenant_id": string,"p_usage"?: Json }; Returns: string
+{ Args: { "p_chat_id": string,"p_claim": string,"p_error": string,"p_is_passing"?: boolean,"p_retry_after_seconds"?: number,"p_tenant_id": string,"p_usage"?: Json }; Returns: string
                            },
 "analysis_release":
 { Args: { "p_claim": string }; Returns: number
