@@ -207,7 +207,8 @@ begin
                 and coalesce(c.free_entry_until < c.free_entry_reply_by + interval '48 hours', true) as is_free_entry,
             k.is_template is true as is_template,
             coalesce(t.category, k.category, 'marketing') as category,
-            k.template_id, t.provider as template_provider, t.waba_id as template_account, t.status as template_status
+            k.template_id, t.provider as template_provider, t.waba_id as template_account,
+            case when t.status = 'paused' and t.paused_until <= v_now then 'approved' else t.status end as template_status
         from unnest(p_candidates) with ordinality as k
         -- left joins, though each has its row: of a join by two columns the planner expects next to nothing, and goes
         -- wrong from there; who asks for a chat that is not there is dropped below

@@ -306,7 +306,7 @@ begin
     perform private.send_refuse('PT409', p_decision ->> 'reason',
         private.send_sentence(p_chat, p_decision, p_can_force, v_reader) || '.',
         coalesce(nullif(concat_ws(' ',
-            case p_decision ->> 'verdict' when 'template'
+            case when p_decision ->> 'verdict' = 'template' or p_decision ->> 'reason' like 'template\_%'
                 then private.send_phrase('hint', 'choose_template', v_reader.locale, '{}') end,
             case when p_can_force then private.send_phrase('hint', 'force', v_reader.locale, '{}') end), ''),
             private.send_phrase('hint', 'nothing', v_reader.locale, '{}')),

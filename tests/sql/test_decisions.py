@@ -287,6 +287,23 @@ def test_a_preview_warns_says_what_can_be_forced_and_what_is_free(
     }
 
 
+@pytest.mark.parametrize(("minutes", "verdict"), [(-1, "send"), (1, "manual")])
+def test_a_pause_of_a_template_that_is_over_holds_nothing_back(
+    db: Any, clinic: Business, chat: Any, minutes: int, verdict: str
+) -> None:
+    template = db.value(
+        "insert into public.message_templates (tenant_id, waba_id, provider_template_id, name, language,"
+        " category, status, paused_until) select tenant_id, waba_id, '7', 'cita', 'es', 'utility', 'paused',"
+        " now() + make_interval(mins => %s) from public.whatsapp_numbers where tenant_id = %s returning id",
+        minutes,
+        clinic.tenant_id,
+    )
+
+    told = preview(db, clinic, chat, p_type="template", p_template_id=template)
+
+    assert told["verdict"] == verdict
+
+
 def test_a_stopped_number_is_not_said_to_go_on_by_itself(db: Any, clinic: Business, chat: Any) -> None:
     db.run(
         "insert into public.number_pacing (tenant_id, number_id, paused_until)"
