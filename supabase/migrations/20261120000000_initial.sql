@@ -7483,7 +7483,8 @@ begin
                 and coalesce(c.free_entry_until < c.free_entry_reply_by + interval '48 hours', true) as is_free_entry,
             k.is_template is true as is_template,
             coalesce(t.category, k.category, 'marketing') as category,
-            k.template_id, t.provider as template_provider, t.waba_id as template_account, t.status as template_status
+            k.template_id, t.provider as template_provider, t.waba_id as template_account,
+            case when t.status = 'paused' and t.paused_until <= v_now then 'approved' else t.status end as template_status
         from unnest(p_candidates) with ordinality as k
         -- left joins, though each has its row: of a join by two columns the planner expects next to nothing, and goes
         -- wrong from there; who asks for a chat that is not there is dropped below
@@ -9519,7 +9520,7 @@ begin
     perform private.send_refuse('PT409', p_decision ->> 'reason',
         private.send_sentence(p_chat, p_decision, p_can_force, v_reader) || '.',
         coalesce(nullif(concat_ws(' ',
-            case p_decision ->> 'verdict' when 'template'
+            case when p_decision ->> 'verdict' = 'template' or p_decision ->> 'reason' like 'template\_%'
                 then private.send_phrase('hint', 'choose_template', v_reader.locale, '{}') end,
             case when p_can_force then private.send_phrase('hint', 'force', v_reader.locale, '{}') end), ''),
             private.send_phrase('hint', 'nothing', v_reader.locale, '{}')),
