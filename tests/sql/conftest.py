@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from tests.sql.given import Business, Inbox, open_business
+from tests.sql.given import NOW, Business, Inbox, open_business
 
 
 @pytest.fixture
@@ -33,3 +33,9 @@ def connect(database: str) -> Iterator[Callable[[], psycopg.Connection[Any]]]:
     """For tests with several transactions: each call is another connection, autocommit."""
     with ExitStack() as stack:
         yield lambda: stack.enter_context(psycopg.connect(database, autocommit=True, row_factory=dict_row))
+
+
+@pytest.fixture
+def time_of_the_tests(db: Any) -> None:
+    """Business time is that of the tests' NOW, however long ago they were collected."""
+    db.run("update local.clock set ahead = %s - now()", NOW)

@@ -10,6 +10,7 @@ import pytest
 
 from tests.sql.given import MARIA, NOW, Business, Inbox, echo, says, status
 
+pytestmark = pytest.mark.usefixtures("time_of_the_tests")
 MINUTE = timedelta(minutes=1)
 
 
