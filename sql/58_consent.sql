@@ -217,7 +217,7 @@ begin
         where e.kind = 'preference' and e.body ->> 'value' in ('stop', 'resume', 'signup')
     ) as s;
     if v_said is null then
-        return '{}';
+        return array[]::private.refusal[];
     end if;
     v_began := private.consents_record(v_said);
     return array(

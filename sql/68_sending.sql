@@ -10,7 +10,7 @@ create type private.send_request as (
 create function private.send_refuse(
     p_code text, p_reason text, p_message text, p_hint text, p_details jsonb default '{}'
 ) returns void
-language plpgsql immutable set search_path = '' as $$
+language plpgsql stable set search_path = '' as $$
 begin
     raise exception using errcode = p_code, message = p_message, hint = p_hint,
         detail = (jsonb_strip_nulls(p_details) || jsonb_build_object('reason', p_reason))::text;

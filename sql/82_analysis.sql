@@ -177,7 +177,7 @@ declare
     v_now timestamptz := private.clock();
 begin
     if private.analyses_paused() then
-        return '{}';
+        return array[]::private.chat_ref[];
     end if;
     return array(
         with recursive news as (

@@ -95,6 +95,7 @@ def test_what_comes_later_under_either_address_finds_the_lead_that_stays(
     assert db.value("select count(*) from public.chats") == 2
 
 
+@pytest.mark.usefixtures("time_of_the_tests")
 def test_a_refusal_of_either_outlives_what_the_other_said_before(
     db: Any, inbox: Inbox, clinic: Business, pair: list[Any]
 ) -> None:
