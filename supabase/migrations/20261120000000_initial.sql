@@ -4491,7 +4491,8 @@ begin
 end
 $$;
 
--- These addresses are not the lead's any more; that they were is known from now on, if it was not.
+-- These addresses are nobody's any more, whichever of the leads that are this one person had them; that they were the
+-- lead's is known from now on, if it was not.
 create function private.addresses_end(
     p_event private.inbox_event, p_keys private.contact_key[], p_lead_id uuid
 ) returns void
@@ -4499,8 +4500,7 @@ language plpgsql set search_path = '' as $$
 begin
     update public.lead_identities i set valid_to = p_event.at
     from unnest(p_keys) as k
-    where i.tenant_id = p_event.tenant_id and i.lead_id = p_lead_id and i.valid_to = 'infinity'
-        and i.valid_from <= p_event.at
+    where i.tenant_id = p_event.tenant_id and i.valid_to = 'infinity' and i.valid_from <= p_event.at
         and (i.kind, i.scope, i.value) = (k.kind, k.scope, k.value) and not k = any (p_event.keys);
 
     insert into public.lead_identities (tenant_id, kind, scope, value, valid_from, valid_to, lead_id)
@@ -6436,7 +6436,7 @@ begin
         where e.kind = 'preference' and e.body ->> 'value' in ('stop', 'resume', 'signup')
     ) as s;
     if v_said is null then
-        return '{}';
+        return array[]::private.refusal[];
     end if;
     v_began := private.consents_record(v_said);
     return array(
@@ -9224,7 +9224,7 @@ create type private.send_request as (
 create function private.send_refuse(
     p_code text, p_reason text, p_message text, p_hint text, p_details jsonb default '{}'
 ) returns void
-language plpgsql immutable set search_path = '' as $$
+language plpgsql stable set search_path = '' as $$
 begin
     raise exception using errcode = p_code, message = p_message, hint = p_hint,
         detail = (jsonb_strip_nulls(p_details) || jsonb_build_object('reason', p_reason))::text;
@@ -10285,7 +10285,7 @@ declare
     v_now timestamptz := private.clock();
 begin
     if private.analyses_paused() then
-        return '{}';
+        return array[]::private.chat_ref[];
     end if;
     return array(
         with recursive news as (
