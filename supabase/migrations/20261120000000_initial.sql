@@ -4491,8 +4491,8 @@ begin
 end
 $$;
 
--- These addresses are nobody's any more, whichever of the leads that are this one person had them; that they were the
--- lead's is known from now on, if it was not.
+-- These addresses are not the lead's any more, nor those of another that may be the same person; that they were is
+-- known from now on, if it was not.
 create function private.addresses_end(
     p_event private.inbox_event, p_keys private.contact_key[], p_lead_id uuid
 ) returns void
@@ -4501,6 +4501,10 @@ begin
     update public.lead_identities i set valid_to = p_event.at
     from unnest(p_keys) as k
     where i.tenant_id = p_event.tenant_id and i.valid_to = 'infinity' and i.valid_from <= p_event.at
+        and (i.lead_id = p_lead_id or exists (
+            select from public.lead_merge_candidates c
+            where c.tenant_id = i.tenant_id and c.status = 'open' and c.lead_id = least(i.lead_id, p_lead_id)
+                and c.other_lead_id = greatest(i.lead_id, p_lead_id)))
         and (i.kind, i.scope, i.value) = (k.kind, k.scope, k.value) and not k = any (p_event.keys);
 
     insert into public.lead_identities (tenant_id, kind, scope, value, valid_from, valid_to, lead_id)
