@@ -50,7 +50,11 @@ class Database:
             raise DatabaseError(f"webhook_receive did not answer for each of {len(batch)} payloads.")
         return [
             Receipt(
-                status=one["status"], stored=one["stored"], repeated=one["repeated"], error=one.get("error")
+                status=one["status"],
+                stored=one["stored"],
+                repeated=one["repeated"],
+                error=one.get("error"),
+                product_events=one.get("product_events", ()),
             )
             for one in answer
         ]
@@ -261,7 +265,7 @@ class Database:
         return str(answer)
 
     async def outbox_claim(self, *, limit: int, lease_seconds: int, worker: str, lead_ms: int) -> JsonObject:
-        """{"claim", "now", "messages", "next_in_ms", "unknown"}: what may be sent within the next second.
+        """{"claim", "now", "messages", "next_in_ms", "unknown", "closed"}: what may be sent within a second.
 
         `worker` keeps the numbers it is busy with; `lead_ms`: what it needs until it can send.
         """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar, Literal
@@ -221,12 +222,13 @@ class Payload:
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """What became of one payload."""
+    """What became of one payload. `product_events`: what it told for the first time, as the log says it."""
 
     status: Literal["applied", "failed", "duplicate"]
     stored: int
     repeated: int
     error: str | None = None
+    product_events: Sequence[JsonObject] = ()
 
 
 def _plain(value: Any) -> Any:

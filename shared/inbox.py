@@ -16,7 +16,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field, replace
+from typing import Any
 
+from shared import logs
 from shared.errors import (
     DatabaseUnavailableError,
     ForbiddenError,
@@ -24,7 +26,7 @@ from shared.errors import (
     RecadoError,
     UnavailableError,
 )
-from shared.events import Payload, Receipt
+from shared.events import JsonObject, Payload, Receipt
 
 CALLS = 3  # at once
 BATCH_PAYLOADS = 200
@@ -34,6 +36,7 @@ STEP_BYTES = 32_000  # of a large delivery at a time; a thousand small payloads 
 WAITING_BYTES = 32_000_000  # beyond it the provider is asked to come back
 PAUSES = (0.05, 0.2, 0.5)  # seconds before the second and later tries
 PATIENCE = 5.0  # seconds after which there is no other try: providers do not wait much longer
+WINDOW_CLOSED = frozenset((131047, 63016))  # how Meta and Twilio call it
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +59,12 @@ class Inbox:
         if self._waiting_bytes and self._waiting_bytes + delivery.size > WAITING_BYTES:
             raise UnavailableError("Too much is waiting to be stored; try again.", retry_after=1)
         self._waiting_bytes += delivery.size
-        if delivery.size > LARGE_BYTES:
-            return await self._receive_large(delivery)
+        large = delivery.size > LARGE_BYTES
+        receipts = await (self._receive_large(delivery) if large else self._receive_shared(delivery))
+        _tell(receipts)
+        return receipts
+
+    async def _receive_shared(self, delivery: _Delivery) -> list[Receipt]:
         self._waiting.append(delivery)
         if len(self._calls) < CALLS:
             self._start_call()
@@ -152,6 +159,22 @@ class Parcel:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "data", self.payload.to_json())
+
+
+def _tell(receipts: Iterable[Receipt]) -> None:
+    """One line for each number, and of failures for each code, however many payloads told them."""
+    lines: dict[tuple[Any, ...], JsonObject] = {}
+    for fact in (fact for receipt in receipts for fact in receipt.product_events):
+        key = fact["event"], fact["number_id"], fact.get("error_code")
+        line = lines.setdefault(key, {**fact, "count": 0, "message_ids": [], "chat_ids": []})
+        line["count"] += fact["count"]
+        for ids in ("message_ids", "chat_ids"):
+            line[ids] += fact.get(ids, ())
+    for line in lines.values():
+        name: logs.ProductEvent = line.pop("event")
+        logs.product_event(name, **line)
+        if line.get("error_code") in WINDOW_CLOSED:
+            logs.product_event("whatsapp.window.closed", **line)
 
 
 def _steps(parcels: Iterable[Parcel]) -> Iterator[list[Parcel]]:

@@ -2,6 +2,8 @@
 
 Write `log.info("fixed message", extra={"action": …, "lead_id": …})`. Phone numbers, texts and
 tokens are never logged; what slips through is redacted here, which is a net and not a licence.
+
+What happens to messages is told by `product_event`, in the same words everywhere: metrics are made of it.
 """
 
 from __future__ import annotations
@@ -12,12 +14,12 @@ import os
 import re
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO, TypedDict, Unpack
 
 REDACTED = "[redacted]"
 _WORD = 40  # up to here a value is remembered once it was looked through
@@ -42,6 +44,43 @@ _KEPT_OR_PRIVATE = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+
+
+log = logging.getLogger(__name__)
+
+ProductEvent = Literal[
+    "whatsapp.message.received",  # customers wrote: one line for each request and number, with their count
+    "whatsapp.message.sent",  # a provider took a message
+    "whatsapp.window.closed",  # a message may not go as it is: 24 hours have passed
+    "whatsapp.send.failed",  # a provider did not take a message, or told later that it could not deliver it
+    "whatsapp.block.detected",  # a customer has probably, or surely, blocked the number
+]
+_LEVELS: Mapping[ProductEvent, int] = {
+    "whatsapp.send.failed": logging.WARNING,
+    "whatsapp.block.detected": logging.WARNING,
+}
+LISTED = 20  # ids in one line, at most; `count` says how many there were
+
+
+class Facts(TypedDict, total=False):
+    """All that a product event may say: ids of ours, words of ours and counts.
+
+    `outcome` is what follows of a failure, as senders say it. Our ids tie the lines of a chat together; those
+    of providers carry the phone number and are left out.
+    """
+
+    number_id: str | None
+    provider: str | None
+    chat_id: str
+    chat_ids: Sequence[str]
+    message_id: str
+    message_ids: Sequence[str]
+    count: int
+    attempts: int
+    outcome: str
+    reason: str | None
+    error_code: int | None
+    level: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +132,12 @@ def reset() -> None:
     root = logging.getLogger()
     for handler in [handler for handler in root.handlers if isinstance(handler, _Stdout)]:
         root.removeHandler(handler)
+
+
+def product_event(name: ProductEvent, *, tenant_id: str, **facts: Unpack[Facts]) -> None:
+    """Say once what happened to a message of a business."""
+    listed = {key: fact[:LISTED] if isinstance(fact, list) else fact for key, fact in facts.items()}
+    log.log(_LEVELS.get(name, logging.INFO), name, extra={"event": name, "tenant_id": tenant_id, **listed})
 
 
 def redact(value: Any) -> Any:

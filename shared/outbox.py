@@ -17,6 +17,7 @@ from datetime import datetime
 from functools import partial
 from typing import Protocol
 
+from shared import logs
 from shared.drain import Claim, Task, insist, seconds
 from shared.errors import DatabaseUnavailableError
 from shared.events import JsonObject
@@ -51,6 +52,7 @@ class Errand:
 
     tenant_id: str
     number_id: str
+    chat_id: str
     provider: str
     message: Message
     send_at: float
@@ -77,6 +79,7 @@ class Errand:
         return cls(
             tenant_id=given["tenant_id"],
             number_id=given["number_id"],
+            chat_id=given["chat_id"],
             provider=given["provider"],
             message=message,
             send_at=datetime.fromisoformat(given["send_at"]).timestamp(),
@@ -124,6 +127,8 @@ class Outbox:
             self._pace.expect(errand.number, errand.send_at, errand.spacing)
         self._busy += len(errands)
         tasks: list[Task] = [partial(self._run, claimed["claim"], group) for group in groups(errands)]
+        for closed in claimed.get("closed", ()):
+            logs.product_event("whatsapp.window.closed", **closed)
         if claimed["unknown"]:
             tasks.append(partial(_lost, claimed["unknown"]))
         return Claim(tasks, seconds(claimed["next_in_ms"]))
@@ -164,9 +169,7 @@ class Outbox:
             result = await self._result(errand, token)
         finally:
             self._busy -= 1
-        if result.outcome != "sent":
-            ids = {"action": "deliver", **errand.key, "number_id": errand.number_id}
-            log.warning("not sent", extra={**ids, "outcome": result.outcome, "error_code": result.error_code})
+        _tell(errand, result)
         return {**errand.key, **asdict(result)}
 
     async def _result(self, errand: Errand, token: str | None) -> Result:
@@ -192,6 +195,24 @@ class Outbox:
     async def _settle(self, claim: str, results: Sequence[JsonObject]) -> None:
         if results:
             await insist(lambda: self._database.outbox_settle(claim=claim, results=results))
+
+
+def _tell(errand: Errand, result: Result) -> None:
+    """Each try is told; `outcome` says whether there will be another."""
+    facts: logs.Facts = {
+        "number_id": errand.number_id,
+        "provider": errand.provider,
+        "chat_id": errand.chat_id,
+        "message_id": errand.message.id,
+        "attempts": errand.message.attempts,
+    }
+    if result.outcome == "sent":
+        logs.product_event("whatsapp.message.sent", tenant_id=errand.tenant_id, **facts)
+        return
+    facts |= {"outcome": result.outcome, "error_code": result.error_code}
+    logs.product_event("whatsapp.send.failed", tenant_id=errand.tenant_id, **facts)
+    if result.outcome == "needs_template":
+        logs.product_event("whatsapp.window.closed", tenant_id=errand.tenant_id, **facts)
 
 
 def groups(errands: Iterable[Errand]) -> list[list[Errand]]:

@@ -386,6 +386,7 @@ end
 $$;
 
 -- What became of each payload of a batch that was applied as a set: logged if it is new, and answered.
+-- "product_events" are what the function's log says of it; of ids, a few will do.
 create function private.inbox_settle(
     p_batch jsonb, p_payloads private.inbox_payload[], p_events private.inbox_event[],
     p_stored private.inbox_message[]
@@ -403,7 +404,10 @@ begin
             'stored', o.stored,
             'repeated', case when o.is_known then o.told else o.told - o.news + o.messages - o.stored end,
             'error', case when not o.is_known then o.obstacle end)
-            || case when o.is_live then '{"wake": ["reply"]}' else '{}' end::jsonb order by o.position),
+            || case when o.is_live then '{"wake": ["reply"]}' else '{}' end::jsonb
+            || case when o.received is null and o.failures is null then '{}' else jsonb_build_object(
+                'product_events', coalesce(o.received, '[]') || coalesce(o.failures, '[]')) end
+            order by o.position),
         array_agg(o.body order by o.position) filter (where not o.is_known),
         array_agg(o.tenant_id order by o.position) filter (where not o.is_known),
         array_agg(o.obstacle order by o.position) filter (where not o.is_known)
@@ -411,6 +415,11 @@ begin
     from (
         select
             p.position, b.body, p.tenant_id, private.inbox_obstacle(b.body, p.number_id) as obstacle,
+            case when s.message_ids is not null then jsonb_build_object(
+                'event', 'whatsapp.message.received', 'tenant_id', p.tenant_id, 'number_id', p.number_id,
+                'provider', p.provider, 'count', cardinality(s.message_ids),
+                'message_ids', s.message_ids[:20], 'chat_ids', s.chat_ids[:20]) end as received,
+            e.failures,
             jsonb_array_length(p.events) as told, coalesce(e.messages, 0) as messages,
             coalesce(s.stored, 0) as stored, coalesce(s.is_live, false) as is_live,
             case when p.number_id is null then jsonb_array_length(p.events) else coalesce(e.news, 0) end as news,
@@ -418,12 +427,21 @@ begin
         from unnest(p_payloads) p
         join jsonb_array_elements(p_batch) with ordinality as b (body, position) on b.position = p.position
         left join (
-            select position, count(*) as news, count(*) filter (where kind in ('message', 'echo')) as messages
+            select position, count(*) as news, count(*) filter (where kind in ('message', 'echo')) as messages,
+                jsonb_agg(jsonb_build_object(
+                    'event', 'whatsapp.send.failed', 'tenant_id', tenant_id, 'number_id', number_id,
+                    'provider', provider, 'count', 1, 'message_ids', array[target_id],
+                    'error_code', body #> '{error,code}'))
+                    filter (where kind = 'status' and target_id is not null and body ->> 'status' = 'failed')
+                    as failures
             from unnest(p_events)
             group by position
         ) as e on e.position = p.position
         left join (
-            select position, count(message_id) as stored, bool_or(is_live and kind = 'message') as is_live
+            select position, count(message_id) as stored, bool_or(is_live and kind = 'message') as is_live,
+                -- neither histories nor content that came later
+                array_agg(message_id) filter (where kind = 'message' and conversation_id is not null) as message_ids,
+                array_agg(chat_id) filter (where kind = 'message' and conversation_id is not null) as chat_ids
             from unnest(p_stored)
             group by position
         ) as s on s.position = p.position

@@ -293,8 +293,9 @@ $$;
 
 -- Take messages to send, for p_lease_seconds: {"claim", "now", "messages": [{…, "send_at": its slot, "spacing":
 -- seconds between two slots of its number}], "next_in_ms": until something else may be due, null when time alone
--- brings nothing, "unknown": sends of lost workers that nobody can tell about}. The send decision is asked once more
--- for each. p_worker: who asks, since a busy number stays with one; p_lead_ms: what it needs before it can send.
+-- brings nothing, "unknown": sends of lost workers that nobody can tell about, "closed": what may not go as it is
+-- since its window has closed, for the log}. The send decision is asked once more for each. p_worker: who asks, since
+-- a busy number stays with one; p_lead_ms: what it needs before it can send.
 create function public.outbox_claim(
     p_limit int default 50, p_lease_seconds int default 30, p_worker uuid default null, p_lead_ms int default 0
 ) returns jsonb
@@ -305,16 +306,23 @@ declare
     v_lead interval := make_interval(secs => p_lead_ms / 1000.0);
     v_errands private.errand[] := private.errands_due(p_limit, p_worker, v_lead);
     v_messages jsonb;
+    v_closed jsonb;
 begin
     if cardinality(v_errands) > 0 then
         perform private.errands_rest(array(select e from unnest(v_errands) e where e.rests_until is not null));
         v_errands := private.errands_decided(array(select e from unnest(v_errands) e where e.rests_until is null));
         perform private.errands_refuse(array(select e from unnest(v_errands) e where e.verdict <> 'send'));
+        select jsonb_agg(jsonb_build_object('tenant_id', e.tenant_id, 'number_id', e.number_id, 'chat_id', e.chat_id,
+            'message_id', e.message_id, 'reason', e.reason))
+        into v_closed
+        from unnest(v_errands) e
+        where e.reason = 'window_closed';
         v_messages := private.errands_take(
             array(select e from unnest(v_errands) e where e.verdict = 'send'), v_claim, p_lease_seconds, p_worker);
     end if;
     return jsonb_build_object(
         'claim', v_claim, 'messages', coalesce(v_messages, '[]'), 'unknown', v_unknown,
+        'closed', coalesce(v_closed, '[]'),
         'next_in_ms', case when v_messages is null then ceil(private.outbox_next_in(p_worker, v_lead) * 1000) else 0 end,
         'now', clock_timestamp());
 end

@@ -27,6 +27,7 @@ def errand(message_id: str, **changes: Any) -> dict[str, Any]:
         "tenant_id": "tenant",
         "message_id": message_id,
         "number_id": "number",
+        "chat_id": "chat",
         "provider": "cloud_api",
         "provider_number_id": "100",
         "to": {"phone": "573001112233"},
@@ -48,9 +49,11 @@ class Database:
         self.refused: set[str] = set()
         self.trouble: list[Exception] = []
         self.tokens = {"number": "the token"}
+        self.closed: list[dict[str, Any]] = []
 
     async def outbox_claim(self, **_: Any) -> dict[str, Any]:
-        return {"claim": "claim", "now": NOW, "messages": self.messages, "next_in_ms": None, "unknown": 0}
+        claim = {"claim": "claim", "now": NOW, "next_in_ms": None, "unknown": 0}
+        return {**claim, "messages": self.messages, "closed": self.closed}
 
     async def outbox_intent(self, *, claim: str, items: Sequence[Any], lease_seconds: int) -> list[str]:
         if self.trouble:

@@ -42,6 +42,7 @@ def test_a_message_is_stored_with_its_lead_chat_and_conversation(
 ) -> None:
     answer = inbox.deliver(says("w1", "¿Tienen cita?"))
 
+    answer.pop("product_events")
     assert answer == {"status": "applied", "stored": 1, "repeated": 0, "error": None, "wake": ["reply"]}
     (message,) = messages(db)
     assert tuple(message[c] for c in ("content", "direction", "role", "source", "status")) == (
@@ -101,6 +102,57 @@ def test_of_content_and_what_stands_for_it_in_one_delivery_the_content_is_kept(d
     inbox.deliver(says("w1") | {"type": "unsupported", "text": None}, says("w1", "Hola"))
 
     assert messages(db, "type, content") == [{"type": "text", "content": "Hola"}]
+
+
+def test_a_message_is_told_to_the_log_by_our_ids(db: Any, inbox: Inbox, clinic: Business) -> None:
+    (told,) = inbox.deliver(says("w1"))["product_events"]
+
+    (message,) = messages(db)
+    assert told == {
+        "event": "whatsapp.message.received",
+        "tenant_id": str(clinic.tenant_id),
+        "number_id": str(clinic.number_id),
+        "provider": "cloud_api",
+        "count": 1,
+        "message_ids": [str(message["id"])],
+        "chat_ids": [str(message["chat_id"])],
+    }
+
+
+def test_the_log_is_told_of_a_delivery_with_its_count_and_a_few_ids(inbox: Inbox) -> None:
+    (told,) = inbox.deliver(*[says(f"w{n}") for n in range(50)])["product_events"]
+
+    assert (told["count"], len(told["message_ids"]), len(told["chat_ids"])) == (50, 20, 20)
+
+
+def test_the_log_is_told_of_nothing_twice_nor_of_what_nobody_writes_now(inbox: Inbox) -> None:
+    inbox.deliver(says("w1") | {"type": "unsupported", "text": None})
+
+    again, filled, written, old = (
+        inbox.deliver(events)
+        for events in (
+            says("w1") | {"type": "unsupported", "text": None},
+            says("w1"),
+            echo("w2"),
+            says("w3", history=True),
+        )
+    )
+
+    assert [answer["stored"] for answer in (again, filled, written, old)] == [0, 1, 1, 1]
+    assert not [one for one in (again, filled, written, old) if "product_events" in one]
+
+
+def test_a_failure_is_told_to_the_log_once(db: Any, inbox: Inbox) -> None:
+    inbox.deliver(echo("w1"))
+    failed = status("w1", "failed", error={"code": 131026, "title": "Undeliverable"})
+
+    told, again = inbox.deliver(failed).get("product_events", []), inbox.deliver(failed)
+
+    (message,) = messages(db)
+    assert [(one["event"], one["error_code"], one["message_ids"]) for one in told] == [
+        ("whatsapp.send.failed", 131026, [str(message["id"])])
+    ]
+    assert "product_events" not in again
 
 
 def test_the_same_delivery_again_writes_nothing(db: Any, inbox: Inbox) -> None:

@@ -186,8 +186,12 @@ def test_a_reply_that_may_not_be_sent_is_skipped_and_shown_to_a_person(db: Any, 
     message_id = enqueue(db)
     db.run("update public.chats set window_expires_at = now() - interval '1 second'")
 
-    assert claim(db)["messages"] == []
+    claimed = claim(db)
 
+    assert claimed["messages"] == []
+    assert [(one["message_id"], one["reason"]) for one in claimed["closed"]] == [
+        (str(message_id), "window_closed")
+    ]
     skipped = message(db, message_id)
     assert (skipped["status"], skipped["send_verdict"], skipped["send_reason"]) == (
         "skipped",
