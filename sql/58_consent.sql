@@ -271,6 +271,18 @@ grant execute on function
     private.opt_outs_confirm(private.inbox_message[], private.refusal[])
     to service_role;
 
+-- The chats of a lead, locked in the order of their ids.
+create function private.chats_locked(p_tenant_id uuid, p_lead_id uuid) returns private.chat_ref[]
+language plpgsql set search_path = '' as $$
+begin
+    return array(
+        select (c.tenant_id, c.id)::private.chat_ref from public.chats c
+        where c.tenant_id = p_tenant_id and c.lead_id = p_lead_id
+        order by c.id
+        for no key update);
+end
+$$;
+
 -- Definer: staff may not write consent events, only report what a customer told them.
 create function private.consent_record(p_lead_id uuid, p_kind text, p_scope text, p_evidence text) returns jsonb
 language plpgsql security definer set search_path = '' as $$
@@ -288,6 +300,9 @@ begin
     if not found then
         raise exception using errcode = 'PT404', message = 'There is no such lead.',
             hint = 'Read its id from customer_leads.';
+    end if;
+    if p_kind = 'opt_out' then
+        perform private.enrollments_end(private.chats_locked(v_tenant_id, p_lead_id), 'opted_out', 'opted_out');
     end if;
     perform private.consents_record(array[(
         v_tenant_id, p_lead_id, p_kind, p_scope, 'staff', p_evidence, private.clock())::private.consent]);
