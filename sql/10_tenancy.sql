@@ -166,6 +166,8 @@ create table public.tenant_settings (
     ai_daily_token_budget bigint,
     ai_daily_cost_budget numeric(12, 4),
     webhook_log_retention_days int,
+    audit_retention_days int,
+    restore_days int not null default 30,
     silence_alert_deliveries int default 20,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
@@ -201,7 +203,9 @@ create table public.tenant_settings (
     constraint tenant_settings_ai_daily_token_budget_check check (ai_daily_token_budget >= 0),
     constraint tenant_settings_ai_daily_cost_budget_check check (ai_daily_cost_budget >= 0),
     constraint tenant_settings_silence_alert_deliveries_check check (silence_alert_deliveries between 5 and 100000),
-    constraint tenant_settings_webhook_log_retention_days_check check (webhook_log_retention_days > 0)
+    constraint tenant_settings_webhook_log_retention_days_check check (webhook_log_retention_days > 0),
+    constraint tenant_settings_audit_retention_days_check check (audit_retention_days > 0),
+    constraint tenant_settings_restore_days_check check (restore_days between 1 and 3650)
 );
 comment on table public.tenant_settings is
     'How a business wants to be served: one row each, made when its owner signs up. A null switches the rule off.';
@@ -234,6 +238,9 @@ comment on column public.tenant_settings.ai_daily_cost_budget is
 comment on column public.tenant_settings.silence_alert_deliveries is
     'A number is called silent when so many deliveries were to be expected and none came; null: never.';
 comment on column public.tenant_settings.webhook_log_retention_days is 'null: kept for ever.';
+comment on column public.tenant_settings.audit_retention_days is 'Of audit_log; null: kept for ever.';
+comment on column public.tenant_settings.restore_days is
+    'How long restore points are kept, and with them the configuration of each day.';
 
 create trigger tenant_settings_touch_updated_at before update on public.tenant_settings
     for each row execute function private.touch_updated_at();
@@ -247,7 +254,7 @@ grant update (
     followup_agent_id, followup_template_id, quiet_hours,
     opt_out_confirmation,
     opt_out_keywords, opt_in_keywords, closed_hours_message, shows_typing, ai_daily_token_budget, ai_daily_cost_budget,
-    webhook_log_retention_days, silence_alert_deliveries
+    webhook_log_retention_days, audit_retention_days, restore_days, silence_alert_deliveries
 ) on public.tenant_settings to authenticated;
 grant select, insert, update, delete on public.tenant_settings to service_role;
 

@@ -313,6 +313,8 @@ begin
         v_answered := private.inbox_touch(v_stored);
         perform private.inbox_media(v_stored);
         perform private.activity_note(v_stored);
+        perform private.sequences_replied(v_stored);
+        perform private.manual_sends_note(v_stored);
         if cardinality(v_refusals) = 0 then
             perform private.replies_await(v_stored);
         else

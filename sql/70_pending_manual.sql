@@ -13,10 +13,13 @@ create table public.pending_manual (
     sent_manually boolean not null default false,
     done_at timestamptz,
     done_by uuid,
+    message_id uuid,
     constraint pending_manual_pkey primary key (tenant_id, id),
     constraint pending_manual_chat_id_fkey foreign key (tenant_id, chat_id) references public.chats (tenant_id, id)
         on delete cascade,
     constraint pending_manual_done_by_fkey foreign key (tenant_id, done_by) references public.users (tenant_id, id),
+    constraint pending_manual_message_id_fkey foreign key (tenant_id, message_id)
+        references public.messages (tenant_id, id) on delete set null (message_id),
     constraint pending_manual_source_check check (source in ('sequence', 'daily_action', 'call_followup')),
     constraint pending_manual_priority_check check (priority between 1 and 5),
     constraint pending_manual_status_check check (status in ('open', 'done', 'dismissed')),
@@ -27,42 +30,22 @@ comment on column public.pending_manual.text is 'pii: names the customer, and ma
 comment on column public.pending_manual.reason is 'Why no machine may send it: a reason of private.send_decisions().';
 comment on column public.pending_manual.priority is 'The higher, the sooner.';
 comment on column public.pending_manual.sent_manually is 'A person sent it, here or on the phone.';
+comment on column public.pending_manual.done_by is 'null: it was written on the phone, by whomever.';
+comment on column public.pending_manual.message_id is 'What was sent, where that is known.';
 
 create index pending_manual_tenant_id_chat_id_idx on public.pending_manual (tenant_id, chat_id);
 create index pending_manual_tenant_id_open_idx
     on public.pending_manual (tenant_id, priority desc, added_at) where status = 'open';
 create index pending_manual_tenant_id_done_by_idx
     on public.pending_manual (tenant_id, done_by) where done_by is not null;
+create index pending_manual_tenant_id_message_id_idx
+    on public.pending_manual (tenant_id, message_id) where message_id is not null;
 
 alter table public.pending_manual enable row level security;
 grant select on public.pending_manual to authenticated;
 grant select, insert, update, delete on public.pending_manual to service_role;
 create policy pending_manual_select_member on public.pending_manual for select to authenticated
     using (tenant_id = (select private.my_tenant_id()));
-
--- The queue as a person works through it: the urgent first, then the oldest.
-create function public.pending_manual_list(p_limit int default 100, p_source text default null) returns table (
-    id uuid, chat_id uuid, source text, reason text, priority smallint, text text, added_at timestamptz,
-    lead_id uuid, lead_name text, lead_phone text, window_open boolean, window_expires_at timestamptz,
-    free_entry_until timestamptz, wa_link text
-)
-language plpgsql stable rows 100 set search_path = '' as $$
-begin
-    return query
-    select
-        p.id, p.chat_id, p.source, p.reason, p.priority, p.text, p.added_at, l.id,
-        coalesce(l.name, l.user_name, l.phone), l.phone,
-        coalesce(c.window_expires_at > (select private.clock()), false) or n.provider = 'whapi', c.window_expires_at,
-        c.free_entry_until, 'https://wa.me/' || l.phone || '?text=' || private.url_encode(p.text)
-    from public.pending_manual p
-    join public.chats c on c.tenant_id = p.tenant_id and c.id = p.chat_id
-    join public.customer_leads l on l.tenant_id = c.tenant_id and l.id = c.lead_id
-    join public.whatsapp_numbers n on n.tenant_id = c.tenant_id and n.id = c.number_id
-    where p.status = 'open' and (p_source is null or p.source = p_source)
-    order by p.priority desc, p.added_at, p.id
-    limit least(p_limit, 500);
-end
-$$;
 
 -- A text as a part of a URL (RFC 3986): all but the unreserved characters as percent and hex.
 create function private.url_encode(p_text text) returns text
@@ -75,6 +58,30 @@ begin
 end
 $$;
 
+-- What became of entries: p_status done, with what was sent and by whom where that is known, or dismissed.
+create type private.pending_end as (tenant_id uuid, id uuid, message_id uuid, done_by uuid);
+
+-- End those that are open. Whoever calls it has their chats locked. Returns them as they are now.
+create function private.pendings_end(p_ends private.pending_end[], p_status text) returns setof public.pending_manual
+language plpgsql set search_path = '' as $$
+declare
+    v_entries public.pending_manual[];
+begin
+    with ended as (
+        update public.pending_manual p
+        set status = p_status, sent_manually = p_status = 'done', done_at = (select private.clock()),
+            done_by = e.done_by, message_id = e.message_id
+        from unnest(p_ends) e
+        where p.tenant_id = e.tenant_id and p.id = e.id and p.status = 'open'
+        returning p.*
+    )
+    select array_agg(ended::public.pending_manual) into v_entries from ended;
+    perform private.daily_dealt_with(e.tenant_id, e.chat_id) from unnest(v_entries) e where e.source = 'daily_action';
+    perform private.steps_dealt_with(v_entries);
+    return query select e.* from unnest(v_entries) e;
+end
+$$;
+
 -- Definer: staff may not write the queue, only say what became of an entry.
 create function private.pending_manual_end(p_id uuid, p_status text) returns public.pending_manual
 language plpgsql security definer set search_path = '' as $$
@@ -82,16 +89,35 @@ declare
     v_tenant_id uuid := private.require_staff();
     v_entry public.pending_manual;
 begin
-    update public.pending_manual
-    set status = p_status, sent_manually = p_status = 'done', done_at = private.clock(), done_by = private.my_user_id()
-    where tenant_id = v_tenant_id and id = p_id and status = 'open'
-    returning * into v_entry;
+    perform private.pending_locked(v_tenant_id, p_id);
+    select * into v_entry
+    from private.pendings_end(array[(v_tenant_id, p_id, null, private.my_user_id())::private.pending_end], p_status);
+    return v_entry;
+end
+$$;
+
+-- An open entry, with its lead and chat locked.
+create function private.pending_locked(p_tenant_id uuid, p_id uuid) returns public.pending_manual
+language plpgsql set search_path = '' as $$
+declare
+    v_entry public.pending_manual;
+    v_lead_id uuid;
+begin
+    select c.lead_id into v_lead_id
+    from public.pending_manual p
+    join public.chats c on c.tenant_id = p.tenant_id and c.id = p.chat_id
+    where p.tenant_id = p_tenant_id and p.id = p_id;
+    perform from public.customer_leads where tenant_id = p_tenant_id and id = v_lead_id for no key update;
+    perform from public.chats c
+    where c.tenant_id = p_tenant_id and c.id = (
+        select p.chat_id from public.pending_manual p where p.tenant_id = p_tenant_id and p.id = p_id)
+    for no key update;
+    select * into v_entry
+    from public.pending_manual p
+    where p.tenant_id = p_tenant_id and p.id = p_id and p.status = 'open';
     if not found then
         raise exception using errcode = 'PT404', message = 'There is no such open entry.',
             hint = 'Read its id from pending_manual_list(); somebody may have dealt with it meanwhile.';
-    end if;
-    if v_entry.source = 'daily_action' then
-        perform private.daily_dealt_with(v_tenant_id, v_entry.chat_id);
     end if;
     return v_entry;
 end
@@ -108,5 +134,71 @@ language sql set search_path = '' as $$
 $$;
 
 grant execute on function private.url_encode(text), private.pending_manual_end(uuid, text),
-    public.pending_manual_list(int, text), public.pending_manual_done(uuid), public.pending_manual_dismiss(uuid)
-    to authenticated;
+    public.pending_manual_done(uuid), public.pending_manual_dismiss(uuid) to authenticated;
+grant execute on function private.pendings_end(private.pending_end[], text) to service_role;
+
+-- Was it this that a person wrote? Texts are compared by their words: case, accents, punctuation, blanks and emoji do
+-- not matter, and what was changed a little is still the same.
+
+-- The words, and the groups of three letters they are made of: as those of pg_trgm, without the extension.
+create function private.trigrams(p_text text) returns text[]
+language plpgsql immutable strict parallel safe set search_path = '' as $$
+begin
+    return array(
+        select distinct substr(w.padded, n, 3)
+        from regexp_split_to_table(left(p_text, 4096), ' ') as word
+        cross join lateral (select '  ' || word || ' ' as padded) as w
+        cross join lateral generate_series(1, length(w.padded) - 2) as n
+        where word <> '');
+end
+$$;
+
+create function private.plain_words(p_text text) returns text
+language plpgsql immutable strict parallel safe set search_path = '' as $$
+begin
+    return private.fold(regexp_replace(p_text, '[\u2190-\u2bff\U0001f000-\U0001faff]', ' ', 'g'));
+end
+$$;
+
+-- From 0 to 1: how much of both texts is in common; or, of one that is long enough to be told from a greeting, how
+-- much of it was written, whatever was added.
+create function private.text_likeness(p_wanted text, p_written text) returns numeric
+language plpgsql immutable strict parallel safe set search_path = '' as $$
+declare
+    v_wanted text := private.plain_words(p_wanted);
+    v_written text := private.plain_words(p_written);
+    v_these text[] := private.trigrams(v_wanted);
+    v_those text[] := private.trigrams(v_written);
+    v_common numeric;
+begin
+    if v_wanted = v_written then
+        return case when v_wanted = '' then 0 else 1 end;
+    elsif cardinality(v_these) = 0 or cardinality(v_those) = 0 then
+        return 0;
+    end if;
+    v_common := (select count(*) from unnest(v_these) t where t = any(v_those));
+    return least(0.99, greatest(
+        v_common / (cardinality(v_these) + cardinality(v_those) - v_common),
+        case when length(v_wanted) >= 25 then 0.9 * v_common / cardinality(v_these) end));
+end
+$$;
+
+-- The open entry of a chat that this text is; null: none, or it cannot be told which.
+create function private.pending_match(p_tenant_id uuid, p_chat_id uuid, p_text text) returns uuid
+language plpgsql stable set search_path = '' as $$
+begin
+    return (
+        select m.id
+        from (
+            select p.id, l.likeness, lead(l.likeness) over (order by l.likeness desc) as runner_up,
+                row_number() over (order by l.likeness desc) as place
+            from public.pending_manual p
+            cross join lateral private.text_likeness(p.text, p_text) as l (likeness)
+            where p.tenant_id = p_tenant_id and p.chat_id = p_chat_id and p.status = 'open'
+        ) as m
+        where m.place = 1 and m.likeness >= 0.65
+            and coalesce(m.runner_up < case m.likeness when 1 then 1 else m.likeness - 0.1 end, true));
+end
+$$;
+grant execute on function private.trigrams(text), private.plain_words(text), private.text_likeness(text, text),
+    private.pending_match(uuid, uuid, text) to service_role;

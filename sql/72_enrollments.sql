@@ -14,6 +14,7 @@ create table public.sequence_enrollments (
     waits_for text,
     last_step_at timestamptz,
     last_message_id uuid,
+    replied_at timestamptz,
     source text not null,
     enrolled_at timestamptz not null,
     enrolled_by uuid,
@@ -42,6 +43,8 @@ comment on column public.sequence_enrollments.reason is 'Why it is paused, or ho
 comment on column public.sequence_enrollments.waits_for is
     'Why the step that is due has not been run yet: a reason of private.send_decisions(), or previous_step.';
 comment on column public.sequence_enrollments.last_message_id is 'Of the last step that was put into the outbox.';
+comment on column public.sequence_enrollments.replied_at is
+    'When the customer last wrote while it was not over; also on one that goes on, or is paused for another reason.';
 comment on column public.sequence_enrollments.source is 'Staff, or the kind of trigger.';
 comment on column public.sequence_enrollments.changed_at is 'Business time of the last change of status.';
 
@@ -55,6 +58,9 @@ create index sequence_enrollments_tenant_id_last_message_id_idx
     on public.sequence_enrollments (tenant_id, last_message_id) where last_message_id is not null;
 create index sequence_enrollments_tenant_id_enrolled_by_idx
     on public.sequence_enrollments (tenant_id, enrolled_by) where enrolled_by is not null;
+-- What a reply has paused, in the order in which it may go on.
+create index sequence_enrollments_tenant_id_sequence_id_replied_at_idx
+    on public.sequence_enrollments (tenant_id, sequence_id, replied_at) where status = 'paused' and reason = 'replied';
 -- What is due: of a business, and whether there is anything at all.
 create index sequence_enrollments_tenant_id_next_run_at_idx
     on public.sequence_enrollments (tenant_id, next_run_at) where status = 'active';

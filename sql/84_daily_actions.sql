@@ -537,7 +537,8 @@ grant execute on function private.daily_tenants(uuid, boolean), private.daily_wa
     private.daily_end(private.daily_ref, text, text, text, uuid, timestamptz),
     private.daily_decisions(private.daily_ref[]), private.daily_refuse(private.daily_ref[]),
     private.daily_job(private.daily_ref), private.daily_to_person(private.daily_ref, text, text),
-    private.daily_template(public.daily_actions, text), public.daily_plan(uuid, boolean), public.daily_claim(int, int),
+    private.daily_template(public.daily_actions, text), private.daily_dealt_with(uuid, uuid),
+    public.daily_plan(uuid, boolean), public.daily_claim(int, int),
     public.daily_settle(uuid, date, uuid, uuid, uuid, text, text, timestamptz, jsonb),
     public.daily_fail(uuid, date, uuid, uuid, text, boolean, int, jsonb) to service_role;
 grant execute on function private.crm_execute_daily_actions(), public.crm_execute_daily_actions(),

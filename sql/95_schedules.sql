@@ -143,4 +143,6 @@ select cron.schedule('backfill', '*/10 * * * *', $$select private.wake('backfill
     where exists (select from public.whatsapp_numbers where provider <> 'cloud_api' and is_active)$$);
 select cron.schedule('sync-templates', '41 4 * * *', $$select private.wake('sync-templates')
     where exists (select from public.whatsapp_numbers where is_active and coalesce(waba_id, account_id) is not null)$$);
+select cron.schedule('sequences-resume', '* * * * *', 'select private.sequences_resume()');
+select cron.schedule('audit-purge', '37 3 * * *', 'select private.audit_purge()');
 select cron.schedule('traces-purge', '17 3 * * *', 'select private.traces_purge()');

@@ -175,6 +175,8 @@ def test_everything_that_may_lie_waiting_is_swept(db: Db) -> None:
         "refresh-tokens": "10,40 4 * * *",
         "backfill": "*/10 * * * *",
         "sync-templates": "41 4 * * *",
+        "sequences-resume": "* * * * *",
+        "audit-purge": "37 3 * * *",
         "traces-purge": "17 3 * * *",
     }
 
