@@ -252,6 +252,8 @@ create index messages_tenant_id_template_id_idx
 create unique index messages_tenant_id_idempotency_key
     on public.messages (tenant_id, idempotency_key) where idempotency_key is not null;
 create index messages_tenant_id_agent_id_idx on public.messages (tenant_id, agent_id) where agent_id is not null;
+-- A day of a business, wherever its messages are: what statistics are counted from.
+create index messages_tenant_id_provider_at_idx on public.messages (tenant_id, provider_at);
 
 -- The same message is delivered again for days: it is stored once. After the indexes, for the reason given at
 -- customer_leads_pkey; and no other index may hold number_id, or the planner, who thinks that tenant and number alone
