@@ -166,6 +166,7 @@ def test_everything_that_may_lie_waiting_is_swept(db: Db) -> None:
         "webhook-retry": "* * * * *",
         "webhook-purge": "41 * * * *",
         "numbers-watch": "7 * * * *",
+        "stats-refresh": "11 * * * *",
         "outbox-sweep": "* * * * *",
         "reply-sweep": "* * * * *",
         "deliver-sweep": "* * * * *",
