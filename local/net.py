@@ -22,6 +22,9 @@ from local.worker import Connection
 POLL_SECONDS = 5  # requests that woke nobody: left over by a round that died, or inserted by hand
 
 _EXPIRE = "delete from net._http_response where created < now() - interval '6 hours'"
+_EXPIRE_BROADCASTS = """
+    delete from realtime.messages
+    where inserted_at < now() - interval '72 hours' and extension = 'broadcast' and private"""
 _TAKE = """
     delete from net.http_request_queue
     where id in (select id from net.http_request_queue order by id limit 200 for update skip locked)
@@ -79,6 +82,7 @@ async def serve(url: str) -> None:
     async with client() as http, await worker.connect(url, "pg_net") as database:
         await database.execute("listen net")
         while True:
+            await database.execute(_EXPIRE_BROADCASTS)
             while await work_round(database, http):
                 pass
             await worker.notified(database, POLL_SECONDS)

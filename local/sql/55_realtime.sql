@@ -1,4 +1,5 @@
--- Stand-in for Realtime: broadcasts are stored under the hosted names; nothing delivers them.
+-- Stand-in for Realtime: broadcasts are stored under the hosted names, for three days as hosted; nothing delivers
+-- them. (What the platform keeps for a while, local/net.py throws away.)
 
 create schema realtime authorization supabase_realtime_admin;
 grant usage on schema realtime to postgres, anon, authenticated, service_role;
@@ -14,6 +15,8 @@ create table realtime.messages (
     id uuid not null default gen_random_uuid(),
     primary key (id, inserted_at)
 );
+create index messages_inserted_at_topic_index on realtime.messages (inserted_at desc, topic)
+    where extension = 'broadcast' and private;
 alter table realtime.messages owner to supabase_realtime_admin;
 alter table realtime.messages enable row level security;
 grant select, insert, update on realtime.messages to postgres, anon, authenticated, service_role;

@@ -200,6 +200,15 @@ def test_answers_are_forgotten_after_six_hours(sql: Sql, start_worker: StartWork
     until(lambda: sql("select id from net._http_response") == [{"id": 2}])
 
 
+def test_broadcasts_are_forgotten_after_three_days(sql: Sql, start_worker: StartWorker, until: Until) -> None:
+    sql("select realtime.send('{}', event, 'tenant:1') from unnest(array['old', 'new']) as event")
+    sql("update realtime.messages set inserted_at = now() - interval '73 hours' where event = 'old'")
+
+    start_worker("net")
+
+    until(lambda: sql("select event from realtime.messages") == [{"event": "new"}])
+
+
 def test_dropped_requests_are_counted_and_never_arrive(
     sql: Sql, start_worker: StartWorker, target: Target, answers: Answers
 ) -> None:
