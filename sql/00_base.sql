@@ -65,6 +65,17 @@ language sql stable parallel safe set search_path = '' as $$
 $$;
 grant execute on function private.clock() to authenticated, service_role;
 
+-- Has a text nothing that anybody could see? Blanks of every width, marks of direction, fillers and the like are not.
+create function private.is_blank(p_text text) returns boolean
+language plpgsql immutable parallel safe set search_path = '' as $$
+begin
+    return coalesce(p_text, '') !~ ('[^\s\u0001-\u0020\u007f-\u00a0\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f'
+        || '\u2000-\u200f\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb'
+        || '\U000e0000-\U000e0fff]');
+end
+$$;
+grant execute on function private.is_blank(text) to service_role;
+
 -- before update: every table with an updated_at column has this trigger.
 create function private.touch_updated_at() returns trigger
 language plpgsql set search_path = '' as $$

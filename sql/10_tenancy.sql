@@ -384,8 +384,7 @@ create function private.require_admin() returns uuid
 language plpgsql stable set search_path = '' as $$
 begin
     if private.my_role() is distinct from 'admin' then
-        raise exception using errcode = 'PT403', message = 'Only an admin of the business may do this.',
-            hint = 'Ask the owner or an admin.';
+        perform private.refuse('PT403', 'not_admin');
     end if;
     return private.my_tenant_id();
 end
@@ -393,11 +392,10 @@ $$;
 grant execute on function private.require_admin() to authenticated;
 
 create function private.staff_role_check(p_role text) returns void
-language plpgsql immutable set search_path = '' as $$
+language plpgsql stable set search_path = '' as $$
 begin
     if p_role is null or p_role not in ('admin', 'user', 'agent') then
-        raise exception using errcode = 'PT400', message = format('There is no role %L.', p_role),
-            hint = 'Choose admin, user or agent.';
+        perform private.refuse('PT400', 'role', jsonb_build_object('role', p_role));
     end if;
 end
 $$;
@@ -412,11 +410,9 @@ begin
     where tenant_id = p_tenant_id and id = p_user_id and is_active
     for update;
     if not found then
-        raise exception using errcode = 'PT404', message = 'There is no such person in your business.',
-            hint = 'Read the table users for your colleagues.';
+        perform private.refuse('PT404', 'no_colleague');
     elsif v_staff.id = v_staff.tenant_id then
-        raise exception using errcode = 'PT403', message = 'The owner can be neither removed nor given another role.',
-            hint = 'Hand the business over first, with ownership_transfer.';
+        perform private.refuse('PT403', 'owner');
     end if;
     return v_staff;
 end
@@ -433,18 +429,15 @@ declare
 begin
     perform private.staff_role_check(p_role);
     if v_email is null or v_email !~ '^[^@\s]+@[^@\s]+\.[^@\s]+$' or length(v_email) > 254 then
-        raise exception using errcode = 'PT400', message = 'This is not an e-mail address.',
-            hint = 'Write it as name@example.com.';
+        perform private.refuse('PT400', 'email');
     end if;
     perform private.email_lock(v_email);
 
     select tenant_id into v_taken_by from public.users where email = v_email and is_active;
     if v_taken_by = v_tenant_id then
-        raise exception using errcode = 'PT409', message = 'This person is in your business already, or invited.',
-            hint = 'Use staff_change_role to give them another role.';
+        perform private.refuse('PT409', 'is_colleague');
     elsif v_taken_by is not null then
-        raise exception using errcode = 'PT409', message = 'This person belongs to another business.',
-            hint = 'One person works for one business: they must leave the other, or use another e-mail.';
+        perform private.refuse('PT409', 'is_elsewhere');
     end if;
 
     -- who comes back gets their old seat, with everything that refers to it
@@ -473,8 +466,7 @@ declare
     v_staff public.users := private.staff_lock(private.require_admin(), p_user_id);
 begin
     if v_staff.id = private.my_user_id() then
-        raise exception using errcode = 'PT403', message = 'You cannot remove yourself.',
-            hint = 'Ask another admin.';
+        perform private.refuse('PT403', 'yourself');
     end if;
     -- the seat keeps its history; the person is free for another business
     update public.users set is_active = false, auth_id = null where id = v_staff.id;
@@ -526,16 +518,13 @@ declare
 begin
     select * into v_owner from public.users where id = private.my_user_id() and id = tenant_id for update;
     if not found then
-        raise exception using errcode = 'PT403', message = 'Only the owner may hand the business over.',
-            hint = 'Ask the owner to do it.';
+        perform private.refuse('PT403', 'not_owner');
     elsif p_user_id = v_owner.id then
-        raise exception using errcode = 'PT409', message = 'The business is yours already.',
-            hint = 'Name the colleague who shall have it.';
+        perform private.refuse('PT409', 'is_owner');
     end if;
     v_heir := private.staff_lock(v_owner.id, p_user_id);
     if v_heir.auth_id is null then
-        raise exception using errcode = 'PT409', message = 'This person has not signed up yet.',
-            hint = 'Hand the business over once they have accepted the invitation.';
+        perform private.refuse('PT409', 'not_signed_up');
     end if;
 
     -- in three steps, because neither an account nor an address may be in two seats even for a moment

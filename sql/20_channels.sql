@@ -48,7 +48,6 @@ grant execute on function private.is_hours(jsonb), private.hours_open(jsonb, tex
 create function private.enforce_plan_limit() returns trigger
 language plpgsql security definer set search_path = '' as $$
 declare
-    v_noun text := tg_argv[0];
     v_plan text;
     v_limit int;
     v_count int;
@@ -60,10 +59,10 @@ begin
     execute format('select count(*) from public.%I where tenant_id = $1 and is_active', tg_table_name)
     into v_count using new.tenant_id;
     if v_count > v_limit then
-        raise exception using errcode = 'PT402',
-            message = format('The plan %s allows %s %s%s, and this would be number %s.',
-                v_plan, v_limit, v_noun, case v_limit when 1 then '' else 's' end, v_count),
-            hint = format('Deactivate another %s, or change to a larger plan.', v_noun);
+        perform private.refuse('PT402', 'plan_' || tg_table_name,
+            jsonb_build_object('plan', v_plan, 'limit', v_limit, 'count', v_count),
+            -- who connects a number does so through a function, which is nobody
+            p_locale => coalesce(private.my_locale(), (select u.locale from public.users u where u.id = new.tenant_id)));
     end if;
     return null;
 end
@@ -140,11 +139,11 @@ create index whatsapp_numbers_tenant_id_default_agent_id_idx
 create trigger whatsapp_numbers_touch_updated_at before update on public.whatsapp_numbers
     for each row execute function private.touch_updated_at();
 create trigger whatsapp_numbers_plan_limit after insert on public.whatsapp_numbers
-    for each row when (new.is_active) execute function private.enforce_plan_limit('WhatsApp number');
+    for each row when (new.is_active) execute function private.enforce_plan_limit();
 -- one that is active already may be connected anew, whatever the plan says by now
 create trigger whatsapp_numbers_plan_limit_again after update of is_active, tenant_id on public.whatsapp_numbers
     for each row when (new.is_active and (not old.is_active or new.tenant_id <> old.tenant_id))
-    execute function private.enforce_plan_limit('WhatsApp number');
+    execute function private.enforce_plan_limit();
 
 -- Whoever gave a number up has no claim to it: it comes back by proving again whose it is (channel_connect).
 create function private.enforce_connected() returns trigger
@@ -154,8 +153,7 @@ begin
         select from public.channel_secrets s
         where s.tenant_id = new.tenant_id and s.number_id = new.id and s.kind = 'access_token')
     then
-        raise exception using errcode = 'PT409', message = 'This number is disconnected.',
-            hint = 'Connect it again with its token: connect-number.';
+        perform private.refuse('PT409', 'number_disconnected');
     end if;
     return new;
 end

@@ -307,12 +307,14 @@ grant execute on function
 -- "filename" for a document, its place as {"latitude", "longitude", "name", "address"}; a button by its position:
 -- what completes its URL, the payload of a quick reply, a code to copy, or the action of a Flow.
 
--- What is wrong with a file that is named, not sent along; null: nothing. By Meta's table of media.
-create function private.media_fault(p_kind text, p_media jsonb) returns text
-language plpgsql immutable set search_path = '' as $$
+-- What is wrong with a file that is named, not sent along, in the caller's words; null: nothing. By Meta's table of
+-- media. p_label: how the file is called there.
+create function private.media_fault(p_label text, p_kind text, p_media jsonb) returns text
+language plpgsql stable set search_path = '' as $$
 declare
     v_mimes text[];
     v_bytes bigint;
+    v_fault text;
 begin
     select l.mimes, l.bytes into v_mimes, v_bytes
     from (values
@@ -326,25 +328,25 @@ begin
         ('sticker', array['image/webp'], 500 * 1024)
     ) as l (kind, mimes, bytes)
     where l.kind = p_kind;
-    return case
-        when jsonb_typeof(p_media) is distinct from 'object' then 'must name a file: {"link": "https://…"} or {"id": …}'
-        when p_media - '{id,link,filename,mime,size}'::text[] <> '{}' then format('has an unknown key: %s',
-            (select string_agg(k, ', ') from jsonb_object_keys(p_media - '{id,link,filename,mime,size}'::text[]) as k))
-        when (p_media - 'size') @? 'strict $.* ? (@.type() != "string" && @.type() != "null")'
-            then 'has an id, link, filename or mime that is not a text'
+    v_fault := case
+        when jsonb_typeof(p_media) is distinct from 'object' then 'file_missing'
+        when p_media - '{id,link,filename,mime,size}'::text[] <> '{}' then 'file_keys'
+        when (p_media - 'size') @? 'strict $.* ? (@.type() != "string" && @.type() != "null")' then 'file_not_text'
         when coalesce(p_media ->> 'id', '') <> '' and p_media ->> 'link' is not null
-            or coalesce(p_media ->> 'id', p_media ->> 'link', '') = '' then 'must have "link" or "id", one of them'
-        when p_media ->> 'link' !~ '^https://[^\s/?#@]+([/?#]\S*)?$' then 'must have a link that begins with https://'
-        when length(p_media ->> 'link') > 2000 then 'has a link of more than 2000 characters'
-        when p_media ->> 'filename' is not null and p_kind <> 'document' then 'has a file name, which only documents have'
-        when length(p_media ->> 'filename') > 240 then 'has a file name of more than 240 characters'
-        when lower(btrim(split_part(p_media ->> 'mime', ';', 1))) <> all (v_mimes) then format(
-            'is %s, which WhatsApp does not take as %s; it takes %s', p_media ->> 'mime', p_kind,
-            array_to_string(v_mimes, ', '))
-        when p_media ->> 'size' !~ '^\d{1,18}$' then 'has a size that is not a number of bytes'
-        when (p_media ->> 'size')::bigint > v_bytes then format('is too large: %s bytes, at most %s',
-            p_media ->> 'size', v_bytes)
+            or coalesce(p_media ->> 'id', p_media ->> 'link', '') = '' then 'file_link_or_id'
+        when p_media ->> 'link' !~ '^https://[^\s/?#@]+([/?#]\S*)?$' then 'file_https'
+        when length(p_media ->> 'link') > 2000 then 'file_link_long'
+        when p_media ->> 'filename' is not null and p_kind <> 'document' then 'file_name'
+        when length(p_media ->> 'filename') > 240 then 'file_name_long'
+        when lower(btrim(split_part(p_media ->> 'mime', ';', 1))) <> all (v_mimes) then 'file_mime'
+        when p_media ->> 'size' !~ '^\d{1,18}$' then 'file_size'
+        when (p_media ->> 'size')::bigint > v_bytes then 'file_large'
     end;
+    return private.phrase('fault', v_fault, jsonb_build_object(
+        'label', p_label, 'mime', p_media ->> 'mime', 'mimes', array_to_string(v_mimes, ', '),
+        'size', p_media ->> 'size', 'most', v_bytes,
+        'keys', case v_fault when 'file_keys' then (
+            select string_agg(k, ', ') from jsonb_object_keys(p_media - '{id,link,filename,mime,size}'::text[]) as k) end));
 end
 $$;
 
@@ -406,6 +408,7 @@ begin
             when 'otp' then 'url'
             when 'flow' then 'action'
             when 'mpm' then 'unsupported'
+            when 'order_details' then 'unsupported'
         end as kind
     ) as k
     where c.type = 'buttons' and k.kind is not null;
@@ -441,29 +444,25 @@ begin
 end
 $$;
 
--- What is wrong with the value of a blank; null: nothing.
-create function private.template_value_fault(p_kind text, p_value jsonb) returns text
-language plpgsql immutable set search_path = '' as $$
+-- What is wrong with the value of a blank, in the caller's words; null: nothing.
+create function private.template_value_fault(p_label text, p_kind text, p_value jsonb) returns text
+language plpgsql stable set search_path = '' as $$
 declare
     v_text text := p_value #>> '{}';
     v_longest int := case p_kind when 'text' then 1024 when 'url' then 2000 when 'payload' then 256 when 'code' then 15 end;
 begin
     if p_kind in ('image', 'video', 'document') then
-        return private.media_fault(p_kind, p_value);
-    elsif p_kind = 'location' then
-        return case when coalesce(jsonb_typeof(p_value -> 'latitude') <> 'number'
-            or jsonb_typeof(p_value -> 'longitude') <> 'number', true)
-            then 'must be a place: {"latitude", "longitude", "name", "address"}' end;
-    elsif p_kind = 'action' then
-        return case when jsonb_typeof(p_value) <> 'object' then 'must be an object: {"flow_token", "flow_action_data"}' end;
+        return private.media_fault(p_label, p_kind, p_value);
     end if;
-    return case
-        when jsonb_typeof(p_value) not in ('string', 'number') then 'must be a text'
-        when btrim(v_text) = '' then 'is empty'
-        when length(v_text) > v_longest then format('is too long: %s characters, at most %s', length(v_text), v_longest)
-        when p_kind = 'text' and v_text ~ '[\n\r\t]| {5,}' then
-            'has a line break, a tab or five spaces in a row, which WhatsApp refuses'
-    end;
+    return private.phrase('fault', case
+        when p_kind = 'location' then case when coalesce(jsonb_typeof(p_value -> 'latitude') <> 'number'
+            or jsonb_typeof(p_value -> 'longitude') <> 'number', true) then 'not_place' end
+        when p_kind = 'action' then case when jsonb_typeof(p_value) <> 'object' then 'not_action' end
+        when jsonb_typeof(p_value) not in ('string', 'number') then 'not_text'
+        when private.is_blank(v_text) then 'empty'
+        when length(v_text) > v_longest then 'long'
+        when p_kind = 'text' and v_text ~ '[\n\r\t]| {5,}' then 'lines'
+    end, jsonb_build_object('label', p_label, 'length', length(v_text), 'longest', v_longest));
 end
 $$;
 
@@ -472,19 +471,20 @@ create function private.template_faults(p_template public.message_templates, p_p
 language plpgsql stable set search_path = '' as $$
 begin
     return (
-        select string_agg(concat_ws(' ', f.label, f.fault), '; ' order by f.rank, f.part, length(f.key), f.key)
+        select string_agg(f.fault, '; ' order by f.rank, f.part, length(f.key), f.key)
         from (
             select case coalesce(s.part, g.part) when 'header' then 1 when 'body' then 2 else 3 end as rank,
                 coalesce(s.part, g.part) as part, coalesce(s.key, g.key) as key,
-                private.template_label(coalesce(s.part, g.part), coalesce(s.key, g.key)) as label,
                 case
-                    when s.kind = 'unsupported' then 'is of a kind that cannot be filled in'
-                    when g.value is null and s.is_required then 'is missing'
-                    when s.kind is null then 'is not in it'
-                    else private.template_value_fault(s.kind, g.value)
+                    when g.value is null then case when s.is_required
+                        then private.phrase('fault', 'missing', jsonb_build_object('label', l.label)) end
+                    when s.kind is null then private.phrase('fault', 'unasked', jsonb_build_object('label', l.label))
+                    else private.template_value_fault(l.label, s.kind, g.value)
                 end as fault
             from private.template_slots(p_template) s
             full join private.template_given(p_template, p_parameters) g on g.part = s.part and g.key = s.key
+            cross join lateral (
+                select private.template_label(coalesce(s.part, g.part), coalesce(s.key, g.key)) as label) as l
         ) as f
         where f.fault is not null);
 end
@@ -492,26 +492,59 @@ $$;
 
 -- How a blank is called: body parameter 2, button 0, header.
 create function private.template_label(p_part text, p_key text) returns text
-language sql immutable set search_path = '' as $$
-    select concat_ws(' ', p_part, case when p_part in ('header', 'body') and p_key <> '' then 'parameter' end,
-        nullif(p_key, ''))
+language plpgsql stable set search_path = '' as $$
+begin
+    return coalesce(
+        private.phrase('label', case when p_part in ('header', 'body') and p_key <> '' then p_part || '_blank' else p_part end,
+            jsonb_build_object('key', p_key)),
+        concat_ws(' ', p_part, nullif(p_key, '')));
+end
+$$;
+
+-- The parts that we cannot fill in, in the caller's words; null: none.
+create function private.template_unsupported(p_template public.message_templates) returns text
+language plpgsql stable set search_path = '' as $$
+begin
+    return (
+        select string_agg(distinct coalesce(private.phrase('label', 'part_' || p.name), p.name), ', ')
+        from private.template_slots(p_template) s
+        cross join lateral (
+            select case s.part
+                when 'button' then (
+                    select lower(c #>> array['buttons', s.key, 'type'])
+                    from jsonb_array_elements(p_template.components) as c
+                    where lower(c ->> 'type') = 'buttons')
+                when 'header' then (
+                    select 'header_' || lower(c ->> 'format')
+                    from jsonb_array_elements(p_template.components) as c
+                    where lower(c ->> 'type') = 'header')
+                else s.part end as name
+        ) as p
+        where s.kind = 'unsupported');
+end
 $$;
 
 -- Why a template may not be sent now, whatever it is filled in with; null: it may. Flagged ones still may.
 create function private.template_obstacle(p_template public.message_templates) returns text
 language plpgsql stable set search_path = '' as $$
+declare
+    v_reader public.users;
 begin
     if p_template.status in ('approved', 'flagged')
         or p_template.status = 'paused' and p_template.paused_until <= (select private.clock())
     then
         return null;
     end if;
-    return format('The template %s (%s) is %s by WhatsApp%s%s.',
-        p_template.name, p_template.language,
-        case p_template.status when 'pending' then 'not approved yet'
-            when 'in_appeal' then 'under appeal, and not approved' else replace(p_template.status, '_', ' ') end,
-        to_char(p_template.paused_until at time zone 'utc', '" until "YYYY-MM-DD HH24:MI" UTC"'),
-        ': ' || p_template.rejected_reason);
+    select * into v_reader from public.users where id = private.my_user_id();
+    return private.phrase('refusal', 'template_status', jsonb_build_object(
+        'name', p_template.name, 'language', p_template.language,
+        'status', coalesce(
+            private.phrase('label', 'status_' || p_template.status),
+            private.phrase('label', 'status', jsonb_build_object('status', replace(p_template.status, '_', ' ')))),
+        'until', case when p_template.paused_until is not null then ' ' || private.phrase('label', 'until',
+            jsonb_build_object('until', private.moment_words(p_template.paused_until,
+                coalesce(v_reader.timezone, 'UTC'), v_reader.locale, private.clock()))) end,
+        'why', ': ' || p_template.rejected_reason));
 end
 $$;
 
@@ -521,31 +554,37 @@ create function private.template_message(p_template public.message_templates, p_
 language plpgsql stable set search_path = '' as $$
 declare
     v_given jsonb := coalesce(nullif(p_parameters, 'null'), '{}');
-    v_fault text := private.template_obstacle(p_template);
+    v_obstacle text := private.template_obstacle(p_template);
+    v_parts text := private.template_unsupported(p_template);
+    v_names jsonb := jsonb_build_object('name', p_template.name, 'language', p_template.language);
+    v_fault text;
     v_filled jsonb;
 begin
-    if v_fault is not null then
-        return jsonb_build_object('reason', 'template_' || p_template.status, 'message', v_fault,
-            'hint', 'Choose another template, or wait until this one is approved.');
+    if v_obstacle is not null then
+        return jsonb_build_object('reason', 'template_' || p_template.status, 'message', v_obstacle,
+            'hint', private.phrase('hint', 'template_status'));
+    elsif v_parts is not null then
+        return jsonb_build_object('reason', 'template_unsupported',
+            'message', private.phrase('refusal',
+        'template_unsupported', v_names || jsonb_build_object('parts', v_parts)),
+            'hint', private.phrase('hint', 'template_unsupported'));
     elsif jsonb_typeof(v_given) <> 'object' then
-        v_fault := 'its parameters must be an object';
+        v_fault := private.phrase('fault', 'not_parameters');
     elsif p_template.components = '[]' then
-        v_fault := 'its text is not known yet';
+        v_fault := private.phrase('fault', 'text_unknown');
     else
         v_fault := private.template_faults(p_template, v_given);
     end if;
     if v_fault is null then
         v_filled := private.template_filled(p_template, v_given);
-        v_fault := case
-            when length(v_filled ->> 'header') > 60 then format(
-                'the header becomes too long: %s characters, at most 60', length(v_filled ->> 'header'))
-            when length(v_filled ->> 'body') > 1024 then format(
-                'the body becomes too long: %s characters, at most 1024', length(v_filled ->> 'body'))
-        end;
+        v_fault := coalesce(
+            private.template_length_fault('header', v_filled ->> 'header', 60),
+            private.template_length_fault('body', v_filled ->> 'body', 1024));
     end if;
     if v_fault is not null then
         return jsonb_build_object('reason', 'template_parameters',
-            'message', format('The template %s (%s) cannot be sent: %s.', p_template.name, p_template.language, v_fault),
+            'message', private.phrase('refusal',
+        'template_parameters', v_names || jsonb_build_object('fault', v_fault)),
             'hint', private.template_hint(p_template));
     end if;
     return jsonb_build_object('components', v_filled -> 'components', 'variables', v_filled -> 'variables',
@@ -565,16 +604,30 @@ begin
 end
 $$;
 
+-- A part that becomes too long with its blanks filled in.
+create function private.template_length_fault(p_part text, p_text text, p_longest int) returns text
+language plpgsql stable set search_path = '' as $$
+begin
+    return case when length(p_text) > p_longest then private.phrase('fault', p_part || '_long', jsonb_build_object(
+        'length', length(p_text), 'longest', p_longest)) end;
+end
+$$;
+
 -- What to give, in a sentence.
 create function private.template_hint(p_template public.message_templates) returns text
-language sql stable set search_path = '' as $$
-    select coalesce(
-        'It needs ' || string_agg(
-            concat(private.template_label(s.part, s.key), ' (' || nullif(s.kind, 'text') || ')'), ', '
-            order by case s.part when 'header' then 1 when 'body' then 2 else 3 end, length(s.key), s.key) || '.',
-        'It takes no parameters.')
+language plpgsql stable set search_path = '' as $$
+declare
+    v_needs text;
+begin
+    select string_agg(
+        concat(private.template_label(s.part, s.key), ' (' || nullif(s.kind, 'text') || ')'), ', '
+        order by case s.part when 'header' then 1 when 'body' then 2 else 3 end, length(s.key), s.key)
+    into v_needs
     from private.template_slots(p_template) s
-    where s.is_required
+    where s.is_required;
+    return case when v_needs is null then private.phrase('hint', 'template_needs_nothing')
+        else private.phrase('hint', 'template_needs', jsonb_build_object('needs', v_needs)) end;
+end
 $$;
 
 -- The template with valid parameters: texts by part, components and variables.
@@ -625,11 +678,129 @@ language sql immutable set search_path = '' as $$
     end
 $$;
 grant execute on function
-    private.media_fault(text, jsonb), private.template_blanks(text), private.template_fill(text, jsonb),
+    private.media_fault(text, text, jsonb), private.template_blanks(text), private.template_fill(text, jsonb),
     private.template_slots(public.message_templates), private.template_given(public.message_templates, jsonb),
-    private.template_value_fault(text, jsonb), private.template_faults(public.message_templates, jsonb),
-    private.template_label(text, text), private.template_obstacle(public.message_templates),
+    private.template_value_fault(text, text, jsonb), private.template_faults(public.message_templates, jsonb),
+    private.template_label(text, text), private.template_unsupported(public.message_templates),
+    private.template_obstacle(public.message_templates), private.template_length_fault(text, text, int),
     private.template_message(public.message_templates, jsonb), private.template_hint(public.message_templates),
     private.template_data(public.message_templates, jsonb, jsonb),
     private.template_filled(public.message_templates, jsonb), private.template_parameter(text, text, jsonb)
     to service_role;
+
+insert into private.phrases (kind, reason, es, en, pt) values
+    ('label', 'header', 'el encabezado', 'header', 'o cabeçalho'),
+    ('label', 'header_blank', 'el parámetro {key} del encabezado', 'header parameter {key}',
+        'o parâmetro {key} do cabeçalho'),
+    ('label', 'body_blank', 'el parámetro {key} del texto', 'body parameter {key}', 'o parâmetro {key} do texto'),
+    ('label', 'button', 'el botón {key}', 'button {key}', 'o botão {key}'),
+    ('label', 'image', 'la imagen', 'the image', 'a imagem'),
+    ('label', 'audio', 'el audio', 'the audio', 'o áudio'),
+    ('label', 'video', 'el video', 'the video', 'o vídeo'),
+    ('label', 'document', 'el documento', 'the document', 'o documento'),
+    ('label', 'sticker', 'el sticker', 'the sticker', 'a figurinha'),
+    ('label', 'part_carousel', 'un carrusel', 'a carousel', 'um carrossel'),
+    ('label', 'part_limited_time_offer', 'una oferta por tiempo limitado', 'a limited-time offer',
+        'uma oferta por tempo limitado'),
+    ('label', 'part_mpm', 'un botón de varios productos', 'a button of several products',
+        'um botão de vários produtos'),
+    ('label', 'part_order_details', 'un botón de pago', 'a button to pay an order', 'um botão de pagamento'),
+    ('label', 'part_header_product', 'un producto como encabezado', 'a product as its header',
+        'um produto como cabeçalho'),
+    ('label', 'until', 'hasta {until}', 'until {until}', 'até {until}'),
+    ('label', 'status', 'está «{status}» para WhatsApp', 'is {status} by WhatsApp', 'está «{status}» no WhatsApp'),
+    ('label', 'status_pending', 'todavía no está aprobada por WhatsApp', 'is not approved yet by WhatsApp',
+        'ainda não foi aprovado pelo WhatsApp'),
+    ('label', 'status_in_appeal', 'está en apelación y sin aprobar por WhatsApp',
+        'is under appeal, and not approved by WhatsApp', 'está em recurso e não foi aprovado pelo WhatsApp'),
+    ('label', 'status_rejected', 'fue rechazada por WhatsApp', 'is rejected by WhatsApp',
+        'foi rejeitado pelo WhatsApp'),
+    ('label', 'status_paused', 'fue puesta en pausa por WhatsApp', 'is paused by WhatsApp',
+        'foi pausado pelo WhatsApp'),
+    ('label', 'status_disabled', 'fue desactivada por WhatsApp', 'is disabled by WhatsApp',
+        'foi desativado pelo WhatsApp'),
+    ('label', 'status_deleted', 'fue eliminada de WhatsApp', 'is deleted by WhatsApp', 'foi eliminado do WhatsApp'),
+    ('refusal', 'template_status', 'La plantilla {name} ({language}) {status}{until}{why}.',
+        'The template {name} ({language}) {status}{until}{why}.', 'O modelo {name} ({language}) {status}{until}{why}.'),
+    ('hint', 'template_status', 'Elija otra plantilla o espere a que esta se apruebe.',
+        'Choose another template, or wait until this one is approved.',
+        'Escolha outro modelo ou espere que este seja aprovado.'),
+    ('refusal', 'template_unsupported', 'Recado no puede enviar la plantilla {name} ({language}): contiene {parts}.',
+        'Recado cannot send the template {name} ({language}): it contains {parts}.',
+        'O Recado não pode enviar o modelo {name} ({language}): contém {parts}.'),
+    ('hint', 'template_unsupported', 'Elija una plantilla de texto, archivo y botones.',
+        'Choose a template of text, file and buttons.', 'Escolha um modelo de texto, arquivo e botões.'),
+    ('refusal', 'template_parameters', 'La plantilla {name} ({language}) no se puede enviar: {fault}.',
+        'The template {name} ({language}) cannot be sent: {fault}.',
+        'O modelo {name} ({language}) não pode ser enviado: {fault}.'),
+    ('hint', 'template_needs', 'Necesita {needs}.', 'It needs {needs}.', 'Precisa de: {needs}.'),
+    ('hint', 'template_needs_nothing', 'No lleva parámetros.', 'It takes no parameters.', 'Não leva parâmetros.');
+
+-- What is wrong with a value.
+insert into private.phrases (kind, reason, es, en, pt) values
+    ('fault', 'missing', 'falta {label}', '{label} is missing', 'falta {label}'),
+    ('fault', 'unasked', 'no tiene {label}', '{label} is not in it', 'não tem {label}'),
+    ('fault', 'not_parameters', 'sus parámetros deben ser un objeto', 'its parameters must be an object',
+        'os seus parâmetros devem ser um objeto'),
+    ('fault', 'text_unknown', 'todavía no se conoce su texto', 'its text is not known yet',
+        'o seu texto ainda não é conhecido'),
+    ('fault', 'header_long', 'el encabezado queda demasiado largo: {length} caracteres, como mucho {longest}',
+        'the header becomes too long: {length} characters, at most {longest}',
+        'o cabeçalho fica longo demais: {length} caracteres, no máximo {longest}'),
+    ('fault', 'body_long', 'el texto queda demasiado largo: {length} caracteres, como mucho {longest}',
+        'the body becomes too long: {length} characters, at most {longest}',
+        'o texto fica longo demais: {length} caracteres, no máximo {longest}'),
+    ('fault', 'not_place', '{label} debe ser un lugar: {"latitude", "longitude", "name", "address"}',
+        '{label} must be a place: {"latitude", "longitude", "name", "address"}',
+        '{label} deve ser um lugar: {"latitude", "longitude", "name", "address"}'),
+    ('fault', 'not_action', '{label} debe ser un objeto: {"flow_token", "flow_action_data"}',
+        '{label} must be an object: {"flow_token", "flow_action_data"}',
+        '{label} deve ser um objeto: {"flow_token", "flow_action_data"}'),
+    ('fault', 'not_text', '{label} debe ser un texto', '{label} must be a text', '{label} deve ser um texto'),
+    ('fault', 'empty', '{label} no contiene nada', '{label} is empty', '{label} não contém nada'),
+    ('fault', 'long', '{label} es demasiado largo: {length} caracteres, como mucho {longest}',
+        '{label} is too long: {length} characters, at most {longest}',
+        '{label} é longo demais: {length} caracteres, no máximo {longest}'),
+    ('fault', 'lines',
+        '{label} tiene un salto de línea, un tabulador o cinco espacios seguidos, que WhatsApp no acepta',
+        '{label} has a line break, a tab or five spaces in a row, which WhatsApp refuses',
+        '{label} tem uma quebra de linha, um tabulador ou cinco espaços seguidos, que o WhatsApp não aceita'),
+    ('fault', 'file_missing', '{label} debe indicar un archivo: {"link": "https://…"} o {"id": …}',
+        '{label} must name a file: {"link": "https://…"} or {"id": …}',
+        '{label} deve indicar um arquivo: {"link": "https://…"} ou {"id": …}'),
+    ('fault', 'file_keys', '{label} trae algo que no se conoce: {keys}', '{label} has an unknown key: {keys}',
+        '{label} traz algo desconhecido: {keys}'),
+    ('fault', 'file_not_text', '{label} trae un id, link, filename o mime que no es un texto',
+        '{label} has an id, link, filename or mime that is not a text',
+        '{label} traz um id, link, filename ou mime que não é um texto'),
+    ('fault', 'file_link_or_id', '{label} debe traer "link" o "id", uno de los dos',
+        '{label} must have "link" or "id", one of them', '{label} deve trazer "link" ou "id", um dos dois'),
+    ('fault', 'file_https', '{label} debe tener un enlace que empiece por https://',
+        '{label} must have a link that begins with https://', '{label} deve ter um link que comece por https://'),
+    ('fault', 'file_link_long', '{label} tiene un enlace de más de 2000 caracteres',
+        '{label} has a link of more than 2000 characters', '{label} tem um link de mais de 2000 caracteres'),
+    ('fault', 'file_name', '{label} trae un nombre de archivo, que solo llevan los documentos',
+        '{label} has a file name, which only documents have',
+        '{label} traz um nome de arquivo, que só os documentos têm'),
+    ('fault', 'file_name_long', '{label} tiene un nombre de archivo de más de 240 caracteres',
+        '{label} has a file name of more than 240 characters',
+        '{label} tem um nome de arquivo de mais de 240 caracteres'),
+    ('fault', 'file_mime', '{label} es {mime}, que WhatsApp no acepta así; acepta {mimes}',
+        '{label} is {mime}, which WhatsApp does not take as such; it takes {mimes}',
+        '{label} é {mime}, que o WhatsApp não aceita assim; aceita {mimes}'),
+    ('fault', 'file_size', '{label} tiene un tamaño que no es un número de bytes',
+        '{label} has a size that is not a number of bytes', '{label} tem um tamanho que não é um número de bytes'),
+    ('fault', 'file_large', '{label} es demasiado grande: {size} bytes, como mucho {most}',
+        '{label} is too large: {size} bytes, at most {most}',
+        '{label} é grande demais: {size} bytes, no máximo {most}'),
+    ('fault', 'file_twilio_link', '{label} debe tener un enlace: Twilio no acepta otra cosa',
+        '{label} must have a link: Twilio takes nothing else',
+        '{label} deve ter um link: a Twilio não aceita outra coisa'),
+    ('fault', 'file_no_text', '{label} no puede llevar texto', '{label} cannot have a text with it',
+        '{label} não pode levar texto'),
+    ('fault', 'file_twilio_text', '{label} no puede llevar texto en Twilio: envíelo como mensaje aparte',
+        '{label} cannot have a text with it on Twilio: send that as its own message',
+        '{label} não pode levar texto na Twilio: envie-o como mensagem à parte'),
+    ('fault', 'file_text_long', '{label} lleva un texto demasiado largo: {length} caracteres, como mucho 1024',
+        '{label} has too long a text: {length} characters, at most 1024',
+        '{label} leva um texto longo demais: {length} caracteres, no máximo 1024');

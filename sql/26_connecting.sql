@@ -9,8 +9,8 @@ declare
 begin
     select tenant_id into v_tenant_id from public.users where id = p_admin_id and is_active and role = 'admin';
     if not found then
-        raise exception using errcode = 'PT403', message = 'Only an admin of the business may connect a number.',
-            hint = 'Ask the owner or an admin.';
+        perform private.refuse(
+            'PT403', 'not_admin', p_locale => (select u.locale from public.users u where u.id = p_admin_id));
     end if;
     perform from public.users where id = v_tenant_id for no key update;
     return v_tenant_id;
@@ -111,8 +111,8 @@ declare
         'is_coexistence', coalesce(p_number -> 'is_coexistence', 'false')));
 begin
     if v_number_id is null then
-        raise exception using errcode = 'PT409', message = 'This number is already connected.',
-            hint = 'One number serves one business through one provider: disconnect it where it is active.';
+        perform private.refuse(
+            'PT409', 'number_taken', p_locale => (select u.locale from public.users u where u.id = p_admin_id));
     end if;
     delete from public.channel_secrets
     where tenant_id = v_tenant_id and number_id = v_number_id and kind in ('next_token', 'old_token');
@@ -183,8 +183,7 @@ begin
     where tenant_id = v_tenant_id and id = p_number_id
     for no key update;
     if not found then
-        raise exception using errcode = 'PT404', message = 'There is no such number in your business.',
-            hint = 'Read its id from whatsapp_numbers.';
+        perform private.refuse('PT404', 'no_number');
     end if;
     return v_number;
 end
@@ -215,8 +214,7 @@ declare
     v_number public.whatsapp_numbers := private.number_lock(p_number_id);
 begin
     if not v_number.is_active then
-        raise exception using errcode = 'PT409', message = 'This number is disconnected.',
-            hint = 'Connect it again with its token: connect-number.';
+        perform private.refuse('PT409', 'number_disconnected');
     end if;
     perform private.channel_mend(v_number.tenant_id, v_number.id);
 end

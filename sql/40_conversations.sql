@@ -159,6 +159,7 @@ create table public.messages (
     agent_id uuid,
     template_id uuid,
     forced_by uuid,
+    forced_reason text,
     type text not null,
     content text,
     data jsonb,
@@ -221,6 +222,7 @@ comment on column public.messages.content is 'pii: text, or the caption of a med
 comment on column public.messages.is_named is
     'It came with the customer''s name: the last one that did gave customer_leads.user_name.';
 comment on column public.messages.forced_by is 'The member of staff who sent it against the rules, knowing the cost.';
+comment on column public.messages.forced_reason is 'pii: why, in the words of forced_by';
 comment on column public.messages.consented_cost is 'The estimate that forced_by was shown, and agreed to.';
 comment on column public.messages.scheduled_at is 'When it was meant to go out; null: at once.';
 comment on column public.messages.idempotency_key is
@@ -318,8 +320,7 @@ declare
     v_tenant_id uuid := private.my_tenant_id();
 begin
     if v_tenant_id is null then
-        raise exception using errcode = 'PT403', message = 'You hold no seat in a business.',
-            hint = 'Ask an admin of the business to invite you.';
+        perform private.refuse('PT403', 'no_seat');
     end if;
     return v_tenant_id;
 end
@@ -338,8 +339,7 @@ begin
     for no key update;
     select * into v_conversation from public.conversations where tenant_id = p_tenant_id and id = p_conversation_id;
     if not found then
-        raise exception using errcode = 'PT404', message = 'There is no such conversation.',
-            hint = 'Read its id from inbox_list() or conversations.';
+        perform private.refuse('PT404', 'no_conversation');
     end if;
     return v_conversation;
 end
@@ -499,8 +499,7 @@ declare
     v_conversation public.conversations := private.conversation_locked(private.require_staff(), p_conversation_id);
 begin
     if v_conversation.status = 'closed' then
-        raise exception using errcode = 'PT409', message = 'This conversation is closed already.',
-            hint = 'Use conversation_reopen() to go on with it.';
+        perform private.refuse('PT409', 'conversation_closed');
     end if;
     perform private.conversations_finish(v_conversation.tenant_id, array[p_conversation_id], 'staff');
     update public.conversations
@@ -519,8 +518,7 @@ begin
     if p_user_id is not null and not exists (
         select from public.users where tenant_id = v_conversation.tenant_id and id = p_user_id and is_active
     ) then
-        raise exception using errcode = 'PT404', message = 'There is no such colleague.',
-            hint = 'Pass users.id of an active member of the business, or null for nobody.';
+        perform private.refuse('PT404', 'no_colleague');
     end if;
     update public.conversations set assigned_to = p_user_id
     where tenant_id = v_conversation.tenant_id and id = p_conversation_id
@@ -538,8 +536,7 @@ begin
         select from public.conversations
         where tenant_id = v_conversation.tenant_id and chat_id = v_conversation.chat_id and status = 'open'
     ) then
-        raise exception using errcode = 'PT409', message = 'This chat has an open conversation already.',
-            hint = 'Go on there, or close it first.';
+        perform private.refuse('PT409', 'conversation_open');
     end if;
     update public.conversations set status = 'open', closed_at = null, closed_reason = null, reopened_at = (select private.clock())
     where tenant_id = v_conversation.tenant_id and id = p_conversation_id
@@ -556,8 +553,7 @@ begin
     update public.chats set unread_count = 0
     where tenant_id = v_tenant_id and id = p_chat_id and unread_count > 0;
     if not found and not exists (select from public.chats where tenant_id = v_tenant_id and id = p_chat_id) then
-        raise exception using errcode = 'PT404', message = 'There is no such chat.',
-            hint = 'Read its id from inbox_list() or chats.';
+        perform private.refuse('PT404', 'no_chat');
     end if;
 end
 $$;

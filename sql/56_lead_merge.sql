@@ -289,8 +289,7 @@ create function private.require_user() returns uuid
 language plpgsql stable set search_path = '' as $$
 begin
     if coalesce(private.my_role() not in ('admin', 'user'), true) then
-        raise exception using errcode = 'PT403', message = 'Your role may not change leads.',
-            hint = 'Ask an admin for the role user.';
+        perform private.refuse('PT403', 'leads_role');
     end if;
     return private.my_tenant_id();
 end
@@ -306,16 +305,13 @@ declare
     v_lead public.customer_leads;
 begin
     if p_lead_id = p_other_lead_id then
-        raise exception using errcode = 'PT400', message = 'That is one customer.',
-            hint = 'Pass two different customer_leads.id.';
+        perform private.refuse('PT400', 'one_lead');
     elsif (select count(*) from public.customer_leads
             where tenant_id = v_tenant_id and id in (p_lead_id, p_other_lead_id)) < 2
     then
-        raise exception using errcode = 'PT404', message = 'There are no two such customers.',
-            hint = 'Pass two different customer_leads.id of your business.';
+        perform private.refuse('PT404', 'no_two_leads');
     elsif p_keep not in (p_lead_id, p_other_lead_id) then
-        raise exception using errcode = 'PT400', message = 'The details to keep are of neither customer.',
-            hint = 'Pass one of the two ids as p_keep, or nothing.';
+        perform private.refuse('PT400', 'merge_keep');
     end if;
     if cardinality(v_leads) = 2 then
         perform private.leads_join(v_leads[1], v_leads[2], p_keep, private.my_user_id());
@@ -332,8 +328,7 @@ declare
     v_tenant_id uuid := private.require_user();
 begin
     if p_lead_id = p_other_lead_id then
-        raise exception using errcode = 'PT400', message = 'That is one customer.',
-            hint = 'Pass two different customer_leads.id.';
+        perform private.refuse('PT400', 'one_lead');
     end if;
     update public.lead_merge_candidates
     set status = 'dismissed', resolved_at = now(), resolved_by = private.my_user_id()
@@ -344,8 +339,7 @@ begin
         where tenant_id = v_tenant_id and lead_id = least(p_lead_id, p_other_lead_id)
             and other_lead_id = greatest(p_lead_id, p_other_lead_id)
     ) then
-        raise exception using errcode = 'PT404', message = 'Nobody took these two for one customer.',
-            hint = 'Read lead_merge_candidates for the pairs that wait.';
+        perform private.refuse('PT404', 'no_merge_candidate');
     end if;
 end
 $$;

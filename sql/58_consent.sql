@@ -290,16 +290,13 @@ declare
     v_tenant_id uuid := private.require_staff();
 begin
     if p_kind is null or p_kind not in ('opt_out', 'opt_in') or p_scope is null or p_scope not in ('all', 'marketing') then
-        raise exception using errcode = 'PT400', message = 'This is no statement about hearing from us.',
-            hint = 'p_kind is opt_out or opt_in, p_scope is marketing or all.';
-    elsif coalesce(btrim(p_evidence), '') = '' then
-        raise exception using errcode = 'PT400', message = 'A statement needs its evidence.',
-            hint = 'Say in p_evidence when and how the customer told you.';
+        perform private.refuse('PT400', 'consent');
+    elsif private.is_blank(p_evidence) or length(p_evidence) > 2000 then
+        perform private.refuse('PT400', 'consent_evidence', '{"longest": 2000}');
     end if;
     perform from public.customer_leads where tenant_id = v_tenant_id and id = p_lead_id;
     if not found then
-        raise exception using errcode = 'PT404', message = 'There is no such lead.',
-            hint = 'Read its id from customer_leads.';
+        perform private.refuse('PT404', 'no_lead');
     end if;
     if p_kind = 'opt_out' then
         perform private.enrollments_end(private.chats_locked(v_tenant_id, p_lead_id), 'opted_out', 'opted_out');

@@ -43,7 +43,7 @@ create unique index ai_agents_tenant_id_default_key on public.ai_agents (tenant_
 create trigger ai_agents_touch_updated_at before update on public.ai_agents
     for each row execute function private.touch_updated_at();
 create trigger ai_agents_plan_limit after insert or update of is_active, tenant_id on public.ai_agents
-    for each row when (new.is_active) execute function private.enforce_plan_limit('AI agent');
+    for each row when (new.is_active) execute function private.enforce_plan_limit();
 
 alter table public.ai_agents enable row level security;
 grant select,

@@ -168,7 +168,7 @@ create type private.send_candidate as (
 
 -- May these be sent now, and what would it cost? The one place that knows. Verdicts: send, wait (until not_before, by
 -- private.clock(); then ask again), template (only as a template), manual (a person must decide), never. Every reason
--- is in private.send_phrases(), said in words; with the verdict send any but window_open, no_window and template is a
+-- is in private.phrases, said in words; with the verdict send any but window_open, no_window and template is a
 -- warning. is_forced overrides what a person may judge: a refusal of marketing, a block, a takeover, hours and quality;
 -- the message goes out with that as its warning. Nobody overrides a refusal of all messages, what the provider would
 -- not deliver anyway, or the plan. Where only so many may go (plan, Meta's messaging limit), the first ones asked for

@@ -1,10 +1,8 @@
 -- The send decision in words, for people who are about to write.
 
--- Every reason of private.send_decisions() as a sentence, per language. kind: reason (why it does not go out now, or
--- simply goes), warning (it may go, but), note (what comes after: price, free entry point), hint (what to do).
-create function private.send_phrases() returns table (kind text, reason text, es text, en text, pt text)
-language sql immutable rows 45 set search_path = '' as $$
-    values
+-- Every reason of private.send_decisions() as a sentence. reason: why it does not go out now, or simply goes; warning:
+-- it may go, but; note: what comes after, which is price and free entry point; hint: what to do.
+insert into private.phrases (kind, reason, es, en, pt) values
     ('reason', 'window_open', 'La ventana está abierta hasta {until}', 'The window is open until {until}',
         'A janela está aberta até {until}'),
     ('reason', 'no_window', 'Este número no tiene ventana: se puede escribir siempre',
@@ -34,7 +32,8 @@ language sql immutable rows 45 set search_path = '' as $$
     ('reason', 'human_takeover', 'Una persona atiende este chat; el agente calla',
         'A person has taken this chat over; the agent is silent',
         'Uma pessoa atende este chat; o agente fica em silêncio'),
-    ('warning', 'human_takeover', 'Atención: una persona atiende este chat', 'Note that a person has taken this chat over',
+    ('warning', 'human_takeover', 'Atención: una persona atiende este chat',
+        'Note that a person has taken this chat over',
         'Atenção: uma pessoa atende este chat'),
     ('reason', 'templates_unsupported', 'Este número no admite plantillas', 'This number cannot send templates',
         'Este número não envia modelos'),
@@ -62,7 +61,8 @@ language sql immutable rows 45 set search_path = '' as $$
         'O WhatsApp não entrega promoções a números dos Estados Unidos'),
     ('reason', 'number_paused', 'El número está en pausa; se intenta otra vez {until}',
         'The number is paused; it is tried again {until}', 'O número está em pausa; tenta-se de novo {until}'),
-    ('reason', 'number_stopped', 'El número está detenido y el mensaje espera: un administrador debe conectarlo otra vez',
+    ('reason', 'number_stopped',
+        'El número está detenido y el mensaje espera: un administrador debe conectarlo otra vez',
         'The number is stopped and the message waits: an admin must connect it again',
         'O número está parado e a mensagem espera: um administrador deve conectá-lo de novo'),
     ('reason', 'bulk_paused', 'Los envíos masivos de este número están en pausa; se intenta otra vez {until}',
@@ -98,6 +98,15 @@ language sql immutable rows 45 set search_path = '' as $$
     ('hint', 'force', 'Para enviarlo de todos modos, use p_force con el costo que se muestra.',
         'To send it all the same, use p_force with the cost shown.',
         'Para enviar mesmo assim, use p_force com o custo mostrado.'),
+    ('hint', 'number_inactive', 'Un administrador puede activarlo otra vez.', 'An admin may switch it on again.',
+        'Um administrador pode ativá-lo de novo.'),
+    ('hint', 'opted_out', 'Si el cliente cambió de opinión, regístrelo con consent_record.',
+        'If the customer thinks otherwise now, note it with consent_record.',
+        'Se o cliente mudou de ideia, registe-o com consent_record.'),
+    ('hint', 'marketing_to_us', 'Elija una plantilla de utilidad.', 'Choose a utility template.',
+        'Escolha um modelo de utilidade.'),
+    ('hint', 'plan_quota', 'Cambie a un plan mayor o espere al mes próximo.',
+        'Change to a larger plan, or wait until next month.', 'Mude para um plano maior ou espere pelo próximo mês.'),
     ('hint', 'nothing', 'No se puede hacer nada al respecto.', 'Nothing can be done about it.',
         'Não há nada a fazer.'),
     ('note', 'price', 'costo estimado {cost}', 'estimated cost {cost}', 'custo estimado {cost}'),
@@ -108,25 +117,12 @@ language sql immutable rows 45 set search_path = '' as $$
     ('note', 'free_entry_point', 'sin costo: el cliente vino de un anuncio',
         'at no cost: the customer came from an ad', 'sem custo: o cliente veio de um anúncio'),
     ('note', 'reply_by', 'responda antes de {reply_by} y 72 horas serán sin costo',
-        'answer by {reply_by} and 72 hours will be at no cost', 'responda até {reply_by} e 72 horas serão sem custo')
-$$;
-
--- A phrase with its blanks filled in. A locale we do not speak is answered in Spanish.
-create function private.send_phrase(p_kind text, p_reason text, p_locale text, p_values jsonb) returns text
-language plpgsql stable set search_path = '' as $$
-declare
-    v_phrase text;
-    v_name text;
-begin
-    select case split_part(p_locale, '-', 1) when 'en' then p.en when 'pt' then p.pt else p.es end into v_phrase
-    from private.send_phrases() p
-    where p.kind = p_kind and p.reason = p_reason;
-    for v_name in select * from jsonb_object_keys(p_values) loop
-        v_phrase := replace(v_phrase, '{' || v_name || '}', coalesce(p_values ->> v_name, ''));
-    end loop;
-    return v_phrase;
-end
-$$;
+        'answer by {reply_by} and 72 hours will be at no cost', 'responda até {reply_by} e 72 horas serão sem custo'),
+    ('refusal', 'purpose', 'No existe el propósito «{purpose}».', 'There is no purpose "{purpose}".',
+        'Não existe o propósito «{purpose}».'),
+    ('hint', 'purpose', 'Es reply, staff, sequence, daily_action o call_followup.',
+        'It is reply, staff, sequence, daily_action or call_followup.',
+        'É reply, staff, sequence, daily_action ou call_followup.');
 
 -- How long, roughly: 5 min, 3 h, 2 días.
 create function private.span_words(p_span interval, p_locale text) returns text
@@ -183,14 +179,14 @@ declare
         else 'price_unverified' end;
 begin
     return concat_ws('; ',
-        private.send_phrase(v_kind, v_reason, p_reader.locale, jsonb_build_object(
+        private.phrase(v_kind, v_reason, jsonb_build_object(
             'ago', private.span_words(v_now - p_chat.window_expires_at, p_reader.locale),
-            'until', private.moment_words(v_until, p_reader.timezone, p_reader.locale, v_now))),
-        case when p_decision ->> 'verdict' <> 'never' or p_can_force then private.send_phrase('note', v_price, p_reader.locale,
-            jsonb_build_object('cost', (p_decision ->> 'currency') || ' ' || trim_scale(v_cost))) end,
+            'until', private.moment_words(v_until, p_reader.timezone, p_reader.locale, v_now)), p_reader.locale),
+        case when p_decision ->> 'verdict' <> 'never' or p_can_force then private.phrase('note', v_price,
+            jsonb_build_object('cost', (p_decision ->> 'currency') || ' ' || trim_scale(v_cost)), p_reader.locale) end,
         case when private.free_entry_reply_by(p_chat) > v_now and p_decision ->> 'verdict' = 'send'
-            then private.send_phrase('note', 'reply_by', p_reader.locale, jsonb_build_object('reply_by',
-                private.moment_words(p_chat.free_entry_reply_by, p_reader.timezone, p_reader.locale, v_now))) end);
+            then private.phrase('note', 'reply_by', jsonb_build_object('reply_by', private.moment_words(
+                p_chat.free_entry_reply_by, p_reader.timezone, p_reader.locale, v_now)), p_reader.locale) end);
 end
 $$;
 
@@ -213,16 +209,13 @@ declare
 begin
     select * into v_chat from public.chats c where c.tenant_id = v_tenant_id and c.id = p_chat_id;
     if not found then
-        raise exception using errcode = 'PT404', message = 'There is no such chat.',
-            hint = 'Read its id from inbox_list() or chats.';
+        perform private.refuse('PT404', 'no_chat');
     elsif p_template_id is not null and not exists (
         select from public.message_templates t where t.tenant_id = v_tenant_id and t.id = p_template_id
     ) then
-        raise exception using errcode = 'PT404', message = 'There is no such template.',
-            hint = 'Read its id from message_templates.';
+        perform private.refuse('PT404', 'no_template');
     elsif p_purpose is null or p_purpose not in ('reply', 'staff', 'sequence', 'daily_action', 'call_followup') then
-        raise exception using errcode = 'PT400', message = format('There is no purpose %L.', p_purpose),
-            hint = 'It is reply, staff, sequence, daily_action or call_followup.';
+        perform private.refuse('PT400', 'purpose', jsonb_build_object('purpose', p_purpose));
     end if;
     select * into v_reader from public.users u where u.id = private.my_user_id();
 
@@ -253,7 +246,7 @@ end
 $$;
 
 grant execute on function
-    private.send_phrases(), private.send_phrase(text, text, text, jsonb), private.span_words(interval, text),
+    private.span_words(interval, text),
     private.moment_words(timestamptz, text, text, timestamptz),
     private.send_sentence(public.chats, jsonb, boolean, public.users) to authenticated, service_role;
 grant execute on function public.send_preview(uuid, text, uuid, text, boolean) to authenticated;

@@ -62,8 +62,7 @@ declare
 begin
     perform from public.chats where tenant_id = v_tenant_id and id = p_chat_id for no key update;
     if not found then
-        raise exception using errcode = 'PT404', message = 'There is no such chat.',
-            hint = 'Read its id from inbox_list() or chats.';
+        perform private.refuse('PT404', 'no_chat');
     end if;
     update public.ai_threads set closed_at = v_now, closed_reason = 'cleared'
     where tenant_id = v_tenant_id and chat_id = p_chat_id and closed_at is null;

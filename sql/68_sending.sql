@@ -3,19 +3,8 @@
 create type private.send_request as (
     chat_id uuid, lead_id uuid, number_id uuid, type text, content text, template_id uuid, parameters jsonb,
     media jsonb, reply_to text, send_at timestamptz, is_forced boolean, expected_cost numeric, currency text,
-    idempotency_key text
+    idempotency_key text, reason text
 );
-
--- Refuse: the sentence and the hint are for people, details ({"reason", …} as text) for programs.
-create function private.send_refuse(
-    p_code text, p_reason text, p_message text, p_hint text, p_details jsonb default '{}'
-) returns void
-language plpgsql stable set search_path = '' as $$
-begin
-    raise exception using errcode = p_code, message = p_message, hint = p_hint,
-        detail = (jsonb_strip_nulls(p_details) || jsonb_build_object('reason', p_reason))::text;
-end
-$$;
 
 -- The message as people see it, with what was decided about it.
 create function private.message_shown(p_tenant_id uuid, p_message_id uuid) returns jsonb
@@ -38,17 +27,15 @@ begin
     if p_key is null then
         return null;
     elsif length(p_key) not between 1 and 200 then
-        perform private.send_refuse('PT400', 'idempotency_key', 'The idempotency key is empty or too long.',
-            'Use 1 to 200 characters, new for each message: a uuid.');
+        perform private.refuse('PT400', 'idempotency_key');
     end if;
     perform pg_advisory_xact_lock(hashtextextended(format('messages.idempotency_key %s %s', p_tenant_id, p_key), 0));
     select m.id, m.request_hash into v_message
     from public.messages m
     where m.tenant_id = p_tenant_id and m.idempotency_key = p_key;
     if v_message.request_hash <> p_hash then
-        perform private.send_refuse('PT409', 'idempotency_conflict',
-            'Another message was sent with this idempotency key.', 'Use a new key for each message.',
-            jsonb_build_object('message_id', v_message.id));
+        perform private.refuse(
+            'PT409', 'idempotency_conflict', p_details => jsonb_build_object('message_id', v_message.id));
     end if;
     return v_message.id;
 end
@@ -77,8 +64,7 @@ begin
                 and c.lead_id = coalesce(p_request.lead_id, c.lead_id) end
     for no key update;
     if not found then
-        perform private.send_refuse('PT404', 'no_chat', 'There is no such chat.',
-            'Give p_chat_id from inbox_list(), or p_lead_id and p_number_id of your business to begin one.');
+        perform private.refuse('PT404', 'no_chat');
     end if;
     return v_chat;
 end
@@ -91,11 +77,12 @@ language plpgsql stable set search_path = '' as $$
 declare
     v_longest int := case p_number.provider when 'twilio' then 1600 else 4096 end;
 begin
-    if coalesce(btrim(p_request.content, E' \n\r\t'), '') = '' then
-        perform private.send_refuse('PT400', 'empty', 'The message has no text.', 'Give it in p_content.');
+    if private.is_blank(p_request.content) then
+        perform private.refuse('PT400', 'empty');
     elsif length(p_request.content) > v_longest then
-        perform private.send_refuse('PT400', 'too_long', format('The text is too long: %s characters, at most %s.',
-            length(p_request.content), v_longest), 'Send it in parts.', jsonb_build_object('longest', v_longest));
+        perform private.refuse('PT400', 'too_long',
+            jsonb_build_object('length', length(p_request.content), 'longest', v_longest),
+            jsonb_build_object('longest', v_longest));
     end if;
     return jsonb_build_object('content', p_request.content);
 end
@@ -109,32 +96,26 @@ declare
     v_filled jsonb;
 begin
     if p_number.provider = 'whapi' then
-        perform private.send_refuse('PT409', 'templates_unsupported', 'Numbers of Whapi have no templates.',
-            'Write a text: it may be sent at any time.');
+        perform private.refuse('PT409', 'templates_unsupported');
     end if;
     select * into v_template
     from public.message_templates t
     where t.tenant_id = p_number.tenant_id and t.id = p_request.template_id;
     if not found then
-        perform private.send_refuse('PT404', 'no_template', 'There is no such template.',
-            'Give p_template_id from message_templates.');
+        perform private.refuse('PT404', 'no_template');
     elsif (v_template.provider, v_template.waba_id) is distinct from (p_number.provider,
         case p_number.provider when 'twilio' then p_number.account_id else p_number.waba_id end)
     then
-        perform private.send_refuse('PT409', 'template_of_other_account', format(
-            'The template %s belongs to another WhatsApp account than %s.', v_template.name, p_number.display_name),
-            'Choose one whose waba_id is that of the number.');
+        perform private.refuse('PT409', 'template_of_other_account',
+            jsonb_build_object('name', v_template.name, 'number', p_number.display_name));
     end if;
     v_filled := private.template_message(v_template, p_request.parameters);
     if v_filled ? 'reason' then
-        perform private.send_refuse(case v_filled ->> 'reason' when 'template_parameters' then 'PT400' else 'PT409' end,
+        perform private.refuse_as(case v_filled ->> 'reason' when 'template_parameters' then 'PT400' else 'PT409' end,
             v_filled ->> 'reason', v_filled ->> 'message', v_filled ->> 'hint');
     end if;
     return jsonb_build_object('content', v_filled -> 'text', 'template_id', v_template.id,
-        'data', jsonb_build_object('category', v_template.category, 'template', jsonb_build_object(
-            'name', v_template.name, 'language', v_template.language, 'category', v_template.category,
-            'provider_template_id', v_template.provider_template_id, 'components', v_filled -> 'components',
-            'variables', v_filled -> 'variables', 'parameters', coalesce(p_request.parameters, '{}'))));
+        'data', private.template_data(v_template, v_filled, p_request.parameters));
 end
 $$;
 
@@ -143,22 +124,22 @@ create function private.compose_media(p_number public.whatsapp_numbers, p_reques
 returns jsonb
 language plpgsql stable set search_path = '' as $$
 declare
-    v_media jsonb := case when p_request.media ? 'media_id'
-        then private.media_reference(p_number, p_request.media) else p_request.media end;
-    v_fault text := private.media_fault(p_request.type, v_media);
+    v_label text := private.phrase('label', p_request.type);
+    v_media jsonb := case when p_request.media ->> 'media_id' is not null
+        then private.media_reference(p_number, p_request) else p_request.media end;
+    v_fault text := coalesce(
+        private.media_fault(v_label, p_request.type, v_media),
+        private.phrase('fault', case
+            when p_number.provider = 'twilio' and v_media ->> 'link' is null then 'file_twilio_link'
+            when p_request.content is not null and p_request.type in ('audio', 'sticker') then 'file_no_text'
+            when p_number.provider = 'twilio' and p_request.content <> '' and p_request.type <> 'image'
+                then 'file_twilio_text'
+            when length(p_request.content) > 1024 then 'file_text_long'
+        end, jsonb_build_object('label', v_label, 'length', length(p_request.content))));
 begin
-    v_fault := case
-        when v_fault is not null then v_fault
-        when p_number.provider = 'twilio' and v_media ->> 'link' is null then 'must have a link: Twilio takes nothing else'
-        when p_request.content is not null and p_request.type in ('audio', 'sticker') then 'cannot have a text with it'
-        when p_number.provider = 'twilio' and p_request.content <> '' and p_request.type <> 'image'
-            then 'cannot have a text with it on Twilio: send that as its own message'
-        when length(p_request.content) > 1024 then format('has too long a text: %s characters, at most 1024',
-            length(p_request.content))
-    end;
     if v_fault is not null then
-        perform private.send_refuse('PT400', 'media', format('The %s %s.', p_request.type, v_fault),
-            'p_media names the file; its text, if it has one, is p_content.');
+        perform private.refuse('PT400', 'media',
+            jsonb_build_object('fault', upper(left(v_fault, 1)) || substr(v_fault, 2)));
     end if;
     return jsonb_build_object('content', p_request.content, 'data',
         jsonb_build_object('media', v_media - '{filename,mime,size}'::text[])
@@ -166,25 +147,27 @@ begin
 end
 $$;
 
--- A file that was sent or received before, as the provider knows it: for seven days, on the number it came to.
-create function private.media_reference(p_number public.whatsapp_numbers, p_media jsonb) returns jsonb
+-- A file that was sent or received before, as the provider knows it: as long as it is kept there, on the number it
+-- came to. What was asked for besides a file name stays, to be refused.
+create function private.media_reference(p_number public.whatsapp_numbers, p_request private.send_request)
+returns jsonb
 language plpgsql stable set search_path = '' as $$
 declare
     v_file jsonb;
 begin
-    select jsonb_build_object('id', f.provider_media_id, 'mime', f.mime, 'size', f.size, 'filename', f.filename)
+    select jsonb_build_object('id', f.provider_media_id, 'mime', f.mime, 'size', f.size, 'filename',
+        case when p_request.type = 'document' then f.filename end)
     into v_file
     from public.media f
     join public.messages m on m.tenant_id = f.tenant_id and m.id = f.message_id
-    where f.tenant_id = p_number.tenant_id and f.id::text = lower(p_media ->> 'media_id')
+    where f.tenant_id = p_number.tenant_id and f.id::text = lower(p_request.media ->> 'media_id')
         and m.number_id = p_number.id and f.provider_media_id is not null
-        and m.provider_at > (select private.clock()) - interval '7 days';
+        and coalesce(f.expires_at, m.provider_at + interval '7 days')
+            > greatest((select private.clock()), p_request.send_at);
     if not found then
-        perform private.send_refuse('PT409', 'media_gone', 'WhatsApp has this file no more, or not for this number.',
-            'Files can be sent on for 7 days, from the number they came to. Give a link to it instead.');
+        perform private.refuse('PT409', 'media_gone');
     end if;
-    return jsonb_strip_nulls(case p_media ->> 'filename' is null when true then v_file
-        else v_file || jsonb_build_object('filename', p_media -> 'filename') end);
+    return jsonb_strip_nulls(v_file) || (p_request.media - 'media_id');
 end
 $$;
 
@@ -215,13 +198,32 @@ begin
             and m.chat_id = p_chat.id;
     end if;
     if v_quoted.id is null then
-        perform private.send_refuse('PT404', 'no_quoted_message', 'The message to be quoted is not in this chat.',
-            'p_reply_to is id or wa_message_id of a message of the same chat.');
+        perform private.refuse('PT404', 'no_quoted_message');
     elsif v_quoted.wa_message_id is null then
-        perform private.send_refuse('PT409', 'quote_not_sent', 'The message to be quoted has not been sent yet.',
-            'Wait until it is sent.');
+        perform private.refuse('PT409', 'quote_not_sent');
     end if;
     return v_quoted.wa_message_id;
+end
+$$;
+
+-- A moment that a person or their program wrote: 2026-11-21T15:30, by the caller's own clock unless it has an offset.
+create function private.moment_read(p_written text) returns timestamptz
+language plpgsql stable set search_path = '' as $$
+declare
+    v_zone text;
+begin
+    if p_written is null then
+        return null;
+    elsif p_written !~ '^\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?( ?(Z|[+-]\d\d(:?\d\d)?))?$' then
+        perform private.refuse('PT400', 'moment');
+    elsif p_written ~ ':.*[Z+-]' then
+        return p_written::timestamptz;
+    end if;
+    select u.timezone into v_zone from public.users u where u.id = private.my_user_id();
+    return p_written::timestamp at time zone v_zone;
+exception
+    when datetime_field_overflow or invalid_datetime_format or invalid_parameter_value then
+        perform private.refuse('PT400', 'moment');
 end
 $$;
 
@@ -232,8 +234,7 @@ declare
     v_now timestamptz := private.clock();
 begin
     if p_send_at > v_now + interval '1 year' then
-        perform private.send_refuse('PT400', 'send_at', 'A message can be scheduled for one year ahead at most.',
-            'Choose an earlier p_send_at.');
+        perform private.refuse('PT400', 'send_at');
     end if;
     return case when p_send_at > v_now then p_send_at end;
 end
@@ -247,11 +248,9 @@ declare
     v_made jsonb;
 begin
     if v_misfits <> '' then
-        perform private.send_refuse('PT400', 'misfit', format('A message of type %s takes no %s.', p_request.type,
-            v_misfits), 'Leave it out, or choose another p_type.');
+        perform private.refuse('PT400', 'misfit', jsonb_build_object('type', p_request.type, 'arguments', v_misfits));
     elsif private.chat_address(p_chat.tenant_id, p_chat.id) is null then
-        perform private.send_refuse('PT409', 'no_address', 'This customer has no address on WhatsApp.',
-            'They must write to you first.');
+        perform private.refuse('PT409', 'no_address');
     end if;
     select * into v_number from public.whatsapp_numbers n where n.tenant_id = p_chat.tenant_id and n.id = p_chat.number_id;
     v_made := case
@@ -261,8 +260,7 @@ begin
             then private.compose_media(v_number, p_request)
     end;
     if v_made is null then
-        perform private.send_refuse('PT400', 'type', format('There is no type %L of message.', p_request.type),
-            'Choose text, template, image, audio, video, document or sticker.');
+        perform private.refuse('PT400', 'type', jsonb_build_object('type', p_request.type));
     end if;
     return private.outgoing(p_chat.tenant_id, p_chat.id, 'staff', 'staff', 'human', v_made ->> 'content',
         p_request.type, p_data => v_made -> 'data', p_send_at => private.send_time(p_request.send_at),
@@ -303,21 +301,24 @@ declare
     v_reader public.users;
 begin
     select * into v_reader from public.users where id = private.my_user_id();
-    perform private.send_refuse('PT409', p_decision ->> 'reason',
+    perform private.refuse_as('PT409', p_decision ->> 'reason',
         private.send_sentence(p_chat, p_decision, p_can_force, v_reader) || '.',
         coalesce(nullif(concat_ws(' ',
             case when p_decision ->> 'verdict' = 'template' or p_decision ->> 'reason' like 'template\_%'
-                then private.send_phrase('hint', 'choose_template', v_reader.locale, '{}') end,
-            case when p_can_force then private.send_phrase('hint', 'force', v_reader.locale, '{}') end), ''),
-            private.send_phrase('hint', 'nothing', v_reader.locale, '{}')),
+                then private.phrase('hint', 'choose_template') else private.phrase('hint', p_decision ->> 'reason') end,
+            case when p_can_force then private.phrase('hint', 'force') end), ''), private.phrase('hint', 'nothing')),
         p_decision || jsonb_build_object('window_expires_at', p_chat.window_expires_at, 'can_force', p_can_force));
 end
 $$;
 
+-- The cost of a decision as the reader is told it: USD 0.0125, or that nobody knows it.
 create function private.cost_words(p_decision jsonb) returns text
-language sql immutable set search_path = '' as $$
-    select (p_decision ->> 'currency') || ' ' || round((p_decision ->> 'estimated_cost')::numeric, 4)
-        || case p_decision ->> 'is_verified' when 'false' then ' (unverified rate)' else '' end
+language plpgsql stable set search_path = '' as $$
+begin
+    return case when p_decision ->> 'estimated_cost' is null then private.phrase('label', 'cost_unknown')
+        else (p_decision ->> 'currency') || ' ' || trim_scale((p_decision ->> 'estimated_cost')::numeric)
+            || case p_decision ->> 'is_verified' when 'false' then private.phrase('label', 'cost_unverified') else '' end end;
+end
 $$;
 
 -- Who forces a message agrees to its cost as they were shown it; it may have changed since.
@@ -325,19 +326,17 @@ create function private.send_consent(p_request private.send_request, p_decision 
 language plpgsql stable set search_path = '' as $$
 declare
     v_cost numeric := round((p_decision ->> 'estimated_cost')::numeric, 6);
-    v_words text := coalesce(private.cost_words(p_decision), 'not known');
+    v_words jsonb := jsonb_build_object('cost', private.cost_words(p_decision),
+        'shown', p_request.currency || ' ' || trim_scale(p_request.expected_cost));
 begin
     if round(p_request.expected_cost, 6) = v_cost and upper(p_request.currency) = p_decision ->> 'currency'
         or v_cost is null and p_request.expected_cost is null
     then
         return;
     elsif p_request.expected_cost is null or p_request.currency is null then
-        perform private.send_refuse('PT400', 'cost_not_shown',
-            format('Who forces a message must have seen its estimated cost, which is %s.', v_words),
-            'Show it, then send it along as p_expected_cost and p_currency.', p_decision);
+        perform private.refuse('PT400', 'cost_not_shown', v_words, p_decision);
     end if;
-    perform private.send_refuse('PT409', 'cost_changed', format('The estimated cost is now %s, no longer %s %s.',
-        v_words, p_request.currency, p_request.expected_cost), 'Show the new one, and send again with it.', p_decision);
+    perform private.refuse('PT409', 'cost_changed', v_words, p_decision);
 end
 $$;
 
@@ -404,6 +403,9 @@ begin
         return private.message_shown(v_tenant_id, v_id);
     end if;
     v_chat := private.send_chat(v_tenant_id, p_request);
+    if length(p_request.reason) > 500 then
+        perform private.refuse('PT400', 'force_reason');
+    end if;
     v_message := private.send_compose(v_chat, p_request);
     v_decision := private.send_permit(v_chat, v_message, p_request);
     if v_decision ? 'is_forced' then
@@ -418,7 +420,8 @@ begin
     set idempotency_key = p_request.idempotency_key,
         request_hash = case when p_request.idempotency_key is not null then v_hash end,
         scheduled_at = v_message.send_at,
-        consented_cost = case when v_decision ? 'is_forced' then p_request.expected_cost end
+        consented_cost = case when v_decision ? 'is_forced' then p_request.expected_cost end,
+        forced_reason = case when v_decision ? 'is_forced' then nullif(btrim(p_request.reason), '') end
     where m.tenant_id = v_tenant_id and m.id = v_id;
     perform private.message_decided(v_tenant_id, v_id, v_decision);
     return private.message_shown(v_tenant_id, v_id);
@@ -437,13 +440,19 @@ begin
     for no key update;
     select * into v_message from public.messages m where m.tenant_id = p_tenant_id and m.id = p_message_id;
     if not found then
-        perform private.send_refuse('PT404', 'no_message', 'There is no such message.',
-            'Read its id from messages_list().');
+        perform private.refuse('PT404', 'no_message');
     elsif v_message.direction = 'inbound' then
-        perform private.send_refuse('PT409', 'received', 'The customer wrote this message.',
-            'Only your own can be canceled or sent again.');
+        perform private.refuse('PT409', 'received');
     end if;
     return v_message;
+end
+$$;
+
+-- {"state": how it stands with a message, in the caller's words}; what is still queued here is in a worker's hands.
+create function private.message_state(p_message public.messages) returns jsonb
+language plpgsql stable set search_path = '' as $$
+begin
+    return jsonb_build_object('state', private.phrase('label', 'message_' || p_message.status));
 end
 $$;
 
@@ -453,11 +462,8 @@ declare
     v_message public.messages := private.message_locked(private.require_staff(), p_message_id);
 begin
     if cardinality(private.outbox_cancel(v_message.tenant_id, array[p_message_id])) = 0 then
-        perform private.send_refuse('PT409', 'not_queued', format('This message cannot be canceled: it is %s.',
-            case v_message.status when 'queued' then 'being sent' when 'sending' then 'being sent'
-                when 'unknown' then 'unknown whether it was sent' when 'canceled' then 'canceled already'
-                else v_message.status end),
-            'Only what waits can be canceled.', jsonb_build_object('status', v_message.status));
+        perform private.refuse('PT409', 'not_queued', private.message_state(v_message),
+            jsonb_build_object('status', v_message.status));
     end if;
     return private.message_shown(v_message.tenant_id, p_message_id);
 end
@@ -474,18 +480,16 @@ declare
     v_decision jsonb;
 begin
     if v_message.status not in ('failed', 'skipped', 'canceled', 'unknown') then
-        perform private.send_refuse('PT409', 'not_failed', format('There is nothing to repeat: this message is %s.',
-            v_message.status), 'Only what failed, was skipped or canceled can be sent again.',
+        perform private.refuse('PT409', 'not_failed', private.message_state(v_message),
             jsonb_build_object('status', v_message.status));
     elsif v_message.status = 'unknown' and not coalesce(p_force, false) then
-        perform private.send_refuse('PT409', 'unknown', 'Nobody knows whether this message was sent.',
-            'Compare with the phone; if it did not arrive, repeat it with p_force.');
+        perform private.refuse('PT409', 'unknown');
     end if;
     select * into v_template from public.message_templates t
     where t.tenant_id = v_message.tenant_id and t.id = v_message.template_id;
     if private.template_obstacle(v_template) is not null and v_template.id is not null then
-        perform private.send_refuse('PT409', 'template_' || v_template.status, private.template_obstacle(v_template),
-            'Send another template instead.');
+        perform private.refuse_as('PT409', 'template_' || v_template.status, private.template_obstacle(v_template),
+            private.phrase('hint', 'template_status'));
     end if;
     select * into v_chat from public.chats c where c.tenant_id = v_message.tenant_id and c.id = v_message.chat_id;
     v_decision := private.send_decide(private.outgoing(v_message.tenant_id, v_message.chat_id, 'staff',
@@ -503,24 +507,26 @@ begin
 end
 $$;
 grant execute on function private.message_send(private.send_request), private.message_cancel(uuid),
-    private.message_retry(uuid, boolean) to authenticated;
+    private.message_retry(uuid, boolean), private.moment_read(text) to authenticated;
 
 -- What staff call. Each answers with the message as it is then, and its `decision`; a refusal stores nothing.
 
 -- p_type text: p_content. template: p_template_id, p_parameters (see 22_templates.sql). image, audio, video, document,
 -- sticker: p_media {"link" | "id" | "media_id", "filename", "mime", "size"}, with p_content as its text. To p_chat_id,
--- or to p_lead_id on p_number_id. p_send_at schedules it. p_force, with the cost that was shown, overrules what a
--- person may overrule. p_idempotency_key: asking again with the same key answers with the same message.
+-- or to p_lead_id on p_number_id. p_send_at (ISO 8601, without an offset by the caller's clock) schedules it. p_force,
+-- with the cost that was shown, overrules what a person may overrule; p_reason: why, in their words. p_idempotency_key:
+-- asking again with the same key answers with the same message.
 create function public.message_send(
     p_chat_id uuid default null, p_type text default 'text', p_content text default null,
     p_template_id uuid default null, p_parameters jsonb default null, p_media jsonb default null,
-    p_reply_to text default null, p_send_at timestamptz default null, p_force boolean default false,
+    p_reply_to text default null, p_send_at text default null, p_force boolean default false,
     p_expected_cost numeric default null, p_currency text default null, p_idempotency_key text default null,
-    p_lead_id uuid default null, p_number_id uuid default null
+    p_lead_id uuid default null, p_number_id uuid default null, p_reason text default null
 ) returns jsonb
 language sql set search_path = '' as $$
     select private.message_send((p_chat_id, p_lead_id, p_number_id, p_type, p_content, p_template_id, p_parameters,
-        p_media, p_reply_to, p_send_at, p_force, p_expected_cost, p_currency, p_idempotency_key)::private.send_request)
+        p_media, p_reply_to, private.moment_read(p_send_at), p_force, p_expected_cost, p_currency, p_idempotency_key,
+        p_reason)::private.send_request)
 $$;
 
 create function public.message_cancel(p_message_id uuid) returns jsonb
@@ -534,6 +540,129 @@ language sql set search_path = '' as $$
 $$;
 grant execute on function
     public.message_send(
-        uuid, text, text, uuid, jsonb, jsonb, text, timestamptz, boolean, numeric, text, text, uuid, uuid),
+        uuid, text, text, uuid, jsonb, jsonb, text, text, boolean, numeric, text, text, uuid, uuid, text),
     public.message_cancel(uuid), public.message_retry(uuid, boolean)
     to authenticated;
+
+insert into private.phrases (kind, reason, es, en, pt) values
+    ('refusal', 'idempotency_key', 'La clave de idempotencia está vacía o es demasiado larga.',
+        'The idempotency key is empty or too long.', 'A chave de idempotência está vazia ou é longa demais.'),
+    ('hint', 'idempotency_key', 'Use de 1 a 200 caracteres, nuevos en cada mensaje: un uuid.',
+        'Use 1 to 200 characters, new for each message: a uuid.',
+        'Use de 1 a 200 caracteres, novos em cada mensagem: um uuid.'),
+    ('refusal', 'idempotency_conflict', 'Con esta clave de idempotencia ya se envió otro mensaje.',
+        'Another message was sent with this idempotency key.',
+        'Com esta chave de idempotência já se enviou outra mensagem.'),
+    ('hint', 'idempotency_conflict', 'Use una clave nueva para cada mensaje.', 'Use a new key for each message.',
+        'Use uma chave nova para cada mensagem.'),
+    ('refusal', 'empty', 'El mensaje no tiene texto.', 'The message has no text.', 'A mensagem não tem texto.'),
+    ('hint', 'empty', 'Escríbalo en p_content.', 'Give it in p_content.', 'Escreva-o em p_content.'),
+    ('refusal', 'too_long', 'El texto es demasiado largo: {length} caracteres, como mucho {longest}.',
+        'The text is too long: {length} characters, at most {longest}.',
+        'O texto é longo demais: {length} caracteres, no máximo {longest}.'),
+    ('hint', 'too_long', 'Envíelo en partes.', 'Send it in parts.', 'Envie-o em partes.'),
+    ('refusal', 'templates_unsupported', 'Los números de Whapi no tienen plantillas.',
+        'Numbers of Whapi have no templates.', 'Os números da Whapi não têm modelos.'),
+    ('hint', 'templates_unsupported', 'Escriba un texto: se puede enviar en cualquier momento.',
+        'Write a text: it may be sent at any time.', 'Escreva um texto: pode ser enviado a qualquer momento.'),
+    ('refusal', 'no_template', 'No hay tal plantilla.', 'There is no such template.', 'Não há tal modelo.'),
+    ('hint', 'no_template', 'Tome su id de message_templates.', 'Read its id from message_templates.',
+        'Leia o seu id em message_templates.'),
+    ('refusal', 'template_of_other_account', 'La plantilla {name} es de otra cuenta de WhatsApp que {number}.',
+        'The template {name} belongs to another WhatsApp account than {number}.',
+        'O modelo {name} é de outra conta do WhatsApp que {number}.'),
+    ('hint', 'template_of_other_account', 'Elija una de la misma cuenta (waba_id) que el número.',
+        'Choose one whose waba_id is that of the number.', 'Escolha um da mesma conta (waba_id) que o número.'),
+    ('refusal', 'media', '{fault}.', '{fault}.', '{fault}.'),
+    ('hint', 'media', 'p_media indica el archivo; su texto, si lo tiene, va en p_content.',
+        'p_media names the file; its text, if it has one, is p_content.',
+        'p_media indica o arquivo; o seu texto, se o tiver, vai em p_content.'),
+    ('refusal', 'media_gone', 'WhatsApp ya no tiene este archivo, o no para este número, o no lo tendrá a esa hora.',
+        'WhatsApp has this file no more, or not for this number, or will not have it by then.',
+        'O WhatsApp já não tem este arquivo, ou não para este número, ou não o terá a essa hora.'),
+    ('hint', 'media_gone',
+        'Un archivo se puede reenviar mientras el proveedor lo guarda, desde el número al que llegó. Use un enlace.',
+        'A file can be sent on while its provider keeps it, from the number it came to. Give a link to it instead.',
+        'Um arquivo pode ser reenviado enquanto o provedor o guarda, do número ao qual chegou. Use um link.'),
+    ('refusal', 'no_quoted_message', 'El mensaje que se cita no está en este chat.',
+        'The message to be quoted is not in this chat.', 'A mensagem citada não está neste chat.'),
+    ('hint', 'no_quoted_message', 'p_reply_to es id o wa_message_id de un mensaje del mismo chat.',
+        'p_reply_to is id or wa_message_id of a message of the same chat.',
+        'p_reply_to é id ou wa_message_id de uma mensagem do mesmo chat.'),
+    ('refusal', 'quote_not_sent', 'El mensaje que se cita todavía no se ha enviado.',
+        'The message to be quoted has not been sent yet.', 'A mensagem citada ainda não foi enviada.'),
+    ('hint', 'quote_not_sent', 'Espere a que se envíe.', 'Wait until it is sent.', 'Espere que seja enviada.'),
+    ('refusal', 'moment', 'Esto no es una fecha con hora.', 'This is no date with a time.',
+        'Isto não é uma data com hora.'),
+    ('hint', 'moment', 'Escríbala como 2026-11-21T15:30, con desfase (-05:00) si no es la de su reloj.',
+        'Write it as 2026-11-21T15:30, with an offset (-05:00) unless it is by your own clock.',
+        'Escreva-a como 2026-11-21T15:30, com desvio (-05:00) se não for a do seu relógio.'),
+    ('refusal', 'send_at', 'Un mensaje se puede programar como mucho con un año de antelación.',
+        'A message can be scheduled for one year ahead at most.',
+        'Uma mensagem pode ser agendada com um ano de antecedência no máximo.'),
+    ('hint', 'send_at', 'Elija un p_send_at anterior.', 'Choose an earlier p_send_at.',
+        'Escolha um p_send_at anterior.'),
+    ('refusal', 'misfit', 'Un mensaje de tipo {type} no lleva {arguments}.',
+        'A message of type {type} takes no {arguments}.',
+        'Uma mensagem do tipo {type} não leva {arguments}.'),
+    ('hint', 'misfit', 'Quítelo o elija otro p_type.', 'Leave it out, or choose another p_type.',
+        'Retire-o ou escolha outro p_type.'),
+    ('refusal', 'no_address', 'Este cliente no tiene dirección en WhatsApp.',
+        'This customer has no address on WhatsApp.',
+        'Este cliente não tem endereço no WhatsApp.'),
+    ('hint', 'no_address', 'Primero debe escribirle a usted.', 'They must write to you first.',
+        'Primeiro ele deve escrever-lhe.'),
+    ('refusal', 'type', 'No existe el tipo de mensaje «{type}».', 'There is no type "{type}" of message.',
+        'Não existe o tipo de mensagem «{type}».'),
+    ('hint', 'type', 'Elija text, template, image, audio, video, document o sticker.',
+        'Choose text, template, image, audio, video, document or sticker.',
+        'Escolha text, template, image, audio, video, document ou sticker.'),
+    ('refusal', 'force_reason', 'El motivo es demasiado largo: como mucho 500 caracteres.',
+        'The reason is too long: at most 500 characters.', 'O motivo é longo demais: no máximo 500 caracteres.'),
+    ('hint', 'force_reason', 'Resúmalo en p_reason.', 'Sum it up in p_reason.', 'Resuma-o em p_reason.'),
+    ('label', 'cost_unknown', 'desconocido', 'not known', 'desconhecido'),
+    ('label', 'cost_unverified', ' (tarifa sin verificar)', ' (unverified rate)', ' (tarifa não verificada)'),
+    ('refusal', 'cost_not_shown', 'Quien fuerza un mensaje debe haber visto su costo estimado: {cost}.',
+        'Who forces a message must have seen its estimated cost: {cost}.',
+        'Quem força uma mensagem deve ter visto o seu custo estimado: {cost}.'),
+    ('hint', 'cost_not_shown', 'Muéstrelo y envíelo en p_expected_cost y p_currency.',
+        'Show it, then send it along as p_expected_cost and p_currency.',
+        'Mostre-o e envie-o em p_expected_cost e p_currency.'),
+    ('refusal', 'cost_changed', 'El costo estimado es ahora {cost}, ya no {shown}.',
+        'The estimated cost is now {cost}, no longer {shown}.', 'O custo estimado agora é {cost}, já não {shown}.'),
+    ('hint', 'cost_changed', 'Muestre el nuevo y envíe otra vez con él.', 'Show the new one, and send again with it.',
+        'Mostre o novo e envie de novo com ele.'),
+    ('refusal', 'no_message', 'No hay tal mensaje.', 'There is no such message.', 'Não há tal mensagem.'),
+    ('hint', 'no_message', 'Tome su id de messages_list().', 'Read its id from messages_list().',
+        'Leia o seu id em messages_list().'),
+    ('refusal', 'received', 'Este mensaje lo escribió el cliente.', 'The customer wrote this message.',
+        'Esta mensagem foi escrita pelo cliente.'),
+    ('hint', 'received', 'Solo los suyos se pueden cancelar o enviar otra vez.',
+        'Only your own can be canceled or sent again.', 'Só as suas podem ser canceladas ou enviadas de novo.'),
+    ('refusal', 'not_queued', 'Este mensaje no se puede cancelar: {state}.',
+        'This message cannot be canceled: {state}.',
+        'Esta mensagem não pode ser cancelada: {state}.'),
+    ('hint', 'not_queued', 'Solo se puede cancelar lo que espera.', 'Only what waits can be canceled.',
+        'Só se pode cancelar o que espera.'),
+    ('refusal', 'not_failed', 'No hay nada que repetir: {state}.', 'There is nothing to repeat: {state}.',
+        'Não há nada para repetir: {state}.'),
+    ('hint', 'not_failed', 'Solo se puede enviar otra vez lo que falló, se omitió o se canceló.',
+        'Only what failed, was skipped or canceled can be sent again.',
+        'Só se pode enviar de novo o que falhou, foi omitido ou cancelado.'),
+    ('refusal', 'unknown', 'Nadie sabe si este mensaje se envió.', 'Nobody knows whether this message was sent.',
+        'Ninguém sabe se esta mensagem foi enviada.'),
+    ('hint', 'unknown', 'Compare con el teléfono; si no llegó, repítalo con p_force.',
+        'Compare with the phone; if it did not arrive, repeat it with p_force.',
+        'Compare com o telefone; se não chegou, repita-a com p_force.'),
+    ('label', 'message_queued', 'espera o se está enviando', 'it waits or is being sent',
+        'espera ou está a ser enviada'),
+    ('label', 'message_sending', 'se está enviando', 'it is being sent', 'está a ser enviada'),
+    ('label', 'message_sent', 'ya se envió', 'it is sent', 'já foi enviada'),
+    ('label', 'message_delivered', 'ya se entregó', 'it is delivered', 'já foi entregue'),
+    ('label', 'message_read', 'el cliente ya lo leyó', 'it is read', 'o cliente já a leu'),
+    ('label', 'message_played', 'el cliente ya lo escuchó', 'it is played', 'o cliente já a ouviu'),
+    ('label', 'message_failed', 'su envío falló', 'it failed', 'o envio falhou'),
+    ('label', 'message_skipped', 'no se envió', 'it was skipped', 'não foi enviada'),
+    ('label', 'message_canceled', 'ya está cancelado', 'it is canceled already', 'já está cancelada'),
+    ('label', 'message_unknown', 'no se sabe si se envió', 'it is unknown whether it was sent',
+        'não se sabe se foi enviada');

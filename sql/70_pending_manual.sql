@@ -116,8 +116,7 @@ begin
     from public.pending_manual p
     where p.tenant_id = p_tenant_id and p.id = p_id and p.status = 'open';
     if not found then
-        raise exception using errcode = 'PT404', message = 'There is no such open entry.',
-            hint = 'Read its id from pending_manual_list(); somebody may have dealt with it meanwhile.';
+        perform private.refuse('PT404', 'no_pending_manual');
     end if;
     return v_entry;
 end

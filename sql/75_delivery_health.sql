@@ -180,7 +180,7 @@ begin
         resolved_at = coalesce(resolved_at, private.clock())
     where tenant_id = v_tenant_id and id = p_alert_id;
     if not found then
-        raise exception using errcode = 'PT404', message = 'There is no such alert.', hint = 'Read its id from alerts.';
+        perform private.refuse('PT404', 'no_alert');
     end if;
 end
 $$;

@@ -201,7 +201,9 @@ def test_one_number_more_than_the_plan_has_is_refused_in_a_sentence(meta_admin: 
         refused = meta_admin.connect(**other.wanted)
 
     assert refused.status_code == 402
-    assert refused.json()["message"] == "The plan basic allows 1 WhatsApp number, and this would be number 2."
+    assert (
+        refused.json()["message"] == "Números de WhatsApp en el plan basic: 1 como mucho, y este sería el 2."
+    )
 
 
 def test_a_refused_token_stops_the_number_until_it_is_connected_anew(meta_admin: Admin) -> None:

@@ -120,7 +120,7 @@ def test_over_the_plan_is_said_as_a_sentence_and_stores_nothing(db: Any) -> None
 
     assert (said.sqlstate, said.message_primary) == (
         "PT402",
-        "The plan basic allows 1 WhatsApp number, and this would be number 2.",
+        "Números de WhatsApp en el plan basic: 1 como mucho, y este sería el 2.",
     )
     assert vault(db) == []
 
@@ -200,7 +200,7 @@ def test_who_gave_a_number_up_cannot_just_switch_it_on(db: Any, clinic: Business
     made = connect(db, clinic)
     with db.signed_in(clinic.owner):
         db.run("select public.number_disconnect(%s)", made["number_id"])
-        with pytest.raises(psycopg.Error, match="This number is disconnected") as refused:
+        with pytest.raises(psycopg.Error, match="number_disconnected") as refused:
             db.run("update public.whatsapp_numbers set is_active = true where id = %s", made["number_id"])
 
     assert refused.value.sqlstate == "PT409"

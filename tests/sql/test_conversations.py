@@ -78,7 +78,7 @@ def test_closing_twice_is_refused(db: Any, inbox: Inbox, clinic: Business) -> No
     (conversation,) = conversations(db)
     with db.signed_in(clinic.owner):
         db.run("select public.conversation_close(%s)", conversation["id"])
-        with pytest.raises(psycopg.Error, match="closed already") as refusal:
+        with pytest.raises(psycopg.Error, match="conversation_closed") as refusal:
             db.run("select public.conversation_close(%s)", conversation["id"])
     assert refusal.value.sqlstate == "PT409"
 
@@ -104,7 +104,7 @@ def test_a_chat_has_one_open_conversation_even_when_an_older_one_is_reopened(
     inbox.deliver(says("2"))
     with (
         db.signed_in(clinic.owner),
-        pytest.raises(psycopg.Error, match="has an open conversation") as refusal,
+        pytest.raises(psycopg.Error, match="conversation_open") as refusal,
     ):
         db.run("select public.conversation_reopen(%s)", conversations(db)[0]["id"])
     assert refusal.value.sqlstate == "PT409"
@@ -117,7 +117,7 @@ def test_a_conversation_is_assigned_to_colleagues_only(
     (conversation,) = conversations(db)
     with db.signed_in(clinic.owner):
         db.run("select public.conversation_assign(%s, %s)", conversation["id"], clinic.tenant_id)
-    with db.signed_in(clinic.owner), pytest.raises(psycopg.Error, match="no such colleague") as refusal:
+    with db.signed_in(clinic.owner), pytest.raises(psycopg.Error, match="no_colleague") as refusal:
         db.run("select public.conversation_assign(%s, %s)", conversation["id"], plaza.tenant_id)
     assert refusal.value.sqlstate == "PT404"
     assert conversations(db)[0]["assigned_to"] == clinic.tenant_id
@@ -131,7 +131,7 @@ def test_another_business_cannot_touch_a_conversation(
 ) -> None:
     inbox.deliver(says("1"))
     (before,) = conversations(db)
-    with db.signed_in(plaza.owner), pytest.raises(psycopg.Error, match="no such conversation"):
+    with db.signed_in(plaza.owner), pytest.raises(psycopg.Error, match="no_conversation"):
         db.run(f"select public.{call}", before["id"])
     assert conversations(db) == [before]
 
@@ -217,7 +217,7 @@ def test_another_business_sees_neither_inbox_nor_messages(db: Any, inbox: Inbox,
     with db.signed_in(plaza.owner):
         assert db.rows("select * from public.inbox_list()") == []
         assert db.rows("select * from public.messages_list(%s)", chat) == []
-        with pytest.raises(psycopg.Error, match="no such chat"):
+        with pytest.raises(psycopg.Error, match="no_chat"):
             db.run("select public.chat_mark_read(%s)", chat)
 
 

@@ -329,7 +329,7 @@ def test_every_reason_has_a_sentence_in_every_language(db: Any) -> None:
     reasons = set(re.findall(r"(?:then|else) '(\w+)'\n", rules)) | {"plan_quota", "messaging_limit"}
     reasons |= {"template_missing", "template_rejected", "template_paused"}
     reasons |= set(re.findall(r"'(quiet_hours|outside_business_hours|hours_never_open)'", source))
-    phrases = db.rows("select * from private.send_phrases()")
+    phrases = db.rows("select * from private.phrases")
 
     assert len(reasons) == 25
     assert reasons <= {p["reason"] for p in phrases if p["kind"] == "reason"}

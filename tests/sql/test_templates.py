@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -72,7 +74,10 @@ def only(db: Any, columns: str = "*") -> dict[str, Any]:
 
 
 def fill(db: Any, parameters: Any, components: Any = None, **changes: Any) -> dict[str, Any]:
-    """private.template_message of a template like the listed one."""
+    """private.template_message of a template like the listed one, to somebody who reads English."""
+    reader = db.sign_up(f"{uuid.uuid4()}@reader.example")
+    db.run("update public.users set locale = 'en' where auth_id = %s", reader)
+    db.value("select set_config('request.jwt.claims', %s, true)", json.dumps({"sub": str(reader)}))
     row = {**listed(), "components": components or [BODY], "provider": "cloud_api", **changes}
     filled: dict[str, Any] = db.value(
         "select private.template_message("
@@ -223,7 +228,7 @@ def test_news_of_an_unknown_template_make_it_known(db: Any, clinic: Business) ->
         "status": "approved",
         "category": "utility",
     }
-    assert "text is not known yet" in db.value(
+    assert "todavía no se conoce su texto" in db.value(
         "select private.template_message(t, null) ->> 'message' from public.message_templates t"
     )
 
@@ -422,7 +427,6 @@ def test_twilio_s_variables_are_numbered_through_all_parts(db: Any) -> None:
             WHOLE,
             "button 1 is missing; button 3 is too long: 16 characters, at most 15",
         ),
-        ({}, [{"type": "CAROUSEL", "cards": []}], "carousel is of a kind that cannot be filled in"),
     ],
 )
 def test_what_is_wrong_is_named(db: Any, parameters: Any, components: Any, faults: str) -> None:
@@ -430,6 +434,26 @@ def test_what_is_wrong_is_named(db: Any, parameters: Any, components: Any, fault
 
     assert refused["reason"] == "template_parameters"
     assert refused["message"] == f"The template recordatorio (es) cannot be sent: {faults}."
+
+
+@pytest.mark.parametrize(
+    ("component", "part"),
+    [
+        ({"type": "CAROUSEL", "cards": []}, "a carousel"),
+        ({"type": "LIMITED_TIME_OFFER", "limited_time_offer": {"text": "Hoy"}}, "a limited-time offer"),
+        ({"type": "HEADER", "format": "PRODUCT"}, "a product as its header"),
+        ({"type": "BUTTONS", "buttons": [{"type": "MPM", "text": "Ver"}]}, "a button of several products"),
+    ],
+)
+def test_a_kind_of_template_that_cannot_be_sent_is_refused_as_such(
+    db: Any, component: Any, part: str
+) -> None:
+    refused = fill(db, {"body": ["Ana", "10"]}, [BODY, component])
+
+    assert (refused["reason"], refused["message"]) == (
+        "template_unsupported",
+        f"Recado cannot send the template recordatorio (es): it contains {part}.",
+    )
 
 
 def test_a_refusal_says_what_is_needed(db: Any) -> None:
@@ -466,7 +490,5 @@ def test_a_pause_says_until_when_and_ends(db: Any) -> None:
     paused = fill(db, given, status="paused", paused_until="2999-01-01T10:00:00Z")
     over = fill(db, given, status="paused", paused_until="2026-01-01T00:00:00Z")
 
-    assert paused["message"] == (
-        "The template recordatorio (es) is paused by WhatsApp until 2999-01-01 10:00 UTC."
-    )
+    assert paused["message"] == "The template recordatorio (es) is paused by WhatsApp until 1 Jan 05:00."
     assert "components" in over

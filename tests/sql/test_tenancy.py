@@ -319,21 +319,21 @@ def test_an_admin_invites(cast: Cast, db: Any, who: str) -> None:
              "staff_change_role(private.my_user_id(), 'admin')"],
 )  # fmt: skip
 def test_who_is_no_admin_manages_nobody(cast: Cast, who: str, call: str) -> None:
-    with refused("PT403", "Only an admin"):
+    with refused("PT403", "not_admin"):
         cast.does(who, f"select {call}")
 
 
 @pytest.mark.parametrize("role", ["owner", "", None])
 def test_an_unknown_role_is_refused(cast: Cast, role: str | None) -> None:
-    with refused("PT400", "There is no role"):
+    with refused("PT400", '"role"'):
         cast.invite("ines@acme.example", role)
-    with refused("PT400", "There is no role"):
+    with refused("PT400", '"role"'):
         cast.does(OWNER, "select staff_change_role(%s, %s)", cast.id(AGENT), role)
 
 
 @pytest.mark.parametrize("email", ["", None, "ines", "ines@acme", "in es@acme.example"])
 def test_what_is_no_address_is_refused(cast: Cast, email: str | None) -> None:
-    with refused("PT400", "not an e-mail address"):
+    with refused("PT400", '"email"'):
         cast.invite(email)
 
 
@@ -341,7 +341,7 @@ def test_a_colleague_is_not_invited_again(cast: Cast) -> None:
     cast.invite("ines@acme.example")
 
     for email in (AGENT, OWNER, "INES@acme.example"):
-        with refused("PT409", "in your business already"):
+        with refused("PT409", "is_colleague"):
             cast.invite(email)
 
 
@@ -349,7 +349,7 @@ def test_a_person_of_another_business_is_refused_without_saying_whose(cast: Cast
     cast.invite("waiting@globex.example", by=STRANGER)
 
     for email in (STRANGER, "waiting@globex.example"):
-        with refused("PT409", "^This person belongs to another business") as caught:
+        with refused("PT409", "is_elsewhere") as caught:
             cast.invite(email)
         assert "globex" not in str(caught.value).lower()
 
@@ -394,7 +394,7 @@ def test_a_removed_person_sees_nothing_at_once(cast: Cast, db: Any) -> None:
     for statement in ("select id from users", "select tenant_id from tenant_settings"):
         assert cast.does(AGENT, statement) == []
     assert cast.does(AGENT, "select me()") == [None]
-    with refused("PT403", "Only an admin"):
+    with refused("PT403", "not_admin"):
         cast.invite("x@x.example", by=AGENT)
 
 
@@ -402,7 +402,7 @@ def test_an_account_switched_off_by_the_operator_sees_nothing(cast: Cast, db: An
     db.run("update users set is_active = false where email = %s", OWNER)
 
     assert cast.does(OWNER, "select id from users") == []
-    with refused("PT403", "Only an admin"):
+    with refused("PT403", "not_admin"):
         cast.invite("x@x.example")
 
 
@@ -420,7 +420,7 @@ def test_a_removed_person_may_join_another_business(cast: Cast) -> None:
     cast.invite(AGENT, by=STRANGER)
 
     assert cast.does(AGENT, "select business_name from tenant_settings") == ["Globex"]
-    with refused("PT409", "another business"):
+    with refused("PT409", "is_elsewhere"):
         cast.invite(AGENT)
 
 
@@ -444,12 +444,12 @@ def test_an_invitation_is_withdrawn_by_removing_the_seat(cast: Cast, db: Any) ->
 @pytest.mark.parametrize("call", ["staff_remove(%s)", "staff_change_role(%s, 'agent')"])
 def test_the_owner_stays(cast: Cast, call: str) -> None:
     for who in (OWNER, ADMIN):
-        with refused("PT403", "The owner can be neither removed nor given another role"):
+        with refused("PT403", '"owner"'):
             cast.does(who, f"select {call}", cast.id(OWNER))
 
 
 def test_nobody_removes_themselves(cast: Cast) -> None:
-    with refused("PT403", "cannot remove yourself"):
+    with refused("PT403", "yourself"):
         cast.does(ADMIN, "select staff_remove(%s)", cast.id(ADMIN))
 
 
@@ -458,7 +458,7 @@ def test_nobody_removes_themselves(cast: Cast) -> None:
 )
 def test_people_of_another_business_are_not_found(cast: Cast, call: str) -> None:
     for stranger in (cast.id(STRANGER), uuid.uuid4(), None):
-        with refused("PT404", "no such person in your business"):
+        with refused("PT404", "no_colleague"):
             cast.does(OWNER, f"select {call}", stranger)
 
 
@@ -497,14 +497,14 @@ def test_what_was_assigned_to_a_person_stays_theirs_after_a_handover(cast: Cast,
 
 @pytest.mark.parametrize("who", [ADMIN, USER, AGENT])
 def test_only_the_owner_hands_over(cast: Cast, who: str) -> None:
-    with refused("PT403", "Only the owner"):
+    with refused("PT403", "not_owner"):
         cast.does(who, "select ownership_transfer(%s)", cast.id(who))
 
 
 def test_a_business_is_not_handed_to_an_invitation_or_to_its_owner(cast: Cast) -> None:
-    with refused("PT409", "has not signed up yet"):
+    with refused("PT409", "not_signed_up"):
         cast.does(OWNER, "select ownership_transfer(%s)", cast.invite("ines@acme.example"))
-    with refused("PT409", "yours already"):
+    with refused("PT409", "is_owner"):
         cast.does(OWNER, "select ownership_transfer(%s)", cast.id(OWNER))
 
 
