@@ -85,6 +85,7 @@ def fill(db: Any, parameters: Any, components: Any = None, **changes: Any) -> di
         row,
         None if parameters is None else Jsonb(parameters),
     )
+    db.value("select set_config('request.jwt.claims', '', true)")
     return filled
 
 
