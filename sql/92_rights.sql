@@ -49,8 +49,9 @@ $$;
 create function private.audit_note() returns trigger
 language plpgsql security definer set search_path = '' as $$
 declare
-    v_before jsonb := case when tg_op <> 'INSERT' then to_jsonb(old) - 'updated_at' - tg_argv end;
-    v_after jsonb := case when tg_op <> 'DELETE' then to_jsonb(new) - 'updated_at' - tg_argv end;
+    v_ignored text[] := tg_argv[0:] || array['created_at', 'updated_at'];
+    v_before jsonb := case when tg_op <> 'INSERT' then to_jsonb(old) - v_ignored end;
+    v_after jsonb := case when tg_op <> 'DELETE' then to_jsonb(new) - v_ignored end;
     v_row jsonb := coalesce(v_after, v_before);
 begin
     if tg_op = 'UPDATE' then
@@ -71,20 +72,20 @@ end
 $$;
 
 create trigger tenant_settings_audit after insert or update or delete on public.tenant_settings
-    for each row execute function private.audit_note('created_at');
+    for each row execute function private.audit_note();
 create trigger users_audit after insert or update or delete on public.users
-    for each row execute function private.audit_note('created_at', 'auth_id');
+    for each row execute function private.audit_note('auth_id');
 -- what providers tell about a number is no decision
 create trigger whatsapp_numbers_audit
     after insert or delete or update of display_name, is_active, is_primary, auto_reply, business_hours, timezone,
     default_agent_id, rate_per_second on public.whatsapp_numbers
-    for each row execute function private.audit_note('created_at', 'quality_rating', 'messaging_limit');
+    for each row execute function private.audit_note('quality_rating', 'messaging_limit');
 create trigger ai_agents_audit after insert or update or delete on public.ai_agents
-    for each row execute function private.audit_note('created_at');
+    for each row execute function private.audit_note();
 create trigger agent_prompts_audit after insert or delete or update of is_active on public.agent_prompts
-    for each row execute function private.audit_note('created_at', 'tokens_used', 'response_quality');
+    for each row execute function private.audit_note('tokens_used', 'response_quality');
 create trigger sequences_audit after insert or update or delete on public.sequences
-    for each row execute function private.audit_note('created_at');
+    for each row execute function private.audit_note();
 create trigger sequence_triggers_audit after insert or update or delete on public.sequence_triggers
     for each row execute function private.audit_note();
 

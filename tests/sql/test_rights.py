@@ -62,6 +62,17 @@ def test_new_colleagues_and_settings_are_noted(db: Any, clinic: Business) -> Non
     assert str(sofia) not in str(changed)  # sign-ins are nobody's business
 
 
+def test_what_enrolls_customers_by_itself_is_noted(db: Any, clinic: Business) -> None:
+    sequence = db.value(
+        "insert into sequences (tenant_id, name) values (%s, 'Hola') returning id", clinic.tenant_id
+    )
+    db.run("insert into sequence_triggers values (%s, %s, 'tag', 'vip')", clinic.tenant_id, sequence)
+    db.run("delete from sequence_triggers")
+
+    rows = db.rows("select row_id, action from audit_log where table_name = 'sequence_triggers' order by id")
+    assert [(row["row_id"], row["action"]) for row in rows] == [(sequence, "insert"), (sequence, "delete")]
+
+
 def test_what_a_job_or_the_secret_key_changes_has_no_person(db: Any, clinic: Business) -> None:
     with db.as_service():
         db.run("update ai_agents set description = 'x'")
