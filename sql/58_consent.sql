@@ -123,39 +123,54 @@ begin
 end
 $$;
 
--- What a whole message says about hearing from us: null, or {"kind", "scope", "is_only_after_bulk"}.
-create function private.consent_said(p_tenant_id uuid, p_text text) returns jsonb
-language plpgsql stable set search_path = '' as $$
-declare
-    v_phrase text;
+-- A message as keywords are compared: null where it is too long to be one.
+create function private.consent_phrase(p_text text) returns text
+language plpgsql immutable set search_path = '' as $$
 begin
     if p_text is null or length(p_text) > 60 then
         return null;
     end if;
     -- a word with a hand or a face beside it is that word
-    v_phrase := coalesce(
+    return coalesce(
         nullif(private.fold(regexp_replace(p_text, '[\u2190-\u2bff\U0001f000-\U0001faff]', ' ', 'g')), ''),
         private.fold(p_text));
-    return coalesce(
-        (
-            select case
-                when s.opt_out_keywords <> '{}' and v_phrase = any (
-                    array(select private.fold(k) from unnest(s.opt_out_keywords) as k))
-                    then '{"kind": "opt_out", "scope": "marketing", "is_only_after_bulk": false}'::jsonb
-                when s.opt_in_keywords <> '{}' and v_phrase = any (
-                    array(select private.fold(k) from unnest(s.opt_in_keywords) as k))
-                    then '{"kind": "opt_in", "scope": "all", "is_only_after_bulk": false}'
-            end
-            from public.tenant_settings s
-            where s.tenant_id = p_tenant_id
-        ),
-        (
-            select jsonb_build_object('kind', k.kind, 'scope', k.scope, 'is_only_after_bulk', k.is_only_after_bulk)
-            from public.consent_keywords k
-            where k.phrase = v_phrase
-            order by k.is_only_after_bulk
-            limit 1
-        ));
+end
+$$;
+
+-- Which events of customers are statements about hearing from us, by whole messages: the tenant's own words go first.
+create function private.consents_said(p_events private.inbox_event[], p_live_after timestamptz)
+returns table (ordinality bigint, kind text, scope text, is_only_after_bulk boolean)
+language plpgsql stable rows 1 set search_path = '' as $$
+begin
+    return query
+    with phrases as materialized (
+        select e.ordinality, e.tenant_id, private.consent_phrase(e.body ->> 'text') as phrase
+        from unnest(p_events) with ordinality as e
+        where e.kind = 'message' and e.at > p_live_after and (e.body ->> 'history')::boolean is not true
+    ),
+    own as materialized (
+        select s.tenant_id, w.kind, w.scope, private.fold(w.word) as phrase
+        from (select distinct p.tenant_id from phrases p where p.phrase is not null) as d
+        join public.tenant_settings s on s.tenant_id = d.tenant_id
+        cross join lateral (
+            select 'opt_out' as kind, 'marketing' as scope, unnest(s.opt_out_keywords) as word
+            union all
+            select 'opt_in', 'all', unnest(s.opt_in_keywords)
+        ) as w
+    )
+    select distinct on (p.ordinality) p.ordinality, k.kind, k.scope, k.is_only_after_bulk
+    from phrases p
+    cross join lateral (
+        select o.kind, o.scope, false as is_only_after_bulk, 1 as n
+        from own o
+        where o.tenant_id = p.tenant_id and o.phrase = p.phrase
+        union all
+        select k.kind, k.scope, k.is_only_after_bulk, 2
+        from public.consent_keywords k
+        where k.phrase = p.phrase
+    ) as k
+    where p.phrase is not null
+    order by p.ordinality, k.n, k.is_only_after_bulk, k.kind desc;
 end
 $$;
 
@@ -199,23 +214,20 @@ begin
             filter (where s.kind = 'opt_out' and s.source = 'keyword')
     into v_said, v_refusals
     from unnest(p_events) with ordinality as e
-    cross join lateral (
-        select case when e.kind = 'message' and e.at > v_live_after
-                and (e.body ->> 'history')::boolean is not true
-            then private.consent_said(e.tenant_id, e.body ->> 'text') end as word
-        offset 0
-    ) as w
-    cross join lateral (
-        select w.word ->> 'kind' as kind, w.word ->> 'scope' as scope, 'keyword' as source
-        where w.word is not null and (not (w.word ->> 'is_only_after_bulk')::boolean or private.follows_bulk(
-            e.tenant_id, e.number_id, p_leads[e.ordinality], e.at, array(
+    join (
+        select w.ordinality, w.kind, w.scope, 'keyword' as source
+        from private.consents_said(p_events, v_live_after) w
+        join unnest(p_events) with ordinality as said on said.ordinality = w.ordinality
+        where not w.is_only_after_bulk or private.follows_bulk(
+            said.tenant_id, said.number_id, p_leads[said.ordinality], said.at, array(
                 select x.at from unnest(p_events) with ordinality as x
-                where x.kind = 'echo' and x.tenant_id = e.tenant_id and x.number_id = e.number_id
-                    and p_leads[x.ordinality] = p_leads[e.ordinality])))
+                where x.kind = 'echo' and x.tenant_id = said.tenant_id and x.number_id = said.number_id
+                    and p_leads[x.ordinality] = p_leads[said.ordinality]))
         union all
-        select case e.body ->> 'value' when 'stop' then 'opt_out' else 'opt_in' end, 'marketing', 'provider'
-        where e.kind = 'preference' and e.body ->> 'value' in ('stop', 'resume', 'signup')
-    ) as s;
+        select p.ordinality, case p.body ->> 'value' when 'stop' then 'opt_out' else 'opt_in' end, 'marketing', 'provider'
+        from unnest(p_events) with ordinality as p
+        where p.kind = 'preference' and p.body ->> 'value' in ('stop', 'resume', 'signup')
+    ) as s on s.ordinality = e.ordinality;
     if v_said is null then
         return array[]::private.refusal[];
     end if;
@@ -266,7 +278,8 @@ $$;
 
 grant execute on function
     private.consents_record(private.consent[]), private.consents_fold(uuid[], uuid[]),
-    private.consent_said(uuid, text), private.follows_bulk(uuid, uuid, uuid, timestamptz, timestamptz[]),
+    private.consent_phrase(text), private.consents_said(private.inbox_event[], timestamptz),
+    private.follows_bulk(uuid, uuid, uuid, timestamptz, timestamptz[]),
     private.inbox_consent(private.inbox_event[], uuid[]), private.consents_of_failures(private.inbox_event[]),
     private.opt_outs_confirm(private.inbox_message[], private.refusal[])
     to service_role;
