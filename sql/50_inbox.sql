@@ -149,6 +149,14 @@ begin
 end
 $$;
 
+-- Did this send fail because the customer refuses marketing? Said so inside WhatsApp (131050), or to Twilio (21610).
+create function private.is_refusal(p_body jsonb) returns boolean
+language plpgsql immutable set search_path = '' as $$
+begin
+    return coalesce(p_body #>> '{error,code}' in ('131050', '21610'), false);
+end
+$$;
+
 -- Would this event change that message? Asked before anything is written. The answer, like all that changes do, must
 -- not depend on the order in which they come: of two that speak of the same second, the greater text decides.
 create function private.changes_message(p_message public.messages, p_kind text, p_at timestamptz, p_body jsonb)
@@ -168,6 +176,9 @@ begin
             end, true)
             or p_body ->> 'status' = 'failed' and p_at = p_message.failed_at
                 and coalesce(p_body #>> '{error,code}', '') < coalesce(p_message.error_code::text, '')
+            -- what a customer refuses counts, though another failure was told first
+            or private.is_refusal(p_body) and (p_message.error_code::text, p_message.failed_at)
+                is distinct from (p_body #>> '{error,code}', p_at)
             or private.is_first_pricing(p_message.pricing, p_at, p_body -> 'pricing'))
         when 'edit' then
             not private.message_versions(p_message) @> jsonb_build_array(
@@ -639,7 +650,7 @@ $$;
 -- These run with the rights of service_role, the only one who may call webhook_receive() and its sisters.
 grant execute on function
     private.as_uuid(text), private.inbox_route(jsonb),
-    private.changes_message(public.messages, text, timestamptz, jsonb),
+    private.is_refusal(jsonb), private.changes_message(public.messages, text, timestamptz, jsonb),
     private.event_detail(jsonb), private.is_stand_in(text), private.is_first_pricing(jsonb, timestamptz, jsonb),
     private.message_versions(public.messages),
     private.inbox_fresh(private.inbox_payload[]), private.inbox_apply(private.inbox_event[]),

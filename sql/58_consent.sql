@@ -240,7 +240,7 @@ begin
 end
 $$;
 
--- Sends that failed because the customer refuses marketing: said so inside WhatsApp (131050), or to Twilio (21610).
+-- Sends that failed because the customer refuses marketing.
 create function private.consents_of_failures(p_events private.inbox_event[]) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -251,7 +251,7 @@ begin
     into v_said
     from unnest(p_events) e
     join public.messages m on m.tenant_id = e.tenant_id and m.id = e.target_id
-    where e.kind = 'status' and e.body #>> '{error,code}' in ('131050', '21610');
+    where e.kind = 'status' and private.is_refusal(e.body);
     if v_said is not null then
         perform private.consents_record(v_said);
     end if;

@@ -202,6 +202,15 @@ def test_a_send_that_fails_because_they_refuse_marketing_is_a_refusal(db: Any, i
     ]
 
 
+def test_a_refusal_counts_though_another_failure_was_told_first(db: Any, inbox: Inbox) -> None:
+    inbox.deliver(says("w1"))
+    inbox.deliver(echo("w2", at=NOW - minutes(1)))
+    inbox.deliver(status("w2", "failed", error={"code": 131000, "title": "No"}))
+    inbox.deliver(status("w2", "failed", error={"code": 131050, "title": "Stopped"}))
+
+    assert db.value(LEAD) == "marketing"
+
+
 def test_staff_record_what_a_customer_told_them(db: Any, inbox: Inbox, clinic: Business) -> None:
     inbox.deliver(says("w1"))
     lead = db.value("select id from public.customer_leads")
