@@ -229,15 +229,17 @@ begin
 end
 $$;
 
--- What either of them refused stays refused, whatever the other said before: a statement of its own, so that it also
--- stays when the statements of both are added up again. Only what the customer says from now on takes it back.
+-- What either of them refused stays refused, whatever the other said before. Where the statements of both do not add up
+-- to that, it becomes a statement of its own: only what the customer says from now on takes it back.
 create function private.refusal_keep(p_lead public.customer_leads, p_other public.customer_leads) returns void
 language plpgsql set search_path = '' as $$
 begin
+    perform private.consents_fold(array[p_lead.tenant_id], array[p_lead.id]);
     perform private.consents_record(array[(
-        p_lead.tenant_id, p_lead.id, 'opt_out', s.scope, 'merge', null, private.clock())::private.consent])
+        l.tenant_id, l.id, 'opt_out', s.scope, 'merge', null, private.clock())::private.consent])
     from (select min(scope) from unnest(array[p_lead.opt_out_scope, p_other.opt_out_scope]) as scope) as s (scope)
-    where s.scope is not null;
+    join public.customer_leads l on l.tenant_id = p_lead.tenant_id and l.id = p_lead.id
+    where s.scope is not null and coalesce(l.opt_out_scope > s.scope, true);  -- all comes before marketing
 end
 $$;
 
