@@ -20,6 +20,7 @@ create table public.webhook_logs (
     attempts int not null default 1,
     next_attempt_at timestamptz,
     error text,
+    taken_at timestamptz not null default now(),
     applied_at timestamptz,
     is_unmodelled boolean not null default false,
     constraint webhook_logs_pkey primary key (id),
@@ -34,6 +35,8 @@ comment on table public.webhook_logs is
 comment on column public.webhook_logs.payload is 'pii: the change as the provider sent it';
 comment on column public.webhook_logs.raw is 'pii: the bytes, where they could not be parsed';
 comment on column public.webhook_logs.events is 'pii: the canonical events while they wait to be applied';
+comment on column public.webhook_logs.taken_at is
+    'When the database took it up: before, it was on its way to us and waited; until applied_at it was worked on.';
 comment on column public.webhook_logs.is_unmodelled is
     'Something in it is nothing that we know, or lacks what we need of it: payload has it.';
 comment on column public.webhook_logs.error is 'pii: the database may quote a value';
@@ -43,6 +46,8 @@ create index webhook_logs_tenant_id_received_at_unmodelled_idx
     on public.webhook_logs (tenant_id, received_at desc) where is_unmodelled;
 create index webhook_logs_tenant_id_next_attempt_at_idx
     on public.webhook_logs (tenant_id, next_attempt_at) where status = 'failed';
+-- there should be none: to be counted at any time
+create index webhook_logs_tenant_id_dead_idx on public.webhook_logs (tenant_id) where status = 'dead';
 
 alter table public.webhook_logs enable row level security;
 grant select on public.webhook_logs to authenticated;
@@ -389,7 +394,7 @@ begin
         l.body ->> 'field', (l.body ->> 'received_at')::timestamptz, nullif(l.body -> 'payload', 'null'),
         decode(l.body ->> 'raw', 'base64'), case when l.error is not null then l.body -> 'events' end,
         case when l.error is null then 'applied' when l.body ->> 'error' is null then 'failed' else 'dead' end,
-        l.error, case when l.error is null then now() end,
+        l.error, case when l.error is null then clock_timestamp() end,
         case when l.error is not null and l.body ->> 'error' is null then now() + interval '1 minute' end,
         jsonb_path_exists(l.body, '$.events[*] ? (@.kind == "other")')
     from unnest(p_bodies, p_tenants, p_errors) as l (body, tenant_id, error)
