@@ -1,5 +1,5 @@
 # Every target does its own set-up on a fresh clone; everything is in .venv and supabase/node_modules.
-.PHONY: help setup demo up down status test lint types unit test-postgres15 bench clean
+.PHONY: help setup demo up down status test lint types unit test-postgres15 mutations bench clean
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -39,6 +39,9 @@ unit: setup ## every test
 
 test-postgres15: setup ## the database tests, and a real pg_cron, on Debian's Postgres 15
 	RECADO_POSTGRES_BIN=$(POSTGRES15) $(BIN)/pytest tests/sql tests/local/test_standins.py tests/postgres15
+
+mutations: setup ## faults added to a copy, one at a time: each must turn its test red (minutes)
+	$(BIN)/python -m tests.mutations
 
 bench: setup ## what we claim about speed, as ratios measured now (needs wrk; about ten minutes)
 	@command -v wrk > /dev/null || { echo 'wrk is not installed: apt-get install wrk.' >&2; exit 1; }

@@ -25,6 +25,7 @@ from shared.errors import (
     http_errors,
 )
 from shared.events import JsonObject, Receipt
+from shared.outward import client
 from shared.settings import Settings
 
 if TYPE_CHECKING:
@@ -465,8 +466,8 @@ class Database:
         import httpx  # 60 ms that nobody should pay before it is needed
 
         key = self._settings.supabase_service_role_key
-        return httpx.AsyncClient(
-            base_url=f"{self._settings.supabase_url.rstrip('/')}/rest/v1/",
+        return client(
+            f"{self._settings.supabase_url.rstrip('/')}/rest/v1/",
             headers={"apikey": key, "authorization": f"Bearer {key}", "content-type": "application/json"},
             timeout=httpx.Timeout(SECONDS, connect=_CONNECT_SECONDS),
             limits=httpx.Limits(max_connections=16, keepalive_expiry=_IDLE_SECONDS),

@@ -13,6 +13,7 @@ from shared import jsontext, shapes, twilio, whapi
 from shared.channel_keys import Keys
 from shared.errors import UnavailableError, UpstreamError, http_errors
 from shared.events import JsonObject, Payload
+from shared.outward import client
 
 if TYPE_CHECKING:
     import httpx
@@ -137,10 +138,9 @@ class _Door:
     def _http(self) -> httpx.AsyncClient:
         import httpx
 
-        return httpx.AsyncClient(
-            base_url=self._url.rstrip("/") + "/",
+        return client(
+            self._url,
             timeout=httpx.Timeout(SECONDS, connect=_CONNECT_SECONDS),
-            follow_redirects=False,
             transport=self._transport,
             trust_env=False,
         )

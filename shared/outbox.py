@@ -22,7 +22,8 @@ from shared.drain import Claim, Task, insist, seconds
 from shared.errors import DatabaseUnavailableError
 from shared.events import JsonObject
 from shared.pacing import Pace
-from shared.senders.base import Credentials, Message, Result, Sender
+from shared.senders.base import Credentials, Message, Result, Sender, UnsendableError
+from shared.senders.links import Guard
 from shared.tokens import Number, Tokens
 
 GROUP_SECONDS = 0.1  # moments this close share an intent
@@ -106,6 +107,7 @@ class Outbox:
         self._id = str(uuid.uuid4())
         self._pace = Pace()
         self._tokens = Tokens(database)
+        self._links = Guard()
 
     @property
     def room(self) -> int:
@@ -179,6 +181,10 @@ class Outbox:
         if token is None:
             why = "The number has no access token: connect it again."
             return Result(outcome="stop_channel", error_message=why)
+        try:
+            await self._links.check(errand.message.data)
+        except UnsendableError as refusal:
+            return Result(outcome=refusal.outcome, error_message=str(refusal))
         result = await self._ask(sender, errand, token)
         # a token may have been replaced since we read it; what is refused for it was not sent
         if result.outcome == "stop_channel" and (other := await self._tokens.newer(errand.number, token)):

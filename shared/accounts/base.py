@@ -25,6 +25,7 @@ from shared.errors import (
 )
 from shared.events import JsonObject
 from shared.options import Number
+from shared.outward import client
 from shared.settings import Settings
 from shared.shapes import mapping
 
@@ -98,8 +99,8 @@ class Api:
     def _http(self) -> httpx.AsyncClient:
         import httpx
 
-        return httpx.AsyncClient(
-            base_url=self._base_url,
+        return client(
+            self._base_url,
             timeout=httpx.Timeout(self._seconds, connect=CONNECT_SECONDS),
             transport=self._transport,
             trust_env=False,

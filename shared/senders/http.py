@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from shared import jsontext
 from shared.errors import AnswerLostError, UnreachableError, UpstreamError, http_errors
 from shared.events import JsonObject
+from shared.outward import client
 from shared.senders.base import Message, NotConnectedError, Result, UnsendableError
 from shared.senders.reactions import DAY, Reaction
 from shared.shapes import count, mapping
@@ -113,9 +114,8 @@ class Door:
     def _http(self) -> httpx.AsyncClient:
         import httpx
 
-        return httpx.AsyncClient(
-            base_url=self._url + "/",
-            follow_redirects=False,
+        return client(
+            self._url,
             limits=httpx.Limits(max_connections=200, max_keepalive_connections=50),
             transport=self._transport,
         )

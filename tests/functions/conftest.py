@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -17,6 +18,13 @@ from shared import logs
 
 ROOT = Path(__file__).parent.parent.parent
 SECRET = "the functions secret"
+# what the tests of this folder use for what must not be in any log: tokens, secrets, customers
+PRIVATE = (
+    *("the-token", "the token", "EAAtoken-of-the-business", "header-secret", "the.users.jwt", "sb_secret_x"),
+    *(SECRET, "the app secret", "app-secret-xyz", "old token", "new token"),
+    *("12025550143", "+1 202 555 0143", "US.7001", "wamid."),
+)
+_NOT_SAID = {*vars(logging.makeLogRecord({})), "message", "asctime"} - {"msg", "args"}
 
 Lines = Callable[[], list[dict[str, Any]]]
 
@@ -42,6 +50,32 @@ def root_logger() -> Iterator[None]:
     """serve() speaks for a whole process; a test gives the root logger back."""
     yield
     logs.reset()
+
+
+class _Listener(logging.Handler):
+    """Hears what is handed to the log before anything is redacted: that is a net, and not a licence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        fields = {name: value for name, value in vars(record).items() if name not in _NOT_SAID}
+        stack = logging.Formatter().formatException(record.exc_info) if record.exc_info else ""
+        self.said.append(f"{record.getMessage()} {fields!r} {logs.redact(stack)}")
+
+
+@pytest.fixture(autouse=True)
+def nothing_private_is_logged() -> Iterator[None]:
+    """Holds for every test here, whatever else it is about."""
+    ours, listener = logging.getLogger("shared"), _Listener()
+    ours.addHandler(listener)
+    ours.setLevel(logging.INFO)
+    yield
+    ours.removeHandler(listener)
+    ours.setLevel(logging.NOTSET)
+    leaks = [(word, said) for said in listener.said for word in PRIVATE if word in said]
+    assert not leaks, f"{leaks[0][0]!r} is handed to the log: {leaks[0][1]}"
 
 
 @pytest.fixture

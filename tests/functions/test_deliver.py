@@ -140,6 +140,15 @@ def test_without_a_word_from_the_database_nothing_is_sent_and_everything_goes_ba
     assert database.told("settle") == [{"one": "late"}]
 
 
+def test_a_link_into_a_private_network_is_not_handed_over() -> None:
+    inside = errand("one") | {"type": "image", "data": {"media": {"link": "https://169.254.169.254/a.jpg"}}}
+    database = Database(inside)
+
+    counts = deliver(database, Provider(database))
+
+    assert (counts, database.told("send")) == ({"invalid": 1}, [])
+
+
 def test_the_fast_are_settled_before_the_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox, "SETTLE_SECONDS", 0.02)
     database = Database(errand("slow"), errand("fast"))

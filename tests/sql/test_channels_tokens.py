@@ -109,6 +109,14 @@ def test_a_number_that_was_connected_meanwhile_is_not_touched(
     assert tokens(db, number_id) == {"access_token": "tok-9"}
 
 
+def test_a_run_whose_lease_is_over_changes_no_token(db: Any, number_id: Any) -> None:
+    held, (number,) = claim(db)
+    db.run("update public.channel_secrets set lease_until = now() - interval '1 second'")
+
+    assert tell(db, "token_offer", held, number["tenant_id"], number_id, "tok-2", LATE) is False
+    assert tokens(db, number_id) == {"access_token": "tok-1"}
+
+
 def test_a_dead_token_stops_the_channel_with_one_alert_until_it_is_connected(
     db: Any, clinic: Business, number_id: Any
 ) -> None:

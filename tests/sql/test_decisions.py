@@ -208,6 +208,19 @@ def test_an_answer_after_a_day_opens_nothing_and_free_entry_opens_no_window(db: 
     assert decide(db, "staff")["reason"] == "window_closed"
 
 
+def test_what_was_sent_counts_once_against_the_plan(db: Any, inbox: Inbox) -> None:
+    inbox.deliver(says("w1"))
+    for name in ("w2", "w3", "w4"):
+        message_id = enqueue(db)
+        db.run("update private.chat_pacing set free_at = now()")
+        claimed = claim(db)
+        intent(db, claimed)
+        settle(db, claimed, "sent", wa_message_id=name)
+        inbox.deliver(status(name, "delivered", callback=str(message_id)))
+
+    assert db.value("select sum(sent) from public.monthly_sends") == 3
+
+
 @pytest.mark.parametrize("is_before_settle", [True, False])
 def test_the_provider_s_word_about_free_entry_counts(db: Any, inbox: Inbox, is_before_settle: bool) -> None:
     inbox.deliver(from_ad())

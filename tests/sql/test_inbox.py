@@ -222,6 +222,16 @@ def test_what_cannot_be_parsed_is_kept_as_it_came(db: Any, inbox: Inbox) -> None
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("foreign", [{"provider": "whapi"}, {"number": "100000000000099"}])
+def test_a_delivery_is_of_the_number_that_its_provider_names_and_of_no_other(
+    db: Any, inbox: Inbox, foreign: dict[str, Any]
+) -> None:
+    answer = inbox.deliver(says("w1"), **foreign)
+
+    assert answer["error"].startswith("No active number")
+    assert messages(db) == []
+
+
 def test_a_kept_payload_is_applied_when_its_number_is_connected(
     db: Any, inbox: Inbox, clinic: Business
 ) -> None:

@@ -59,6 +59,23 @@ def chat(db: Any, inbox: Inbox) -> Any:
     return db.value("select id from public.chats")
 
 
+def test_a_worker_whose_lease_ran_out_may_not_begin(db: Any, chat: Any) -> None:
+    enqueue(db)
+    claimed = claim(db)
+    db.run("update public.outbox set lease_until = now() - interval '1 second'")
+
+    assert intent(db, claimed) == []
+
+
+def test_a_worker_settles_only_what_it_claimed_itself(db: Any, chat: Any) -> None:
+    message_id = enqueue(db)
+    claimed = claim(db)
+    intent(db, claimed)
+
+    assert settle(db, {**claimed, "claim": str(uuid.uuid4())}, "sent", wa_message_id="w9") == 0
+    assert message(db, message_id)["status"] == "sending"
+
+
 def test_a_message_is_claimed_with_all_that_sending_it_needs(db: Any, chat: Any) -> None:
     message_id = enqueue(db, "¡Claro!")
 

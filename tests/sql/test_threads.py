@@ -51,6 +51,17 @@ def test_what_an_agent_forgets_is_told_to_no_model(db: Any, clinic: Business, in
     assert job["thread"] == {"id": str(thread), "summary": None, "summarize": job["thread"]["summarize"]}
 
 
+def test_the_chat_of_another_business_cannot_be_cleared(
+    db: Any, clinic: Business, plaza: Business, inbox: Inbox
+) -> None:
+    chat = answered(db, inbox)["chat_id"]
+
+    with db.signed_in(plaza.owner), pytest.raises(Exception, match="There is no such chat"):
+        db.value("select thread_clear(%s)", chat)
+
+    assert db.column("select closed_at from ai_threads") == [None]
+
+
 def test_clearing_counts_no_token_away(db: Any, clinic: Business, inbox: Inbox) -> None:
     chat = answered(db, inbox)["chat_id"]
     with db.signed_in(clinic.owner):
