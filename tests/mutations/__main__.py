@@ -25,7 +25,7 @@ from queue import Queue
 
 ROOT = Path(__file__).parents[2]
 WORKERS = 2
-_RED = re.compile(r"^FAILED (.+?)(?: - (.*))?$", re.MULTILINE)
+_RED = re.compile(r"^(?:FAILED|ERROR) (.+?::.+?)(?: - (.*))?$", re.MULTILINE)
 
 
 @dataclass(frozen=True)

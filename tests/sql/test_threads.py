@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import psycopg
 import pytest
 
 from tests.sql.given import NOW, Business, Inbox, says
@@ -56,9 +57,10 @@ def test_the_chat_of_another_business_cannot_be_cleared(
 ) -> None:
     chat = answered(db, inbox)["chat_id"]
 
-    with db.signed_in(plaza.owner), pytest.raises(Exception, match="There is no such chat"):
+    with db.signed_in(plaza.owner), pytest.raises(psycopg.Error) as refused:
         db.value("select thread_clear(%s)", chat)
 
+    assert refused.value.sqlstate == "PT404"
     assert db.column("select closed_at from ai_threads") == [None]
 
 
