@@ -29,6 +29,7 @@ def test_nothing_is_lost_or_sent_twice_while_senders_are_killed(sending: Platfor
     assert outcome.at_provider + outcome.unknown >= outcome.queued
 
 
+@pytest.mark.alone
 def test_a_number_uses_its_rate_and_no_more(sending: Platform) -> None:
     """A machine that is busy with something else delays messages and brings them together: three tries."""
     business = Business.open(sending, numbers=4, customers=700)
@@ -56,6 +57,7 @@ def _paced(platform: Platform, business: Business, first: int) -> tuple[int, int
     )
 
 
+@pytest.mark.alone
 def test_a_business_with_much_to_send_does_not_delay_the_answers_of_another(sending: Platform) -> None:
     crowd = Business.open(sending, numbers=5, customers=8000)
     other = Business.open(sending, numbers=1, customers=60)
