@@ -1,5 +1,5 @@
 # Every target does its own set-up on a fresh clone; everything is in .venv and supabase/node_modules.
-.PHONY: help setup demo up down status test lint types unit test-postgres15 mutations bench clean
+.PHONY: help setup demo up down status test lint types unit test-postgres15 mutations chaos bench clean
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -43,6 +43,9 @@ test-postgres15: setup ## the database tests, and a real pg_cron, on Debian's Po
 
 mutations: setup ## faults added to a copy, one at a time: each must turn its test red (minutes)
 	$(BIN)/python -m tests.mutations
+
+chaos: setup ## break everything at random for minutes and count (RECADO_SEED, RECADO_CHAOS_SECONDS)
+	$(BIN)/python -m tests.chaos
 
 bench: setup ## what we claim about speed, as ratios measured now (needs wrk; about ten minutes)
 	@command -v wrk > /dev/null || { echo 'wrk is not installed: apt-get install wrk.' >&2; exit 1; }
