@@ -51,12 +51,12 @@ def up_detached(layout: Layout, *, reload: bool) -> None:
         )
     layout.logs.mkdir(parents=True, exist_ok=True)
     again = ["up", "--port", str(layout.port), "--data", str(layout.data), "--env-file", str(layout.env_file)]
-    with layout.log("supervisor").open("ab") as out, layout.log("up").open("wb") as problems:
+    with layout.log("up").open("wb") as problems:
         child = subprocess.Popen(
             [sys.executable, "-m", "local.cli", *again, *(["--reload"] if reload else [])],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
-            stdout=out,
+            stdout=subprocess.DEVNULL,  # what is there to connect with is for a person's eyes, and for no log
             stderr=problems,
             start_new_session=True,
         )

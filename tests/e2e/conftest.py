@@ -9,6 +9,19 @@ import pytest
 
 from tests.e2e.clinics import Business
 from tests.e2e.platforms import Platform, temporary_platform
+from tests.e2e.secrecy import Watch, watching
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What must be secret is looked for when all others have written their logs."""
+    items.sort(key=lambda item: item.path.name == "test_secrets.py")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def watch() -> Iterator[Watch]:
+    made = Watch()
+    with watching(made):
+        yield made
 
 
 @pytest.fixture(scope="session")
@@ -21,17 +34,24 @@ def platform() -> Iterator[Platform]:
 
 
 @pytest.fixture
-def other_platform() -> Iterator[Platform]:
+def other_platform(watch: Watch) -> Iterator[Platform]:
     """A platform of one's own, not started yet, for tests that break it."""
     with temporary_platform() as made:
         yield made
+        watch.look(made)
 
 
 @pytest.fixture
-def platform_with() -> Iterator[Callable[..., Platform]]:
+def platform_with(watch: Watch) -> Iterator[Callable[..., Platform]]:
     """Makes a platform with environment variables of its own."""
     with ExitStack() as stack:
-        yield lambda **environ: stack.enter_context(temporary_platform(**environ))
+
+        def make(**environ: str) -> Platform:
+            made = stack.enter_context(temporary_platform(**environ))
+            stack.callback(watch.look, made)
+            return made
+
+        yield make
 
 
 @pytest.fixture
