@@ -336,6 +336,11 @@ begin
         else
             -- a refusal is confirmed, not discussed
             perform private.opt_outs_confirm(v_stored, v_refusals);
+            perform private.enrollments_end(array(
+                select distinct (m.tenant_id, m.chat_id)::private.chat_ref
+                from unnest(v_stored) m
+                join unnest(v_refusals) r on r.tenant_id = m.tenant_id and r.lead_id = m.lead_id
+            ), 'opted_out', 'opted_out');
             perform private.replies_await(array(
                 select m from unnest(v_stored) m where not exists (
                     select from unnest(v_refusals) r
@@ -343,6 +348,7 @@ begin
                         and r.wa_message_id = m.wa_message_id)));
         end if;
         perform private.replies_cancel(v_answered);
+        perform private.sequences_trigger(v_stored);
         v_changes := v_changes || private.early_events_take(v_stored);
     end if;
     if cardinality(v_changes) > 0 then

@@ -83,6 +83,8 @@ begin
     where a.tenant_id = p_tenant_id and a.subject = p_other_id::text and not exists (
         select from public.alerts b
         where b.tenant_id = p_tenant_id and b.kind = a.kind and b.subject = p_chat_id::text and b.resolved_at is null);
+    perform private.enrollments_join(
+        (p_tenant_id, p_chat_id)::private.chat_ref, (p_tenant_id, p_other_id)::private.chat_ref);
     perform private.references_move('public.chats', p_tenant_id, p_other_id, p_chat_id);
     delete from public.chats where tenant_id = p_tenant_id and id = p_other_id;
 

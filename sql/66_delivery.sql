@@ -260,6 +260,12 @@ begin
     from unnest(p_errands) e
     where m.tenant_id = e.tenant_id and m.id = e.message_id;
 
+    -- its sequence says what becomes of a step instead
+    perform private.steps_take_back(array(
+        select (o.tenant_id, o.message_id)::private.message_ref
+        from unnest(p_errands) e
+        join public.outbox o on o.tenant_id = e.tenant_id and o.message_id = e.message_id
+        where e.verdict <> 'wait' and o.purpose = 'sequence'));
     for v_refused in
         delete from public.outbox o
         using unnest(p_errands) e

@@ -125,22 +125,33 @@ create type private.message_ref as (tenant_id uuid, message_id uuid);
 create function private.steps_take_back(p_messages private.message_ref[]) returns void
 language plpgsql set search_path = '' as $$
 begin
-    with taken as (
+    with held as materialized (
+        select e.tenant_id, e.id, h.step_key, h.message_id, h.position
+        from unnest(p_messages) m
+        join public.sequence_history h on h.tenant_id = m.tenant_id and h.message_id = m.message_id
+        join public.sequence_enrollments e on e.tenant_id = h.tenant_id and e.id = h.enrollment_id
+        where e.status in ('active', 'paused') or e.status = 'completed' and not exists (
+            select from public.sequence_enrollments o
+            where o.tenant_id = e.tenant_id and o.chat_id = e.chat_id and o.status in ('active', 'paused'))
+        order by e.tenant_id, e.id
+        for no key update of e
+    ),
+    forgotten as (
         delete from public.sequence_history h
-        using unnest(p_messages) m
-        where h.tenant_id = m.tenant_id and h.message_id = m.message_id
-        returning h.tenant_id, h.enrollment_id, h.position
+        using held w
+        where h.tenant_id = w.tenant_id and h.enrollment_id = w.id and h.step_key = w.step_key
+    ),
+    canceled as (
+        update public.messages m set status = 'canceled'
+        from held w
+        where m.tenant_id = w.tenant_id and m.id = w.message_id
     )
     update public.sequence_enrollments e
-    set position = least(e.position, t.position), next_run_at = (select private.clock()), waits_for = null,
-        last_message_id = null,
-        status = case e.status when 'completed' then 'active' else e.status end,
+    set position = least(e.position, w.position), next_run_at = (select private.clock()), waits_for = null,
+        last_message_id = null, status = case e.status when 'completed' then 'active' else e.status end,
         reason = case when e.status <> 'completed' then e.reason end
-    from taken t
-    where e.tenant_id = t.tenant_id and e.id = t.enrollment_id
-        and (e.status in ('active', 'paused') or e.status = 'completed' and not exists (
-            select from public.sequence_enrollments o
-            where o.tenant_id = e.tenant_id and o.chat_id = e.chat_id and o.status in ('active', 'paused')));
+    from held w
+    where e.tenant_id = w.tenant_id and e.id = w.id;
 end
 $$;
 
@@ -232,6 +243,19 @@ begin
     set status = p_status, reason = p_reason, changed_at = (select private.clock()), waits_for = null
     from private.enrollments_live(p_chats) l
     where e.tenant_id = l.tenant_id and e.id = l.id;
+end
+$$;
+
+-- Two chats become one, the other's enrollment with it: one stays, that of p_chat.
+create function private.enrollments_join(p_chat private.chat_ref, p_other private.chat_ref) returns void
+language plpgsql set search_path = '' as $$
+begin
+    if exists (
+        select from public.sequence_enrollments e
+        where e.tenant_id = p_chat.tenant_id and e.chat_id = p_chat.chat_id and e.status in ('active', 'paused')
+    ) then
+        perform private.enrollments_end(array[p_other], 'stopped', 'merged');
+    end if;
 end
 $$;
 

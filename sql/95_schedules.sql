@@ -54,6 +54,7 @@ begin
             where greatest(r.due_at, r.lease_until) < now() + interval '15 seconds')
         when 'deliver' then coalesce(private.outbox_next_in() < 15, false)
         when 'crm-analysis' then private.analyses_waiting()
+        when 'process-sequences' then private.sequences_waiting()
         when 'daily-actions' then exists (select from private.daily_tenants(null, false)) or private.daily_waiting()
         else false
     end;
@@ -140,6 +141,10 @@ select cron.schedule('refresh-tokens', '10,40 4 * * *', $$select private.invoke(
 select cron.schedule(
     'daily-actions', '* * * * *',
     $$select private.wake('daily-actions') where private.worker_has_work('daily-actions')$$);
+-- hourly does as well: what was missed is caught up with
+select cron.schedule(
+    'process-sequences', '* * * * *',
+    $$select private.wake('process-sequences') where private.worker_has_work('process-sequences')$$);
 select cron.schedule('backfill', '*/10 * * * *', $$select private.wake('backfill')
     where exists (select from public.whatsapp_numbers where provider <> 'cloud_api' and is_active)$$);
 select cron.schedule('sync-templates', '41 4 * * *', $$select private.wake('sync-templates')

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
-from tests.sql.given import Business
+from tests.sql.given import MARIA, Business
+
+Document = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -17,33 +20,27 @@ class Chat:
 
 @dataclass(frozen=True)
 class Drip:
-    """An active sequence of a business."""
+    """An active sequence of a business, and what tests do with it."""
 
     db: Any
     business: Business
     id: uuid.UUID
 
     @classmethod
-    def of_texts(cls, db: Any, business: Business, *texts: str) -> Drip:
-        tenant_id = business.tenant_id
-        sequence = db.value(
-            "insert into sequences (tenant_id, name, is_active) values (%s, 'Bienvenida', true) returning id",
-            tenant_id,
-        )
-        db.run(
-            "insert into sequence_versions (tenant_id, sequence_id, version) values (%s, %s, 1)",
-            tenant_id,
-            sequence,
-        )
-        for position, text in enumerate(texts, 1):
-            db.run(
-                "insert into sequence_steps (tenant_id, sequence_id, version, order_position, key,"
-                " delay_minutes, type, text) values (%s, %s, 1, %s, %s, 1440, 'text', %s)",
-                tenant_id, sequence, position, f"s{position}", text,
-            )  # fmt: skip
-        return cls(db, business, sequence)
+    def of(cls, db: Any, business: Business, *steps: Document, name: str = "Bienvenida", **more: Any) -> Drip:
+        saved = save(db, business, {"name": name, "steps": list(steps), **more})
+        db.run("update sequences set is_active = true where id = %s", saved["id"])
+        return cls(db, business, uuid.UUID(saved["id"]))
 
-    def chat(self, contact: dict[str, Any]) -> Chat:
+    @classmethod
+    def of_texts(cls, db: Any, business: Business, *texts: str, **more: Any) -> Drip:
+        """One a day, the first at once."""
+        return cls.of(db, business, *(text_step(text, n) for n, text in enumerate(texts)), **more)
+
+    def save(self, *steps: Document, **more: Any) -> Any:
+        return save(self.db, self.business, {"name": "Bienvenida", "steps": list(steps), **more}, self.id)
+
+    def chat(self, contact: dict[str, Any] = MARIA) -> Chat:
         row = self.db.row(
             "select c.tenant_id, c.id from chats c join customer_leads l on l.tenant_id = c.tenant_id"
             " and l.id = c.lead_id where c.tenant_id = %s and l.phone = %s",
@@ -52,15 +49,78 @@ class Drip:
         )
         return Chat(row["tenant_id"], row["id"])
 
+    def enroll(self, contact: dict[str, Any] = MARIA, again: bool = False) -> Any:
+        """What sequence_enroll answers the owner."""
+        lead = self.db.value(
+            "select id from customer_leads where tenant_id = %s and phone = %s",
+            self.business.tenant_id,
+            contact["phone"],
+        )
+        with self.db.signed_in(self.business.owner):
+            return self.db.value("select sequence_enroll(%s, %s, null, %s)", self.id, lead, again)
 
-def enrolled(db: Any, drip: Drip, contact: dict[str, Any]) -> Chat:
-    chat = drip.chat(contact)
+    def enroll_many(self, **criteria: Any) -> Any:
+        with self.db.signed_in(self.business.owner):
+            return self.db.value("select sequence_enroll_many(%s, %s::jsonb)", self.id, criteria)
+
+    def history(self) -> list[tuple[str, str, str | None]]:
+        rows = self.db.rows(
+            "select step_key, outcome, reason from sequence_history where sequence_id = %s"
+            " order by at, position",
+            self.id,
+        )
+        return [(row["step_key"], row["outcome"], row["reason"]) for row in rows]
+
+    def enrollments(self, columns: str = "status, reason, position") -> list[tuple[Any, ...]]:
+        rows = self.db.rows(
+            f"select {columns} from sequence_enrollments where sequence_id = %s order by id", self.id
+        )
+        return [tuple(row.values()) for row in rows]
+
+    def texts(self, status: str = "queued") -> list[str]:
+        """Of its messages with that status, in the order in which they were written."""
+        return list(
+            self.db.column(
+                "select content from messages where tenant_id = %s and source = 'sequence' and status = %s"
+                " order by provider_at, id", self.business.tenant_id, status,
+            )
+        )  # fmt: skip
+
+
+def text_step(text: str, n: int = 0, **more: Any) -> Document:
+    """The n-th of a sequence: a day after the one before, the first at once."""
+    return {"key": f"s{n}", "after": {"hours": 24 if n else 0}, "text": text, **more}
+
+
+def save(db: Any, business: Business, document: Document, sequence_id: Any = None) -> Any:
+    return db.value(
+        "select private.sequence_save(%s, %s, %s::jsonb, null)", business.tenant_id, sequence_id, document
+    )
+
+
+def process(db: Any, limit: int = 100) -> dict[str, int]:
+    """A batch, as the worker runs it; what it answers."""
+    answer: dict[str, int] = machine(db, "select sequences_process(%s)", limit)
+    return answer
+
+
+def later(db: Any, **by: float) -> None:
+    """Let business time pass."""
+    db.run("update local.clock set ahead = ahead + %s", timedelta(**by))
+
+
+def at(db: Any, moment: str | datetime) -> None:
+    """Set business time."""
+    db.run("update local.clock set ahead = %s::timestamptz - now()", moment)
+
+
+def delivered(db: Any) -> None:
+    """Whatever is in the outbox goes out now."""
     db.run(
-        "insert into sequence_enrollments (tenant_id, sequence_id, version, chat_id, next_run_at, source,"
-        " enrolled_at, changed_at) select %s, %s, 1, %s, at, 'staff', at, at from private.clock() at",
-        chat.tenant_id, drip.id, chat.id,
-    )  # fmt: skip
-    return chat
+        "update messages m set status = 'sent', sent_at = private.clock() from outbox o"
+        " where m.tenant_id = o.tenant_id and m.id = o.message_id"
+    )
+    db.run("delete from outbox")
 
 
 def refs(*chats: Chat) -> str:

@@ -1,0 +1,559 @@
+-- Writing sequences: a document is checked whole, and each fault is told with its place. What people edit and what
+-- they import goes the same way.
+
+-- Placeholders: {{name}}, or {{name|amigo}} with what stands there when the name is not known.
+
+-- What a placeholder may be called; besides these {{metadata.…}} with a key of customer_leads.metadata.
+create function private.placeholder_names() returns text[]
+language sql immutable set search_path = '' as $$
+    select array['name', 'first_name', 'user_name', 'phone', 'email', 'company', 'customer_type', 'status', 'label1',
+        'label2', 'label3', 'next_action', 'business', 'number']
+$$;
+
+-- What is wrong with the placeholders of a text; null: nothing.
+create function private.placeholder_fault(p_text text) returns text
+language plpgsql immutable set search_path = '' as $$
+declare
+    v_unknown text := (
+        select string_agg(format('{{%s}}', p.name), ', ')
+        from regexp_matches(p_text, '\{\{([^{}|]*)(?:\|[^{}]*)?\}\}', 'g') as m
+        cross join lateral (select btrim(m[1]) as name) as p
+        where p.name <> all (private.placeholder_names()) and p.name !~ '^metadata\.\S+$');
+begin
+    return case
+        when v_unknown <> '' then format('has an unknown placeholder: %s', v_unknown)
+        when regexp_replace(p_text, '\{\{([^{}|]*)(\|[^{}]*)?\}\}', '', 'g') ~ '\{\{|\}\}'
+            then 'has a placeholder that is not closed, or not opened'
+    end;
+end
+$$;
+
+-- A text with its placeholders filled in. p_is_json: it is JSON, and stays it.
+create function private.placeholders_fill(p_text text, p_values jsonb, p_is_json boolean default false) returns text
+language plpgsql immutable set search_path = '' as $$
+begin
+    if p_text is null or position('{{' in p_text) = 0 then
+        return p_text;
+    end if;
+    return (
+        select string_agg(concat(p.words, coalesce(
+            case when p_is_json then substr(v.value::text, 2, length(v.value::text) - 2) else v.value #>> '{}' end,
+            btrim(substr(p.blank[2], 2)))), '' order by p.n)
+        from rows from (
+            unnest(regexp_split_to_array(p_text, '\{\{[^{}|]*(?:\|[^{}]*)?\}\}')),
+            regexp_matches(p_text, '\{\{([^{}|]*)(\|[^{}]*)?\}\}', 'g')
+        ) with ordinality as p (words, blank, n)
+        left join lateral (
+            select to_jsonb(nullif(btrim(p_values #>> string_to_array(btrim(p.blank[1]), '.', '')), '')) as value
+        ) as v on true);
+end
+$$;
+
+-- {placeholder: value} of a lead, for messages from that number.
+create function private.placeholder_values(
+    p_lead public.customer_leads, p_number public.whatsapp_numbers, p_business text
+) returns jsonb
+language plpgsql immutable set search_path = '' as $$
+declare
+    v_name text := coalesce(nullif(p_lead.name, p_lead.phone), p_lead.user_name);
+begin
+    return jsonb_build_object('name', v_name, 'first_name', split_part(btrim(v_name), ' ', 1),
+        'user_name', p_lead.user_name, 'phone', p_lead.phone, 'email', p_lead.email, 'company', p_lead.company,
+        'customer_type', p_lead.customer_type, 'status', coalesce(p_lead.profile_status, p_lead.lead_status),
+        'label1', p_lead.label1, 'label2', p_lead.label2, 'label3', p_lead.label3, 'next_action', p_lead.next_action,
+        'business', p_business, 'number', p_number.display_name, 'metadata', p_lead.metadata);
+end
+$$;
+
+-- Documents.
+
+-- What is wrong with a value, given what it should be; null: nothing, or it is left out. kind: text (from..to
+-- characters), integer, list (from..to items), words (a list of texts), choice and object (of those words), time,
+-- span ({"hours", "minutes"}: from..to minutes).
+create function private.json_fault(p_value jsonb, p_kind text, p_from int, p_to int, p_words text[]) returns text
+language plpgsql immutable set search_path = '' as $$
+declare
+    v_type text := coalesce(jsonb_typeof(p_value), 'null');
+    v_text text := p_value #>> '{}';
+begin
+    return case
+        when v_type = 'null' then null
+        when p_kind in ('text', 'choice', 'time') and v_type <> 'string' then 'must be a text'
+        when p_kind = 'integer' and (v_type <> 'number' or v_text !~ '^-?\d{1,9}$') then 'must be a whole number'
+        when p_kind in ('list', 'words') and v_type <> 'array' then 'must be a list'
+        when p_kind in ('object', 'span') and v_type <> 'object' then 'must be an object'
+        when p_kind = 'text' and length(btrim(v_text)) < p_from then 'is empty'
+        when p_kind = 'text' and length(v_text) > p_to then
+            format('is too long: %s characters, at most %s', length(v_text), p_to)
+        when p_kind = 'choice' and v_text <> all (p_words) then
+            format('is %s; it must be one of %s', v_text, array_to_string(p_words, ', '))
+        when p_kind = 'time' and v_text !~ '^([01]\d|2[0-3]):[0-5]\d$' then 'must be a time of day: HH:MM'
+        when p_kind = 'integer' and v_text::int not between p_from and p_to then
+            format('is %s; it must be from %s to %s', v_text, p_from, p_to)
+        when p_kind = 'list' and jsonb_array_length(p_value) not between p_from and p_to then
+            format('has %s items; it must have from %s to %s', jsonb_array_length(p_value), p_from, p_to)
+        when p_kind = 'words' and (jsonb_array_length(p_value) > 100 or p_value @? 'strict $[*] ? (@.type() != "string"
+            || @ like_regex "^\\s*$" || @ like_regex "^.{201}")') then 'must be a list of at most 100 short texts'
+        when p_kind = 'object' and exists (select from jsonb_object_keys(p_value) k where k <> all (p_words)) then
+            format('has an unknown key: %s; it may have %s', (
+                select string_agg(k, ', ') from jsonb_object_keys(p_value) k where k <> all (p_words)),
+                array_to_string(p_words, ', '))
+        when p_kind = 'span' and (p_value - '{days,hours,minutes}'::text[] <> '{}'
+            or p_value @? 'strict $.* ? (@.type() != "number" || @ < 0 || @ > 600000 || @.floor() != @)') then
+            'must be {"days", "hours", "minutes"}, whole numbers'
+        when p_kind = 'span' and private.span_minutes(p_value) not between p_from and p_to then
+            format('is %s minutes; it must be from %s to %s', private.span_minutes(p_value), p_from, p_to)
+    end;
+end
+$$;
+
+create function private.span_minutes(p_span jsonb) returns int
+language sql immutable set search_path = '' as $$
+    select coalesce((p_span ->> 'days')::numeric * 1440, 0)::int + coalesce((p_span ->> 'hours')::numeric * 60, 0)::int
+        + coalesce((p_span ->> 'minutes')::numeric, 0)::int
+$$;
+
+-- A value as it must be an array to be looked into; whatever is wrong with it is told elsewhere.
+create function private.json_items(p_value jsonb) returns jsonb
+language sql immutable set search_path = '' as $$
+    select case jsonb_typeof(p_value) when 'array' then p_value else '[]' end
+$$;
+
+-- What is wrong with a document but its steps, in the order in which it is read.
+create function private.sequence_head_faults(p_document jsonb) returns table (path text, fault text)
+language plpgsql immutable rows 1 set search_path = '' as $$
+begin
+    return query
+    select c.path, coalesce(
+        case when c.is_required and coalesce(jsonb_typeof(c.value), 'null') = 'null' then 'is missing' end,
+        private.json_fault(c.value, c.kind, c.at_least, c.at_most, c.words)) as fault
+    from (
+        values
+            (1, 'document', p_document, true, 'object', null, null, array['format', 'name', 'description', 'priority',
+                'goal', 'stop', 'on_reply', 'triggers', 'steps']),
+            (2, 'name', p_document -> 'name', true, 'text', 1, 200, null),
+            (3, 'description', p_document -> 'description', false, 'text', 0, 2000, null),
+            (4, 'priority', p_document -> 'priority', false, 'integer', 1, 5, null),
+            (5, 'goal', p_document -> 'goal', false, 'object', null, null,
+                array['description', 'tags', 'statuses', 'outcomes']),
+            (6, 'goal.description', p_document #> '{goal,description}', false, 'text', 0, 2000, null),
+            (7, 'goal.tags', p_document #> '{goal,tags}', false, 'words', null, null, null),
+            (8, 'goal.statuses', p_document #> '{goal,statuses}', false, 'words', null, null, null),
+            (9, 'goal.outcomes', p_document #> '{goal,outcomes}', false, 'words', null, null, null),
+            (10, 'stop', p_document -> 'stop', false, 'object', null, null, array['tags', 'statuses', 'outcomes']),
+            (11, 'stop.tags', p_document #> '{stop,tags}', false, 'words', null, null, null),
+            (12, 'stop.statuses', p_document #> '{stop,statuses}', false, 'words', null, null, null),
+            (13, 'stop.outcomes', p_document #> '{stop,outcomes}', false, 'words', null, null, null),
+            (14, 'on_reply', p_document -> 'on_reply', false, 'object', null, null, array['resume', 'hours']),
+            (15, 'on_reply.resume', p_document #> '{on_reply,resume}', p_document ? 'on_reply', 'choice', null, null,
+                array['never', 'silence', 'manual']),
+            (16, 'on_reply.hours', p_document #> '{on_reply,hours}', p_document #>> '{on_reply,resume}' = 'silence',
+                'integer', 1, 8760, null),
+            (17, 'triggers', p_document -> 'triggers', false, 'list', 0, 100, null),
+            (18, 'steps', p_document -> 'steps', true, 'list', 1, 100, null)
+    ) as c (n, path, value, is_required, kind, at_least, at_most, words)
+    union all
+    select format('triggers[%s]%s', t.n - 1, c.path), coalesce(
+        case when c.is_required and coalesce(jsonb_typeof(c.value), 'null') = 'null' then 'is missing'
+            when c.path = '.value' and t.item ->> 'on' = 'new_lead' and c.value is not null then
+                'does not belong to new_lead' end,
+        private.json_fault(c.value, c.kind, 1, 200, c.words))
+    from jsonb_array_elements(private.json_items(p_document -> 'triggers')) with ordinality as t (item, n)
+    cross join lateral (
+        values
+            ('', t.item, true, 'object', array['on', 'value']),
+            ('.on', t.item -> 'on', true, 'choice', array['new_lead', 'ad', 'keyword', 'tag', 'status']),
+            ('.value', t.item -> 'value', t.item ->> 'on' in ('keyword', 'tag', 'status'), 'text', null)
+    ) as c (path, value, is_required, kind, words);
+end
+$$;
+
+-- What is wrong with the form of its steps.
+create function private.sequence_step_faults(p_document jsonb) returns table (path text, fault text)
+language plpgsql immutable rows 1 set search_path = '' as $$
+begin
+    return query
+    select format('steps[%s]%s', s.n - 1, c.path), coalesce(
+        case when c.is_required and coalesce(jsonb_typeof(c.value), 'null') = 'null' then 'is missing' end,
+        private.json_fault(c.value, c.kind, c.at_least, c.at_most, c.words),
+        case when c.path in ('.text', '.template.parameters') then private.placeholder_fault(c.value #>> '{}')
+            when c.path = '.key' and c.value #>> '{}' !~ '^[A-Za-z0-9_.-]{1,64}$' then
+                'must be of letters, digits, dots, dashes and underscores'
+            when c.path = '.key' and (
+                select count(*) from jsonb_array_elements(p_document -> 'steps') o where o -> 'key' = c.value) > 1
+                then 'is the key of another step too'
+            when c.path = '.media' and c.value is not null then private.media_fault(
+                c.value ->> 'type', c.value - 'type') end)
+    from jsonb_array_elements(private.json_items(p_document -> 'steps')) with ordinality as s (item, n)
+    cross join lateral (
+        values
+            ('', s.item, true, 'object', null, null, array['key', 'after', 'at', 'before_window_closes', 'text', 'media',
+                'template', 'on_window_closed']),
+            ('.key', s.item -> 'key', false, 'text', 1, 64, null),
+            ('.after', s.item -> 'after', false, 'span', 0, 527040, null),
+            ('.at', s.item -> 'at', false, 'time', null, null, null),
+            ('.before_window_closes', s.item -> 'before_window_closes', false, 'span', 1, 1380, null),
+            ('.text', s.item -> 'text', false, 'text', 1, case when s.item ? 'media' then 1024 else 4096 end, null),
+            ('.media.type', s.item #> '{media,type}', s.item ? 'media', 'choice', null, null,
+                array['image', 'audio', 'video', 'document']),
+            ('.media', s.item -> 'media', false, 'object', null, null, array['type', 'link', 'id', 'filename', 'mime']),
+            ('.template', s.item -> 'template', s.item ->> 'on_window_closed' = 'use_template', 'object', null, null,
+                array['id', 'name', 'language', 'account', 'parameters']),
+            ('.template.parameters', s.item #> '{template,parameters}', false, 'object', null, null,
+                array['header', 'body', 'buttons']),
+            ('.on_window_closed', s.item -> 'on_window_closed', false, 'choice', null, null,
+                array['skip_to_manual', 'use_template', 'wait', 'stop'])
+    ) as c (path, value, is_required, kind, at_least, at_most, words)
+    union all
+    select format('steps[%s]', s.n - 1),
+        case
+            when not s.item ?| array['text', 'media', 'template'] then 'has nothing to send: text, media or template'
+            when s.item ? 'at' and s.item ? 'before_window_closes' then 'has both at and before_window_closes'
+            when s.item ? 'text' and s.item #>> '{media,type}' = 'audio' then 'has a text, which cannot go with audio'
+            when s.item ?| array['text', 'media'] and s.item ? 'template'
+                and s.item ->> 'on_window_closed' is distinct from 'use_template' then
+                'has a template beside its own text: say on_window_closed: use_template, or leave one out'
+        end
+    from jsonb_array_elements(private.json_items(p_document -> 'steps')) with ordinality as s (item, n)
+    where jsonb_typeof(s.item) = 'object';
+end
+$$;
+
+-- The template that a document means: by our id, or by name and language.
+create function private.template_meant(p_tenant_id uuid, p_template jsonb) returns setof public.message_templates
+language plpgsql stable rows 1 set search_path = '' as $$
+begin
+    return query
+    select t.*
+    from public.message_templates t
+    where t.tenant_id = p_tenant_id and t.status <> 'deleted'
+        and case when p_template ->> 'id' is not null then t.id::text = lower(p_template ->> 'id')
+            else t.name = p_template ->> 'name' and t.language = coalesce(p_template ->> 'language', t.language)
+                and t.waba_id = coalesce(p_template ->> 'account', t.waba_id) end
+    limit 2;
+end
+$$;
+
+-- What is wrong with the templates of its steps: they are not there, or are not filled in.
+create function private.sequence_template_faults(p_tenant_id uuid, p_document jsonb)
+returns table (path text, fault text)
+language plpgsql stable rows 1 set search_path = '' as $$
+begin
+    return query
+    select format('steps[%s].template', s.n - 1),
+        case
+            when count(t.id) = 0 then 'is not one of the business''s templates'
+            when count(t.id) > 1 then 'may be one of several: say its language and account, or its id'
+            else min(private.template_faults(t, coalesce(private.placeholders_fill(
+                s.item #>> '{template,parameters}', '{}'::jsonb || (
+                    select jsonb_object_agg(n, 'x') from unnest(private.placeholder_names()) n), true)::jsonb, '{}')))
+        end
+    from jsonb_array_elements(p_document -> 'steps') with ordinality as s (item, n)
+    left join lateral private.template_meant(p_tenant_id, s.item -> 'template') t on true
+    where s.item ? 'template'
+    group by s.n;
+end
+$$;
+
+-- Refuse a document for its first fault.
+create function private.sequence_check(p_tenant_id uuid, p_document jsonb) returns void
+language plpgsql stable set search_path = '' as $$
+declare
+    v_fault record;
+begin
+    select * into v_fault from private.sequence_head_faults(p_document) f where f.fault is not null limit 1;
+    if not found then
+        select * into v_fault from private.sequence_step_faults(p_document) f where f.fault is not null limit 1;
+    end if;
+    if not found then
+        select * into v_fault from private.sequence_template_faults(p_tenant_id, p_document) f
+        where f.fault is not null limit 1;
+    end if;
+    if found then
+        raise exception using errcode = 'PT400', message = format('%s %s.', v_fault.path, v_fault.fault),
+            hint = case when v_fault.fault like '%placeholder%'
+                then format('Placeholders are {{%s}} and {{metadata.…}}, each as {{name|what stands there instead}}.',
+                    array_to_string(private.placeholder_names(), '}}, {{'))
+                else 'Correct the document and save it again: nothing of it was changed.' end,
+            detail = jsonb_build_object('path', v_fault.path)::text;
+    end if;
+end
+$$;
+
+create function private.json_words(p_words jsonb) returns text[]
+language sql immutable set search_path = '' as $$
+    select array(select btrim(w) from jsonb_array_elements_text(private.json_items(p_words)) as w)
+$$;
+
+-- The steps of a checked document, as rows of that version. A step without a key is a new one.
+create function private.sequence_steps_of(
+    p_tenant_id uuid, p_sequence_id uuid, p_version int, p_document jsonb
+) returns setof public.sequence_steps
+language plpgsql volatile rows 10 set search_path = '' as $$
+begin
+    return query
+    select p_tenant_id, p_sequence_id, p_version, s.n::int,
+        coalesce(s.item ->> 'key', left(replace(gen_random_uuid()::text, '-', ''), 12)),
+        private.span_minutes(s.item -> 'after'), (s.item ->> 'at')::time,
+        nullif(private.span_minutes(s.item -> 'before_window_closes'), 0),
+        coalesce(s.item #>> '{media,type}', case when s.item ? 'text' then 'text' else 'template' end),
+        s.item ->> 'text', (s.item -> 'media') - 'type', t.id, jsonb_strip_nulls(s.item #> '{template,parameters}'),
+        coalesce(s.item ->> 'on_window_closed', 'skip_to_manual')
+    from jsonb_array_elements(p_document -> 'steps') with ordinality as s (item, n)
+    left join lateral private.template_meant(p_tenant_id, s.item -> 'template') t on s.item ? 'template'
+    order by s.n;
+end
+$$;
+
+-- The row of a checked document; what it does not say is as when it is new.
+create function private.sequence_row_of(p_row public.sequences, p_document jsonb) returns public.sequences
+language plpgsql immutable set search_path = '' as $$
+begin
+    p_row.name := btrim(p_document ->> 'name');
+    p_row.description := p_document ->> 'description';
+    p_row.goal := p_document #>> '{goal,description}';
+    p_row.goal_tags := private.json_words(p_document #> '{goal,tags}');
+    p_row.goal_statuses := private.json_words(p_document #> '{goal,statuses}');
+    p_row.goal_outcomes := private.json_words(p_document #> '{goal,outcomes}');
+    p_row.stop_tags := private.json_words(p_document #> '{stop,tags}');
+    p_row.stop_statuses := private.json_words(p_document #> '{stop,statuses}');
+    p_row.stop_outcomes := private.json_words(p_document #> '{stop,outcomes}');
+    p_row.after_reply := coalesce(p_document #>> '{on_reply,resume}', 'manual');
+    p_row.resume_after_hours := case p_row.after_reply when 'silence'
+        then (p_document #>> '{on_reply,hours}')::int end;
+    p_row.priority := coalesce((p_document ->> 'priority')::smallint, 2);
+    return p_row;
+end
+$$;
+
+-- The sequence, locked.
+create function private.sequence_locked(p_tenant_id uuid, p_sequence_id uuid) returns public.sequences
+language plpgsql set search_path = '' as $$
+declare
+    v_sequence public.sequences;
+begin
+    select * into v_sequence from public.sequences
+    where tenant_id = p_tenant_id and id = p_sequence_id and deleted_at is null
+    for no key update;
+    if not found then
+        raise exception using errcode = 'PT404', message = 'There is no such sequence.',
+            hint = 'Read its id from sequences; one that was deleted cannot be changed.';
+    end if;
+    return v_sequence;
+end
+$$;
+
+-- Save a document as a sequence: a new one (p_sequence_id null; not active yet), or in place of what it says now. Steps
+-- that differ make a new version, which nobody is moved to. Answers {"id", "version", "changed"}; what is as it was
+-- changes nothing.
+create function private.sequence_save(p_tenant_id uuid, p_sequence_id uuid, p_document jsonb, p_by uuid) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+    v_was public.sequences;
+    v_row public.sequences;
+    v_has_new_steps boolean;
+    v_has_new_triggers boolean;
+begin
+    perform private.sequence_check(p_tenant_id, p_document);
+    if p_sequence_id is null then
+        v_row.tenant_id := p_tenant_id;
+        v_row.id := private.uuid7();
+        v_row.version := 0;
+        v_row.is_active := false;
+        v_row.created_at := now();
+        v_row.updated_at := now();
+        v_row := private.sequence_row_of(v_row, p_document);
+        insert into public.sequences select v_row.*;
+    else
+        v_was := private.sequence_locked(p_tenant_id, p_sequence_id);
+        v_row := private.sequence_row_of(v_was, p_document);
+    end if;
+    v_has_new_steps := private.sequence_steps_publish(v_row, p_document, p_by);
+    v_has_new_triggers := private.sequence_triggers_set(v_row, p_document);
+    v_row.version := v_row.version + v_has_new_steps::int;
+    if v_row is distinct from v_was then
+        update public.sequences
+        set (name, description, goal, goal_tags, goal_statuses, goal_outcomes, stop_tags, stop_statuses, stop_outcomes,
+            after_reply, resume_after_hours, priority, version)
+            = (select v_row.name, v_row.description, v_row.goal, v_row.goal_tags, v_row.goal_statuses,
+                v_row.goal_outcomes, v_row.stop_tags, v_row.stop_statuses, v_row.stop_outcomes, v_row.after_reply,
+                v_row.resume_after_hours, v_row.priority, v_row.version)
+        where tenant_id = p_tenant_id and id = v_row.id;
+    end if;
+    return jsonb_build_object('id', v_row.id, 'version', v_row.version,
+        'changed', v_row is distinct from v_was or v_has_new_triggers);
+exception when unique_violation then
+    raise exception using errcode = 'PT409', message = format('name is that of another sequence: %s.', v_row.name),
+        hint = 'Choose another name.', detail = '{"path": "name"}';
+end
+$$;
+
+-- Publish the steps as the version after the row's, if they differ from that one. Answers whether they did.
+create function private.sequence_steps_publish(p_row public.sequences, p_document jsonb, p_by uuid) returns boolean
+language plpgsql set search_path = '' as $$
+declare
+    v_steps public.sequence_steps[] := array(select s from private.sequence_steps_of(
+        p_row.tenant_id, p_row.id, p_row.version, p_document) s);
+    v_was public.sequence_steps[] := array(
+        select s from public.sequence_steps s
+        where s.tenant_id = p_row.tenant_id and s.sequence_id = p_row.id and s.version = p_row.version
+        order by s.order_position);
+begin
+    if v_steps = v_was then
+        return false;
+    end if;
+    insert into public.sequence_versions (tenant_id, sequence_id, version, published_by)
+    values (p_row.tenant_id, p_row.id, p_row.version + 1, p_by);
+    insert into public.sequence_steps
+    select s.tenant_id, s.sequence_id, p_row.version + 1, s.order_position, s.key, s.delay_minutes, s.local_time,
+        s.window_margin_minutes, s.type, s.text, s.media, s.template_id, s.parameters, s.on_window_closed
+    from unnest(v_steps) s;
+    return true;
+end
+$$;
+
+-- Make the triggers those of the document. Answers whether any changed.
+create function private.sequence_triggers_set(p_row public.sequences, p_document jsonb) returns boolean
+language plpgsql set search_path = '' as $$
+declare
+    v_changed boolean;
+begin
+    with wanted as (
+        select distinct t ->> 'on' as kind, coalesce(btrim(t ->> 'value'), '') as value
+        from jsonb_array_elements(private.json_items(p_document -> 'triggers')) t
+    ),
+    gone as (
+        delete from public.sequence_triggers t
+        where t.tenant_id = p_row.tenant_id and t.sequence_id = p_row.id
+            and not exists (select from wanted w where w.kind = t.kind and w.value = t.value)
+        returning 1
+    ),
+    added as (
+        insert into public.sequence_triggers (tenant_id, sequence_id, kind, value)
+        select p_row.tenant_id, p_row.id, w.kind, w.value from wanted w
+        on conflict on constraint sequence_triggers_pkey do nothing
+        returning 1
+    )
+    select exists (select from gone) or exists (select from added) into v_changed;
+    return v_changed;
+end
+$$;
+
+-- Minutes as a span of a document.
+create function private.span_of(p_minutes int) returns jsonb
+language sql immutable set search_path = '' as $$
+    select jsonb_strip_nulls(jsonb_build_object('hours', nullif(p_minutes / 60, 0), 'minutes', nullif(p_minutes % 60, 0)))
+$$;
+
+-- The document of a sequence, as it is now: saving it changes nothing.
+create function private.sequence_document(p_tenant_id uuid, p_sequence_id uuid) returns jsonb
+language plpgsql stable set search_path = '' as $$
+begin
+    return (
+        select jsonb_strip_nulls(jsonb_build_object(
+            'name', s.name, 'description', s.description, 'priority', s.priority,
+            'goal', jsonb_build_object('description', s.goal, 'tags', s.goal_tags, 'statuses', s.goal_statuses,
+                'outcomes', s.goal_outcomes),
+            'stop', jsonb_build_object('tags', s.stop_tags, 'statuses', s.stop_statuses, 'outcomes', s.stop_outcomes),
+            'on_reply', jsonb_build_object('resume', s.after_reply, 'hours', s.resume_after_hours),
+            'triggers', (
+                select coalesce(jsonb_agg(jsonb_build_object('on', t.kind, 'value', nullif(t.value, ''))
+                    order by t.kind, t.value), '[]')
+                from public.sequence_triggers t
+                where t.tenant_id = s.tenant_id and t.sequence_id = s.id),
+            'steps', (
+                select jsonb_agg(jsonb_build_object(
+                    'key', p.key, 'after', private.span_of(p.delay_minutes), 'at', to_char(p.local_time, 'HH24:MI'),
+                    'before_window_closes', case when p.window_margin_minutes is not null
+                        then private.span_of(p.window_margin_minutes) end,
+                    'text', p.text, 'media', p.media || jsonb_build_object('type', p.type),
+                    'template', case when t.id is not null then jsonb_build_object('name', t.name,
+                        'language', t.language, 'account', t.waba_id, 'parameters', p.parameters) end,
+                    'on_window_closed', p.on_window_closed) order by p.order_position)
+                from public.sequence_steps p
+                left join public.message_templates t on t.tenant_id = p.tenant_id and t.id = p.template_id
+                where p.tenant_id = s.tenant_id and p.sequence_id = s.id and p.version = s.version)))
+        from public.sequences s
+        where s.tenant_id = p_tenant_id and s.id = p_sequence_id);
+end
+$$;
+
+-- What admins do. Definer: people may not write sequences.
+create function private.sequence_edit(p_sequence_id uuid, p_document jsonb) returns jsonb
+language plpgsql security definer set search_path = '' as $$
+begin
+    return private.sequence_save(private.require_admin(), p_sequence_id, p_document, private.my_user_id());
+end
+$$;
+
+-- The chats that are in a sequence now.
+create function private.sequence_chats(p_tenant_id uuid, p_sequence_id uuid) returns private.chat_ref[]
+language plpgsql stable set search_path = '' as $$
+begin
+    return array(
+        select (e.tenant_id, e.chat_id)::private.chat_ref from public.sequence_enrollments e
+        where e.tenant_id = p_tenant_id and e.sequence_id = p_sequence_id and e.status in ('active', 'paused'));
+end
+$$;
+
+-- Definer: people may not write sequences.
+create function private.sequence_set_active(p_sequence_id uuid, p_is_active boolean) returns public.sequences
+language plpgsql security definer set search_path = '' as $$
+declare
+    v_sequence public.sequences := private.sequence_locked(private.require_admin(), p_sequence_id);
+    v_chats private.chat_ref[] := private.sequence_chats(v_sequence.tenant_id, p_sequence_id);
+begin
+    if p_is_active is null then
+        raise exception using errcode = 'PT400', message = 'p_is_active is missing.', hint = 'Say true or false.';
+    end if;
+    update public.sequences set is_active = p_is_active
+    where tenant_id = v_sequence.tenant_id and id = p_sequence_id
+    returning * into v_sequence;
+    if p_is_active then
+        perform private.enrollments_release(v_chats, 'sequence_inactive');
+    else
+        perform private.enrollments_hold(v_chats, 'sequence_inactive');
+    end if;
+    return v_sequence;
+end
+$$;
+
+-- Definer: people may not write sequences.
+create function private.sequence_delete(p_sequence_id uuid) returns void
+language plpgsql security definer set search_path = '' as $$
+declare
+    v_tenant_id uuid := private.require_admin();
+begin
+    perform private.sequence_locked(v_tenant_id, p_sequence_id);
+    update public.sequences set is_active = false, deleted_at = private.clock()
+    where tenant_id = v_tenant_id and id = p_sequence_id;
+    delete from public.sequence_triggers where tenant_id = v_tenant_id and sequence_id = p_sequence_id;
+    perform private.enrollments_end(
+        private.sequence_chats(v_tenant_id, p_sequence_id), 'stopped', 'sequence_deleted');
+end
+$$;
+
+-- Save a sequence from its document (README: Sequences), a new one or an existing one; see private.sequence_save().
+create function public.sequence_save(p_document jsonb, p_sequence_id uuid default null) returns jsonb
+language sql set search_path = '' as $$
+    select private.sequence_edit(p_sequence_id, p_document)
+$$;
+
+-- Switched off, everybody in it pauses, and goes on where they were when it is switched on again.
+create function public.sequence_set_active(p_sequence_id uuid, p_is_active boolean) returns public.sequences
+language sql set search_path = '' set statement_timeout = '60s' as $$
+    select private.sequence_set_active(p_sequence_id, p_is_active)
+$$;
+
+-- Everybody in it stops. Its history stays.
+create function public.sequence_delete(p_sequence_id uuid) returns void
+language sql set search_path = '' set statement_timeout = '60s' as $$
+    select private.sequence_delete(p_sequence_id)
+$$;
+
+grant execute on function private.placeholder_names(), private.placeholder_fault(text),
+    private.placeholders_fill(text, jsonb, boolean),
+    private.placeholder_values(public.customer_leads, public.whatsapp_numbers, text) to service_role;
+grant execute on function private.sequence_edit(uuid, jsonb), private.sequence_set_active(uuid, boolean),
+    private.sequence_delete(uuid), public.sequence_save(jsonb, uuid), public.sequence_set_active(uuid, boolean),
+    public.sequence_delete(uuid) to authenticated;
