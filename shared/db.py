@@ -215,6 +215,10 @@ class Database:
         """Give back what was claimed, as if it had not been."""
         return int(await self._rpc("analysis_release", p_claim=claim))
 
+    async def sequences_process(self, *, limit: int) -> Mapping[str, int]:
+        """Run so many enrollments that are due at most: {"claimed"} and how many ended in each way."""
+        return await self._object("sequences_process", p_limit=limit)
+
     async def daily_plan(self, *, tenant_id: str | None, force: bool) -> int:
         """Plan the day of the businesses whose hour has come; how many follow-ups that made."""
         return int(await self._rpc("daily_plan", p_tenant_id=tenant_id, p_force=force))

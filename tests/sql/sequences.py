@@ -123,6 +123,11 @@ def delivered(db: Any) -> None:
     db.run("delete from outbox")
 
 
+def enrolled(db: Any, drip: Drip, contact: dict[str, Any]) -> Chat:
+    assert drip.enroll(contact)["enrolled"] == 1
+    return drip.chat(contact)
+
+
 def refs(*chats: Chat) -> str:
     return "{" + ",".join(f'"({chat.tenant_id},{chat.id})"' for chat in chats) + "}"
 
