@@ -1,6 +1,17 @@
 -- Writing sequences: a document is checked whole, and each fault is told with its place. What people edit and what
 -- they import goes the same way.
 
+insert into private.phrases (kind, reason, es, en, pt) values
+    ('refusal', 'no_sequence', 'No hay tal secuencia.', 'There is no such sequence.', 'Não há tal sequência.'),
+    ('hint', 'no_sequence', 'Tome su id de sequences; una borrada ya no se puede cambiar.',
+        'Read its id from sequences; one that was deleted cannot be changed.',
+        'Leia o seu id em sequences; uma apagada já não se pode mudar.'),
+    ('refusal', 'sequence_name', 'name: ya hay otra secuencia que se llama «{name}».',
+        'name: another sequence is called "{name}" already.', 'name: já há outra sequência que se chama "{name}".'),
+    ('hint', 'sequence_name', 'Elija otro nombre.', 'Choose another name.', 'Escolha outro nome.'),
+    ('refusal', 'sequence_switch', 'Falta p_is_active.', 'p_is_active is missing.', 'Falta p_is_active.'),
+    ('hint', 'sequence_switch', 'Diga true o false.', 'Say true or false.', 'Diga true ou false.');
+
 -- Placeholders: {{name}}, or {{name|amigo}} with what stands there when the name is not known.
 
 -- What a placeholder may be called; besides these {{metadata.…}} with a key of customer_leads.metadata.
@@ -182,8 +193,8 @@ begin
             when c.path = '.key' and (
                 select count(*) from jsonb_array_elements(p_document -> 'steps') o where o -> 'key' = c.value) > 1
                 then 'is the key of another step too'
-            when c.path = '.media' and c.value is not null then private.media_fault(
-                c.value ->> 'type', c.value - 'type') end)
+            when c.path = '.media' and c.value is not null then btrim(private.media_fault(
+                '', c.value ->> 'type', c.value - 'type')) end)
     from jsonb_array_elements(private.json_items(p_document -> 'steps')) with ordinality as s (item, n)
     cross join lateral (
         values
@@ -336,8 +347,7 @@ begin
     where tenant_id = p_tenant_id and id = p_sequence_id and deleted_at is null
     for no key update;
     if not found then
-        raise exception using errcode = 'PT404', message = 'There is no such sequence.',
-            hint = 'Read its id from sequences; one that was deleted cannot be changed.';
+        perform private.refuse('PT404', 'no_sequence');
     end if;
     return v_sequence;
 end
@@ -383,8 +393,8 @@ begin
     return jsonb_build_object('id', v_row.id, 'version', v_row.version,
         'changed', v_row is distinct from v_was or v_has_new_triggers);
 exception when unique_violation then
-    raise exception using errcode = 'PT409', message = format('name is that of another sequence: %s.', v_row.name),
-        hint = 'Choose another name.', detail = '{"path": "name"}';
+    perform private.refuse(
+        'PT409', 'sequence_name', jsonb_build_object('name', v_row.name), '{"path": "name"}');
 end
 $$;
 
@@ -504,7 +514,7 @@ declare
     v_chats private.chat_ref[] := private.sequence_chats(v_sequence.tenant_id, p_sequence_id);
 begin
     if p_is_active is null then
-        raise exception using errcode = 'PT400', message = 'p_is_active is missing.', hint = 'Say true or false.';
+        perform private.refuse('PT400', 'sequence_switch');
     end if;
     update public.sequences set is_active = p_is_active
     where tenant_id = v_sequence.tenant_id and id = p_sequence_id

@@ -328,19 +328,16 @@ begin
     if not exists (
         select from public.sequences where tenant_id = v_tenant_id and id = p_sequence_id and deleted_at is null
     ) then
-        raise exception using errcode = 'PT404', message = 'There is no such sequence.',
-            hint = 'Read its id from sequences.';
+        perform private.refuse('PT404', 'no_sequence');
     elsif p_number_id is not null and not exists (
         select from public.whatsapp_numbers where tenant_id = v_tenant_id and id = p_number_id
     ) then
-        raise exception using errcode = 'PT404', message = 'There is no such number.',
-            hint = 'Read its id from whatsapp_numbers, or leave p_number_id out.';
+        perform private.refuse('PT404', 'no_number');
     end if;
-    v_leads := case when p_lead_id is null then private.leads_filtered(v_tenant_id, p_filter)
+    v_leads := case when p_filter is not null then private.leads_filtered(v_tenant_id, p_filter)
         else array(select id from public.customer_leads where tenant_id = v_tenant_id and id = p_lead_id) end;
-    if p_lead_id is not null and cardinality(v_leads) = 0 then
-        raise exception using errcode = 'PT404', message = 'There is no such lead.',
-            hint = 'Read its id from customer_leads.';
+    if p_filter is null and cardinality(v_leads) = 0 then
+        perform private.refuse('PT404', 'no_lead');
     end if;
     return private.enrollments_counted(private.enrollments_add(array(
         select (v_tenant_id, p_sequence_id, c.lead_id, c.chat_id, 'staff', v_user_id, p_again is true)
@@ -355,14 +352,8 @@ $$;
 create function public.sequence_enroll(
     p_sequence_id uuid, p_lead_id uuid, p_number_id uuid default null, p_again boolean default false
 ) returns jsonb
-language plpgsql set search_path = '' as $$
-begin
-    if p_lead_id is null then
-        raise exception using errcode = 'PT400', message = 'p_lead_id is missing.',
-            hint = 'Name a lead, or use sequence_enroll_many() with a filter.';
-    end if;
-    return private.sequence_enroll(p_sequence_id, p_lead_id, null, p_number_id, p_again);
-end
+language sql set search_path = '' as $$
+    select private.sequence_enroll(p_sequence_id, p_lead_id, null, p_number_id, p_again)
 $$;
 
 -- Enroll every lead that fits {"tags", "statuses", "labels": lists, of which one must fit, "last_activity_after",
@@ -371,7 +362,7 @@ create function public.sequence_enroll_many(
     p_sequence_id uuid, p_filter jsonb, p_number_id uuid default null, p_again boolean default false
 ) returns jsonb
 language sql set search_path = '' set statement_timeout = '120s' as $$
-    select private.sequence_enroll(p_sequence_id, null, p_filter, p_number_id, p_again)
+    select private.sequence_enroll(p_sequence_id, null, coalesce(p_filter, 'null'), p_number_id, p_again)
 $$;
 
 -- Triggers.

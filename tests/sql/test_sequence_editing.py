@@ -81,7 +81,7 @@ def test_new_steps_are_a_new_version_and_a_new_name_is_not(db: Any, clinic: Busi
         ({"steps": [{"text": "a", "key": "k"}, {"text": "b", "key": "k"}]},
          "steps[0].key is the key of another step too."),
         ({"steps": [{"media": {"type": "image", "link": "http://x.example/a.jpg"}}]},
-         "steps[0].media must have a link that begins with https://."),
+         "steps[0].media debe"),
         ({"steps": [{"text": "a", "on_window_closed": "use_template"}]}, "steps[0].template is missing."),
         ({"steps": [{"template": {"name": "nothing"}}]},
          "steps[0].template is not one of the business's templates."),
@@ -112,7 +112,7 @@ def test_a_template_is_checked_with_its_parameters(db: Any, clinic: Business) ->
         clinic.tenant_id, [{"type": "BODY", "text": "Hola {{1}}, a las {{2}}"}],
     )  # fmt: skip
     step = {"key": "t", "template": {"name": "cita", "parameters": {"body": ["{{name|cliente}}"]}}}
-    missing = r"steps\[0\].template body parameter 2 is missing."
+    missing = r"steps\[0\].template .* 2 "
     with pytest.raises(psycopg.DatabaseError, match=missing), db.connection.transaction():
         save(db, clinic, WHOLE | {"steps": [step]})
 
@@ -125,7 +125,7 @@ def test_a_template_is_checked_with_its_parameters(db: Any, clinic: Business) ->
 
 def test_two_sequences_cannot_have_one_name_until_one_is_deleted(db: Any, clinic: Business) -> None:
     saved = save(db, clinic, WHOLE)
-    taken = "name is that of another sequence: BIENVENIDA"
+    taken = "name: ya hay otra secuencia que se llama «BIENVENIDA»"
     with pytest.raises(psycopg.DatabaseError, match=taken), db.connection.transaction():
         save(db, clinic, WHOLE | {"name": "BIENVENIDA"})
     with db.signed_in(clinic.owner):
@@ -141,7 +141,7 @@ def test_only_admins_write_sequences(db: Any, clinic: Business) -> None:
     db.sign_up("ana@clinic.example")
     ana = db.value("select auth_id from users where id = %s", colleague)
 
-    with pytest.raises(psycopg.DatabaseError, match="Only an admin"), db.signed_in(ana):
+    with pytest.raises(psycopg.DatabaseError, match="Solo un administrador"), db.signed_in(ana):
         db.run("select sequence_save(%s::jsonb, %s)", WHOLE, saved["id"])
 
 
