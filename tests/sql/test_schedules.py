@@ -172,6 +172,7 @@ def test_everything_that_may_lie_waiting_is_swept(db: Db) -> None:
         "deliver-sweep": "* * * * *",
         "crm-analysis": "*/15 * * * *",
         "daily-actions": "* * * * *",
+        "process-sequences": "* * * * *",
         "conversations-close-idle": "*/5 * * * *",
         "refresh-tokens": "10,40 4 * * *",
         "backfill": "*/10 * * * *",
