@@ -55,3 +55,8 @@ union all
 select c.tenant_id, c.id, md5('v' || c.id)::uuid, c.lead_id, c.number_id, 'inbound', 'user', 'customer', 'text',
     'Mensaje de prueba', 'wamid.' || c.id, 'received', c.last_interaction_at
 from public.chats c where c.tenant_id = md5('t0')::uuid;
+
+-- one message in twenty is a picture
+update public.messages set type = 'image' where wa_message_id like 'wamid.%.4';
+insert into public.media (tenant_id, message_id, provider_media_id, mime)
+select tenant_id, id, wa_message_id, 'image/jpeg' from public.messages where type = 'image';

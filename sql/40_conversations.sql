@@ -690,12 +690,12 @@ begin
         m.type, m.content, m.data, m.wa_message_id, m.reply_to, m.status, m.provider_at,
         m.sent_at, m.delivered_at, m.read_at, m.failed_at, m.error_code,
         m.error_message, m.edited_at, m.revoked_at, m.reactions,
-        (
+        case when m.type <> 'text' then (
             select jsonb_agg(jsonb_build_object('id', f.id, 'mime', f.mime, 'filename', f.filename, 'size', f.size,
                 'status', f.status, 'storage_path', f.storage_path))
             from public.media f
             where f.tenant_id = m.tenant_id and f.message_id = m.id
-        )
+        ) end
     from public.messages m
     -- RLS adds the tenant
     where m.chat_id = p_chat_id
