@@ -51,9 +51,10 @@ HISTORY = """
         k.status, 'wamid.history.' || m, now() - m * interval '1 day' / %(a_day)s
     from generate_series(1, %(messages)s) m
     join numbered c on c.n = m / 2 %% 2000
-    cross join lateral (select case m %% 2 when 0 then 'inbound' else 'outbound' end as direction,
-        case m %% 2 when 0 then 'customer' else 'agent' end as source,
-        case m %% 2 when 0 then 'received' else 'delivered' end as status) k"""
+    cross join lateral (select case m %% 2 when 1 then 'inbound' else 'outbound' end as direction,
+        case m %% 2 when 1 then 'customer' else 'agent' end as source,
+        case m %% 2 when 1 then 'received' else 'delivered' end as status) k
+    order by m desc"""
 WITHOUT = (
     "drop index public.messages_tenant_id_provider_at_idx",
     "alter table public.messages disable trigger messages_stats_insert",
@@ -98,7 +99,7 @@ def refreshing(database: Database) -> Work:
     def work() -> Done:
         connection.execute(
             "update public.messages set error_code = coalesce(error_code, 0) + 1 where wa_message_id = %s",
-            [f"wamid.history.{next(days) * A_DAY + 1}"],
+            [f"wamid.history.{next(days) * A_DAY}"],
         )
         started = time.perf_counter()
         done = connection.execute("select public.stats_refresh()").fetchone()

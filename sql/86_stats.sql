@@ -146,7 +146,7 @@ create type private.stats_day as (tenant_id uuid, day date, timezone text);
 -- Take all touches, and answer the days they mean, latest first. One statement: the clocks that the days are cut by
 -- stay the same until they are counted.
 create function private.stats_days_take() returns private.stats_day[]
-language plpgsql set search_path = '' set plan_cache_mode = 'force_custom_plan' as $$
+language plpgsql set search_path = '' set plan_cache_mode = 'force_custom_plan' set jit = 'off' as $$
 declare
     v_days private.stats_day[];
 begin
@@ -200,41 +200,51 @@ create type private.stats_message as (
     provider_at timestamptz, seconds numeric
 );
 create function private.stats_messages(p_days private.stats_day[]) returns setof private.stats_message
-language plpgsql stable rows 10000 set search_path = '' set plan_cache_mode = 'force_custom_plan' as $$
+language plpgsql stable rows 10000 set search_path = '' set plan_cache_mode = 'force_custom_plan' set jit = 'off' as $$
 begin
     return query
-    select d.tenant_id, d.day, d.timezone, m.number_id, m.direction, m.status, m.source, m.price_class, m.error_code,
-        m.estimated_cost, m.actual_cost, m.currency, m.provider_at, waited.seconds
-    from unnest(p_days) d
-    cross join lateral (
-        select *
-        from public.messages m
-        where m.tenant_id = d.tenant_id
-            -- an hour more at both ends: a midnight that comes twice, or never, is either of two moments
-            and m.provider_at >= (d.day::timestamp at time zone d.timezone) - interval '1 hour'
-            and m.provider_at < ((d.day + 1)::timestamp at time zone d.timezone) + interval '1 hour'
-            and (m.provider_at at time zone d.timezone)::date = d.day
-        offset 0
-    ) as m
-    left join lateral (
+    with told as (
+        select d.tenant_id, d.day, d.timezone, m.*,
+            m.is_out and m.source in ('agent', 'staff', 'manual', 'api') as is_answer,
+            lag(m.direction) over in_chat as before, lag(m.provider_at) over in_chat as before_at
+        from unnest(p_days) d
+        cross join lateral (
+            select m.id, m.chat_id, m.number_id, m.direction, m.status, m.source, m.price_class, m.error_code,
+                m.estimated_cost, m.actual_cost, m.currency, m.provider_at,
+                m.status in ('sent', 'delivered', 'read', 'played') as is_out
+            from public.messages m
+            where m.tenant_id = d.tenant_id
+                -- an hour more at both ends: a midnight that comes twice, or never, is either of two moments
+                and m.provider_at >= (d.day::timestamp at time zone d.timezone) - interval '1 hour'
+                and m.provider_at < ((d.day + 1)::timestamp at time zone d.timezone) + interval '1 hour'
+                and (m.provider_at at time zone d.timezone)::date = d.day
+            offset 0
+        ) as m
         -- of the same second: the question before the answer
-        select case p.direction when 'inbound' then extract(epoch from m.provider_at - p.provider_at) end as seconds
+        window in_chat as (
+            partition by d.tenant_id, d.day, m.chat_id, m.is_out or m.direction = 'inbound'
+            order by m.provider_at, m.direction, m.id)
+    )
+    select t.tenant_id, t.day, t.timezone, t.number_id, t.direction, t.status, t.source, t.price_class, t.error_code,
+        t.estimated_cost, t.actual_cost, t.currency, t.provider_at,
+        case when t.is_answer and coalesce(t.before, earlier.direction) = 'inbound'
+            then extract(epoch from t.provider_at - coalesce(t.before_at, earlier.provider_at)) end
+    from told t
+    left join lateral (
+        select p.direction, p.provider_at
         from public.messages p
-        where p.tenant_id = m.tenant_id and p.chat_id = m.chat_id and p.provider_at <= m.provider_at
-            and (
-                p.direction = 'inbound'
-                or p.status in ('sent', 'delivered', 'read', 'played')
-                    and (p.provider_at, p.id) < (m.provider_at, m.id))
+        where t.is_answer and t.before is null
+            and p.tenant_id = t.tenant_id and p.chat_id = t.chat_id and p.provider_at < t.provider_at
+            and (p.direction = 'inbound' or p.status in ('sent', 'delivered', 'read', 'played'))
         order by p.provider_at desc, p.direction desc, p.id desc
         limit 1
-    ) as waited on m.direction = 'outbound' and m.status in ('sent', 'delivered', 'read', 'played')
-        and m.source in ('agent', 'staff', 'manual', 'api');
+    ) as earlier on true;
 end
 $$;
 
 -- Count these days anew. A day without messages has no row.
 create function private.stats_count(p_days private.stats_day[]) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = '' set jit = 'off' as $$
 begin
     delete from public.message_stats_daily s
     using unnest(p_days) d
