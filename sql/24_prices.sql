@@ -61,6 +61,20 @@ end
 $$;
 grant execute on function private.price_of(text, text, date) to authenticated, service_role;
 
+-- A category of a pricing object, as rate_cards has it.
+create function private.price_category(p_category text) returns text
+language plpgsql immutable set search_path = '' as $$
+begin
+    return case p_category
+        when 'marketing_lite' then 'marketing'
+        when 'authentication_international' then 'authentication'
+        when 'authentication-international' then 'authentication'
+        else regexp_replace(p_category, '^group_', '')
+    end;
+end
+$$;
+grant execute on function private.price_category(text) to authenticated, service_role;
+
 -- What a delivered message costs, by what the provider said of its price: nothing unless its type is regular, else the
 -- list price of the day it was written (Meta's volume tiers, which only make it cheaper, are not known to us). Null
 -- where the provider said nothing, or nobody has told the price.
@@ -69,12 +83,7 @@ returns table (amount numeric, currency text)
 language plpgsql stable rows 1 set search_path = '' as $$
 declare
     v_is_charged boolean := coalesce(p_pricing ->> 'type' = 'regular', (p_pricing ->> 'billable')::boolean, false);
-    v_category text := case p_pricing ->> 'category'
-        when 'marketing_lite' then 'marketing'
-        when 'authentication_international' then 'authentication'
-        when 'authentication-international' then 'authentication'
-        else regexp_replace(p_pricing ->> 'category', '^group_', '')
-    end;
+    v_category text := private.price_category(p_pricing ->> 'category');
 begin
     return query
     select case when v_is_charged then r.amount else 0 end, r.currency

@@ -128,9 +128,9 @@ create trigger messages_stats_update after update on public.messages
 create trigger messages_stats_delete after delete on public.messages
     referencing old table as old_rows for each statement execute function private.stats_touch();
 
--- A business that sets its clock gets all its days cut anew.
+-- A business that sets its clock gets all its days cut anew. Definer: its owner may not write touches.
 create function private.stats_zone_changed() returns trigger
-language plpgsql set search_path = '' as $$
+language plpgsql security definer set search_path = '' as $$
 begin
     insert into private.stats_touches (tenant_id) values (new.tenant_id);
     return null;
@@ -193,52 +193,31 @@ begin
 end
 $$;
 
--- Messages of these days. seconds: what a customer waited for this answer.
+-- The messages of these days, each with its day.
 create type private.stats_message as (
-    tenant_id uuid, day date, timezone text, number_id uuid, direction text, status text, source text,
-    price_class text, error_code int, estimated_cost numeric, actual_cost numeric, currency text,
-    provider_at timestamptz, seconds numeric
+    tenant_id uuid, day date, timezone text, id uuid, chat_id uuid, lead_id uuid, number_id uuid, template_id uuid,
+    direction text, type text, source text, status text, is_out boolean, has_arrived boolean, error_code int,
+    pricing jsonb, price_class text, estimated_cost numeric, actual_cost numeric, currency text,
+    provider_at timestamptz
 );
 create function private.stats_messages(p_days private.stats_day[]) returns setof private.stats_message
 language plpgsql stable rows 10000 set search_path = '' set plan_cache_mode = 'force_custom_plan' set jit = 'off' as $$
 begin
     return query
-    with told as (
-        select d.tenant_id, d.day, d.timezone, m.*,
-            m.is_out and m.source in ('agent', 'staff', 'manual', 'api') as is_answer,
-            lag(m.direction) over in_chat as before, lag(m.provider_at) over in_chat as before_at
-        from unnest(p_days) d
-        cross join lateral (
-            select m.id, m.chat_id, m.number_id, m.direction, m.status, m.source, m.price_class, m.error_code,
-                m.estimated_cost, m.actual_cost, m.currency, m.provider_at,
-                m.status in ('sent', 'delivered', 'read', 'played') as is_out
-            from public.messages m
-            where m.tenant_id = d.tenant_id
-                -- an hour more at both ends: a midnight that comes twice, or never, is either of two moments
-                and m.provider_at >= (d.day::timestamp at time zone d.timezone) - interval '1 hour'
-                and m.provider_at < ((d.day + 1)::timestamp at time zone d.timezone) + interval '1 hour'
-                and (m.provider_at at time zone d.timezone)::date = d.day
-            offset 0
-        ) as m
-        -- of the same second: the question before the answer
-        window in_chat as (
-            partition by d.tenant_id, d.day, m.chat_id, m.is_out or m.direction = 'inbound'
-            order by m.provider_at, m.direction, m.id)
-    )
-    select t.tenant_id, t.day, t.timezone, t.number_id, t.direction, t.status, t.source, t.price_class, t.error_code,
-        t.estimated_cost, t.actual_cost, t.currency, t.provider_at,
-        case when t.is_answer and coalesce(t.before, earlier.direction) = 'inbound'
-            then extract(epoch from t.provider_at - coalesce(t.before_at, earlier.provider_at)) end
-    from told t
-    left join lateral (
-        select p.direction, p.provider_at
-        from public.messages p
-        where t.is_answer and t.before is null
-            and p.tenant_id = t.tenant_id and p.chat_id = t.chat_id and p.provider_at < t.provider_at
-            and (p.direction = 'inbound' or p.status in ('sent', 'delivered', 'read', 'played'))
-        order by p.provider_at desc, p.direction desc, p.id desc
-        limit 1
-    ) as earlier on true;
+    select d.tenant_id, d.day, d.timezone, m.*
+    from unnest(p_days) d
+    cross join lateral (
+        select m.id, m.chat_id, m.lead_id, m.number_id, m.template_id, m.direction, m.type, m.source, m.status,
+            m.status in ('sent', 'delivered', 'read', 'played'), m.status in ('delivered', 'read', 'played'),
+            m.error_code, m.pricing, m.price_class, m.estimated_cost, m.actual_cost, m.currency, m.provider_at
+        from public.messages m
+        where m.tenant_id = d.tenant_id
+            -- an hour more at both ends: a midnight that comes twice, or never, is either of two moments
+            and m.provider_at >= (d.day::timestamp at time zone d.timezone) - interval '1 hour'
+            and m.provider_at < ((d.day + 1)::timestamp at time zone d.timezone) + interval '1 hour'
+            and (m.provider_at at time zone d.timezone)::date = d.day
+        offset 0
+    ) as m;
 end
 $$;
 
@@ -253,10 +232,29 @@ begin
     insert into public.message_stats_daily (tenant_id, day, number_id, timezone, inbound, outbound, pending, sent,
         delivered, read, played, failed, skipped, canceled, unknown, sources, price_classes, error_codes, costs,
         responses, response_seconds, response_p50, response_p90, last_inbound_at, counted_at)
-    with told as materialized (
-        select m.*, m.status in ('sent', 'delivered', 'read', 'played') as is_out,
-            m.status in ('delivered', 'read', 'played') as has_arrived, m.status in ('read', 'played') as is_read
+    with turns as (
+        select m.*, m.is_out and m.source in ('agent', 'staff', 'manual', 'api') as is_answer,
+            lag(m.direction) over in_chat as before, lag(m.provider_at) over in_chat as before_at
         from private.stats_messages(p_days) m
+        -- of the same second: the question before the answer
+        window in_chat as (
+            partition by m.tenant_id, m.day, m.chat_id, m.is_out or m.direction = 'inbound'
+            order by m.provider_at, m.direction, m.id)
+    ),
+    told as materialized (
+        select t.*, t.status in ('read', 'played') as is_read,
+            case when t.is_answer and coalesce(t.before, earlier.direction) = 'inbound'
+                then extract(epoch from t.provider_at - coalesce(t.before_at, earlier.provider_at)) end as seconds
+        from turns t
+        left join lateral (
+            select p.direction, p.provider_at
+            from public.messages p
+            where t.is_answer and t.before is null
+                and p.tenant_id = t.tenant_id and p.chat_id = t.chat_id and p.provider_at < t.provider_at
+                and (p.direction = 'inbound' or p.status in ('sent', 'delivered', 'read', 'played'))
+            order by p.provider_at desc, p.direction desc, p.id desc
+            limit 1
+        ) as earlier on true
     ),
     counted as (
         select
@@ -351,6 +349,7 @@ begin
     v_days := private.stats_days_take();
     while v_done < cardinality(v_days) and (v_done = 0 or clock_timestamp() < v_until) loop
         perform private.stats_count(v_days[v_done + 1 : v_done + 50]);
+        perform private.costs_count(v_days[v_done + 1 : v_done + 50]);
         v_done := least(v_done + 50, cardinality(v_days));
     end loop;
     perform private.stats_days_mark(v_days[v_done + 1 :]);
