@@ -434,6 +434,10 @@ class Database:
     async def worker_leave(self, *, worker: str, loop_id: str) -> None:
         await self._rpc("worker_leave", p_worker=worker, p_loop_id=loop_id)
 
+    async def blocks_detect(self) -> JsonObject:
+        """{"marked", "spared", "outages", "healed"}; each mark with its ids, level and cause."""
+        return await self._object("blocks_detect")
+
     async def job_run_record(
         self, *, job: str, started_at: datetime, counts: Mapping[str, int], error: str | None
     ) -> None:

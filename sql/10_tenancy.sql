@@ -146,6 +146,8 @@ create table public.tenant_settings (
     thread_max_age_days int not null default 7,
     thread_max_input_tokens int not null default 20000,
     block_after_hours int not null default 72,
+    block_probable_count int not null default 2,
+    block_confirmed_count int not null default 3,
     enrichment_interval_hours int not null default 24,
     crm_statuses jsonb not null default '["Lead", "Contacted", "Qualified", "Booked", "Won", "Lost"]',
     crm_pipeline jsonb not null default '{"Lead": "new", "Contacted": "contacted", "Qualified": "qualified",
@@ -181,6 +183,9 @@ create table public.tenant_settings (
     constraint tenant_settings_thread_max_age_days_check check (thread_max_age_days between 1 and 365),
     constraint tenant_settings_thread_max_input_tokens_check check (thread_max_input_tokens between 1000 and 1000000),
     constraint tenant_settings_block_after_hours_check check (block_after_hours between 24 and 720),
+    constraint tenant_settings_block_probable_count_check check (block_probable_count between 1 and 20),
+    constraint tenant_settings_block_confirmed_count_check check (
+        block_confirmed_count between block_probable_count and 50),
     constraint tenant_settings_enrichment_interval_hours_check check (enrichment_interval_hours between 1 and 720),
     constraint tenant_settings_crm_statuses_check check (
         jsonb_typeof(crm_statuses) = 'array'
@@ -210,6 +215,10 @@ create table public.tenant_settings (
 comment on table public.tenant_settings is
     'How a business wants to be served: one row each, made when its owner signs up. A null switches the rule off.';
 comment on column public.tenant_settings.currency is 'ISO 4217; what the business counts its sales in.';
+comment on column public.tenant_settings.block_after_hours is
+    'How old a message must be that was sent and never delivered, to speak for a block.';
+comment on column public.tenant_settings.block_probable_count is
+    'So many such messages in a row make a block probable; block_confirmed_count makes it certain.';
 comment on column public.tenant_settings.crm_statuses is 'The statuses a lead may have, in the order of the pipeline.';
 comment on column public.tenant_settings.crm_pipeline is
     'What customer_leads.lead_status becomes with each status; one that is not named leaves it alone.';
@@ -249,7 +258,8 @@ alter table public.tenant_settings enable row level security;
 grant select on public.tenant_settings to authenticated;
 grant update (
     business_name, currency, conversation_idle_hours, activity_delay_seconds, human_takeover_minutes,
-    thread_max_age_days, thread_max_input_tokens, block_after_hours, enrichment_interval_hours, crm_statuses,
+    thread_max_age_days, thread_max_input_tokens, block_after_hours, block_probable_count, block_confirmed_count,
+    enrichment_interval_hours, crm_statuses,
     crm_pipeline, crm_model, crm_analysis_idle_minutes, crm_person_keeps, daily_actions_at,
     followup_agent_id, followup_template_id, quiet_hours,
     opt_out_confirmation,

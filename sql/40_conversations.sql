@@ -16,6 +16,7 @@ create table public.chats (
     referral jsonb,
     referral_at timestamptz,
     block_state text not null default 'none',
+    reach_state text not null default 'ok',
     agent_paused_until timestamptz,
     thread_id uuid,
     unread_count int not null default 0,
@@ -35,6 +36,7 @@ create table public.chats (
     constraint chats_number_id_fkey foreign key (tenant_id, number_id)
         references public.whatsapp_numbers (tenant_id, id),
     constraint chats_block_state_check check (block_state in ('none', 'probable', 'confirmed')),
+    constraint chats_reach_state_check check (reach_state in ('ok', 'unreachable')),
     constraint chats_unread_count_check check (unread_count >= 0)
 ) with (fillfactor = 80);
 comment on table public.chats is 'A lead on a number: where the 24-hour window, a block and the AI thread belong.';
@@ -48,6 +50,9 @@ comment on column public.chats.free_entry_reply_by is
 comment on column public.chats.is_free_entry_confirmed is
     'free_entry_until is the provider''s word, not our reckoning.';
 comment on column public.chats.referral is 'pii: the ad that brought the customer, as the provider told it once.';
+comment on column public.chats.block_state is 'Whether the customer has blocked the number; see delivery_issues.';
+comment on column public.chats.reach_state is
+    'unreachable: the provider says again and again that this customer cannot be reached; see unreachable_chats.';
 comment on column public.chats.agent_paused_until is 'A person has taken over; the agent is silent until then.';
 comment on column public.chats.news_since is 'When something was first said that no analysis has read.';
 comment on column public.chats.enriched_at is 'When the provider was last asked for the name and labels of the chat.';
@@ -194,6 +199,10 @@ create table public.messages (
     request_hash text,
     provider_at timestamptz not null,
     created_at timestamptz not null default now(),
+    -- What was written on the phone is left out: not every provider says what became of it. One column, so that of the
+    -- steps of a message only those that begin and end it touch its index.
+    awaits_delivery boolean not null
+        generated always as (direction = 'outbound' and status = 'sent' and source <> 'manual') stored,
     constraint messages_pkey primary key (tenant_id, id),
     -- lead and number are the chat's: one check in place of three, and none that locks the number's row
     constraint messages_chat_id_fkey foreign key (tenant_id, lead_id, chat_id, number_id)
@@ -235,6 +244,8 @@ comment on column public.messages.previous is 'pii: earlier texts of an edited o
 comment on column public.messages.reactions is 'pii: {"customer": {"emoji", "at"}, "business": {…}}';
 comment on column public.messages.error_message is 'pii: the provider may name the recipient';
 comment on column public.messages.reply_to is 'pii: provider id of the quoted message, which we may never have seen.';
+comment on column public.messages.awaits_delivery is
+    'It was sent, and nobody has said yet that it arrived: what blocks are seen by.';
 comment on column public.messages.conversation_id is
     'Null for history that came with a number: it was no session of ours.';
 comment on column public.messages.provider_at is
@@ -256,6 +267,9 @@ create unique index messages_tenant_id_idempotency_key
 create index messages_tenant_id_agent_id_idx on public.messages (tenant_id, agent_id) where agent_id is not null;
 -- A day of a business, wherever its messages are: what statistics are counted from.
 create index messages_tenant_id_provider_at_idx on public.messages (tenant_id, provider_at);
+-- Few: a message leaves it when it arrives.
+create index messages_tenant_id_chat_id_awaits_delivery_idx
+    on public.messages (tenant_id, chat_id, provider_at) where awaits_delivery;
 
 -- The same message is delivered again for days: it is stored once. After the indexes, for the reason given at
 -- customer_leads_pkey; and no other index may hold number_id, or the planner, who thinks that tenant and number alone
@@ -268,6 +282,9 @@ grant select on public.messages to authenticated;
 grant select, insert, update, delete on public.messages to service_role;
 create policy messages_select_member on public.messages for select to authenticated
     using (tenant_id = (select private.my_tenant_id()));
+
+-- Something heard of a customer; how: delivered, read or inbound.
+create type private.life_sign as (tenant_id uuid, chat_id uuid, at timestamptz, how text);
 
 -- A message that went out, with the time of it.
 create type private.sent as (tenant_id uuid, message_id uuid, sent_at timestamptz);

@@ -271,6 +271,7 @@ create function private.inbox_touch(p_stored private.inbox_message[]) returns pr
 language plpgsql set search_path = '' as $$
 declare
     v_answered private.chat_ref[];
+    v_heard private.life_sign[];
 begin
     with touched as (
         update public.chats c
@@ -310,9 +311,17 @@ begin
             group by m.tenant_id, m.chat_id
         ) as t
         where c.tenant_id = t.tenant_id and c.id = t.chat_id
-        returning c.tenant_id, c.id, c.last_outbound_at >= c.last_inbound_at as is_answered
+        returning c.tenant_id, c.id, c.last_outbound_at >= c.last_inbound_at as is_answered,
+            case when c.block_state <> 'none' or c.reach_state <> 'ok' then t.inbound_at end as heard_at
     )
-    select array_agg((tenant_id, id)::private.chat_ref) into v_answered from touched where is_answered;
+    select
+        array_agg((tenant_id, id)::private.chat_ref) filter (where is_answered),
+        array_agg((tenant_id, id, heard_at, 'inbound')::private.life_sign) filter (where heard_at is not null)
+    into v_answered, v_heard
+    from touched;
+    if v_heard is not null then
+        perform private.signs_of_life(v_heard);
+    end if;
 
     perform private.conversations_touch(p_stored);
     return v_answered;

@@ -22,6 +22,34 @@ begin
 end
 $$;
 
+-- What these statuses tell of customers who were taken for blocked or unreachable, and of those who cannot be reached
+-- (how: unreachable).
+create function private.status_signs(p_events private.inbox_event[]) returns private.life_sign[]
+language plpgsql stable set search_path = '' as $$
+begin
+    return array(
+        select (e.tenant_id, m.chat_id, e.at, t.how)::private.life_sign
+        from unnest(p_events) e
+        cross join lateral (
+            select case e.body ->> 'status' when 'delivered' then 'delivered' when 'read' then 'read'
+                when 'played' then 'read' when 'failed' then 'unreachable' end as how
+        ) as t
+        cross join lateral (
+            select h.chat_id, h.number_id from public.messages h
+            where h.tenant_id = e.tenant_id and h.id = e.target_id and h.direction = 'outbound'
+            limit 1
+        ) as m
+        cross join lateral (
+            select c.block_state <> 'none' or c.reach_state <> 'ok' as is_marked from public.chats c
+            where c.tenant_id = e.tenant_id and c.id = m.chat_id
+            limit 1
+        ) as c
+        where case t.how when 'unreachable'
+            then private.is_unreachable(e.tenant_id, m.number_id, (e.body #>> '{error,code}')::int)
+            else t.how is not null and c.is_marked end);
+end
+$$;
+
 -- Statuses only move forwards, each keeps the time it was reported for, and a failure counts only while nothing
 -- says that the message arrived.
 create function private.inbox_statuses(p_events private.inbox_event[]) returns void
@@ -30,13 +58,16 @@ declare
     v_order text[] := array[
         'skipped', 'canceled', 'unknown', 'queued', 'sending', 'sent', 'failed', 'delivered', 'read', 'played'];
     v_sent private.sent[];
+    v_signs private.life_sign[] := private.status_signs(p_events);
 begin
-    -- an errand may open the chat's free entry point, and chats come before the outbox
+    -- an errand may open the chat's free entry point, a status may tell of a block; and chats come before the outbox
     perform from public.chats c
     join (
         select distinct d.tenant_id, d.chat_id
         from public.outbox d
         join unnest(p_events) e on e.tenant_id = d.tenant_id and e.target_id = d.message_id
+        union
+        select s.tenant_id, s.chat_id from unnest(v_signs) s
     ) as w on c.tenant_id = w.tenant_id and c.id = w.chat_id
     order by c.tenant_id, c.id
     for no key update of c;
@@ -138,6 +169,12 @@ begin
         select coalesce(s.expires_at >= f.free_entry_reply_by + interval '48 hours', true) as is_this_ad
     ) as w
     where c.tenant_id = f.tenant_id and c.id = f.id;
+
+    if cardinality(v_signs) > 0 then
+        perform private.signs_of_life(array(select s from unnest(v_signs) s where s.how <> 'unreachable'));
+        perform private.reach_judge(array(
+            select (s.tenant_id, s.chat_id)::private.chat_ref from unnest(v_signs) s where s.how = 'unreachable'));
+    end if;
 end
 $$;
 
@@ -255,6 +292,6 @@ $$;
 
 grant execute on function
     private.early_events_take(private.inbox_message[]), private.early_events_late(int),
-    private.inbox_statuses(private.inbox_event[]), private.inbox_rewrite(private.inbox_event),
+    private.status_signs(private.inbox_event[]), private.inbox_statuses(private.inbox_event[]), private.inbox_rewrite(private.inbox_event),
     private.inbox_react(private.inbox_event), private.inbox_changes(private.inbox_event[])
     to service_role;

@@ -58,9 +58,11 @@ language plpgsql set search_path = '' as $$
 declare
     v_chat public.chats;
     v_other public.chats;
+    v_over uuid;
 begin
     select * into v_chat from public.chats where tenant_id = p_tenant_id and id = p_chat_id;
     select * into v_other from public.chats where tenant_id = p_tenant_id and id = p_other_id;
+    v_over := case when v_other.last_inbound_at > v_chat.last_inbound_at then p_chat_id else p_other_id end;
 
     perform private.conversations_finish(p_tenant_id, array(
         select id from public.conversations
@@ -83,6 +85,9 @@ begin
     where a.tenant_id = p_tenant_id and a.subject = p_other_id::text and not exists (
         select from public.alerts b
         where b.tenant_id = p_tenant_id and b.kind = a.kind and b.subject = p_chat_id::text and b.resolved_at is null);
+    -- what the customer did last tells whether they have blocked us
+    perform private.blocks_clear(array[(p_tenant_id, v_over)::private.chat_ref], 'merged');
+    delete from public.unreachable_chats where tenant_id = p_tenant_id and chat_id = v_over;
     perform private.enrollments_join(
         (p_tenant_id, p_chat_id)::private.chat_ref, (p_tenant_id, p_other_id)::private.chat_ref);
     perform private.references_move('public.chats', p_tenant_id, p_other_id, p_chat_id);
@@ -101,9 +106,8 @@ begin
         referral = case when (v_other.referral_at, v_other.referral) > (v_chat.referral_at, v_chat.referral)
             or v_chat.referral_at is null then v_other.referral else v_chat.referral end,
         referral_at = greatest(v_chat.referral_at, v_other.referral_at),
-        -- what the customer did last tells whether they have blocked us
-        block_state = case when v_other.last_inbound_at > v_chat.last_inbound_at
-            then v_other.block_state else v_chat.block_state end,
+        block_state = case when v_over = p_chat_id then v_other.block_state else v_chat.block_state end,
+        reach_state = case when v_over = p_chat_id then v_other.reach_state else v_chat.reach_state end,
         thread_id = coalesce(v_chat.thread_id, v_other.thread_id),
         unread_count = v_chat.unread_count + v_other.unread_count
     where tenant_id = p_tenant_id and id = p_chat_id;

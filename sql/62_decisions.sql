@@ -169,7 +169,8 @@ create type private.send_candidate as (
 -- May these be sent now, and what would it cost? The one place that knows. Verdicts: send, wait (until not_before, by
 -- private.clock(); then ask again), template (only as a template), manual (a person must decide), never. Every reason
 -- is in private.phrases, said in words; with the verdict send any but window_open, no_window and template is a
--- warning. is_forced overrides what a person may judge: a refusal of marketing, a block, a takeover, hours and quality;
+-- warning. is_forced overrides what a person may judge: a refusal of marketing, a block, unreachable customers, a
+-- takeover, hours and quality;
 -- the message goes out with that as its warning. Nobody overrides a refusal of all messages, what the provider would
 -- not deliver anyway, or the plan. Where only so many may go (plan, Meta's messaging limit), the first ones asked for
 -- get the places.
@@ -200,7 +201,7 @@ begin
                 where i.tenant_id = l.tenant_id and i.lead_id = l.id and i.kind = 'bsuid' and i.valid_to = 'infinity'
             ), '') end as prefix,
             l.timezone as lead_zone, l.opt_out_scope,
-            c.block_state, c.agent_paused_until > v_now as is_taken_over, c.window_expires_at,
+            c.block_state, c.reach_state, c.agent_paused_until > v_now as is_taken_over, c.window_expires_at,
             c.free_entry_until > v_now
                 -- the answer that opens it is free already
                 or c.free_entry_reply_by >= v_now
@@ -278,6 +279,7 @@ begin
                 when not p.is_forced and p.opt_out_scope = 'marketing'
                     and (p.is_bulk or p.is_template and p.category = 'marketing') then 'opted_out_of_marketing'
                 when not p.is_forced and p.is_bulk and p.block_state = 'confirmed' then 'blocked'
+                when not p.is_forced and p.is_bulk and p.reach_state = 'unreachable' then 'unreachable'
                 when not p.is_forced and p.purpose = 'reply' and p.is_taken_over then 'human_takeover'
                 when p.is_template and n.provider = 'whapi' then 'templates_unsupported'
                 when not p.is_template and w.is_open is not true then 'window_closed'
@@ -300,6 +302,7 @@ begin
                     and (p.purpose <> 'reply' or p.is_template and p.category = 'marketing')
                     then 'opted_out_of_marketing'
                 when p.purpose <> 'reply' and p.block_state = 'confirmed' then 'blocked'
+                when p.purpose <> 'reply' and p.reach_state = 'unreachable' then 'unreachable'
                 when p.purpose = 'reply' and p.is_taken_over then 'human_takeover'
                 when p.purpose <> 'reply' and p.block_state = 'probable' then 'probably_blocked'
                 when p.purpose <> 'reply' and n.is_low then 'quality_low'
@@ -410,7 +413,7 @@ begin
             when v.reason is null then 'send'
             when v.reason = 'window_closed' then case when r.purpose in ('reply', 'sequence') then 'manual'
                 else 'template' end
-            when v.reason in ('number_inactive', 'opted_out', 'opted_out_of_marketing', 'blocked', 'human_takeover',
+            when v.reason in ('number_inactive', 'opted_out', 'opted_out_of_marketing', 'blocked', 'unreachable', 'human_takeover',
                 'templates_unsupported', 'marketing_to_us') then 'never'
             -- a person who writes now does not mean next month
             when v.reason = 'plan_quota' and r.purpose = 'staff' then 'never'

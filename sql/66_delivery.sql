@@ -743,6 +743,9 @@ begin
     where r.purpose not in ('reply', 'staff')
     group by r.tenant_id, r.number_id;
 
+    perform private.reach_judge(array(
+        select (r.tenant_id, r.chat_id)::private.chat_ref from unnest(p_results) r where r.outcome = 'unreachable'));
+
     if exists (select from unnest(p_results) r where r.outcome = 'opted_out') then
         perform private.consents_record(array(
             select (r.tenant_id, c.lead_id, 'opt_out', 'marketing', 'provider', r.error_message, v_now)::private.consent

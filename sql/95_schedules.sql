@@ -147,6 +147,8 @@ select cron.schedule(
     $$select private.wake('process-sequences') where private.worker_has_work('process-sequences')$$);
 select cron.schedule('backfill', '*/10 * * * *', $$select private.wake('backfill')
     where exists (select from public.whatsapp_numbers where provider <> 'cloud_api' and is_active)$$);
+select cron.schedule('detect-blocks', '23 */6 * * *', $$select private.wake('detect-blocks')
+    where exists (select from public.whatsapp_numbers where is_active)$$);
 select cron.schedule('sync-templates', '41 4 * * *', $$select private.wake('sync-templates')
     where exists (select from public.whatsapp_numbers where is_active and coalesce(waba_id, account_id) is not null)$$);
 select cron.schedule('sequences-resume', '* * * * *', 'select private.sequences_resume()');

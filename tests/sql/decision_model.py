@@ -92,6 +92,7 @@ class Case:
     lead_zone: str | None
     opted_out: str | None
     block: str
+    is_unreachable: bool
     taken_over_until: datetime | None
     window_until: datetime | None
     free_entry_until: datetime | None
@@ -182,6 +183,8 @@ def refused(case: Case, now: datetime) -> tuple[str, str, None] | None:
         return "never", "opted_out_of_marketing", None
     if case.block == "confirmed" and is_bulk(case):
         return "never", "blocked", None
+    if case.is_unreachable and is_bulk(case):
+        return "never", "unreachable", None
     if case.purpose == "reply" and case.taken_over_until and case.taken_over_until > now:
         return "never", "human_takeover", None
     return None
@@ -241,8 +244,12 @@ def warning(case: Case, now: datetime) -> str | None:
     if case.purpose == "reply":
         taken_over = case.taken_over_until and case.taken_over_until > now
         return "human_takeover" if taken_over else None
-    if case.block != "none":
-        return "blocked" if case.block == "confirmed" else "probably_blocked"
+    if case.block == "confirmed":
+        return "blocked"
+    if case.is_unreachable:
+        return "unreachable"
+    if case.block == "probable":
+        return "probably_blocked"
     if case.number.quality == "RED" and case.number.provider != "whapi":
         return "quality_low"
     if is_bulk(case) and (reason := hours_reason(case, now)):

@@ -40,6 +40,9 @@ TAKEN_OVER = "update public.chats set agent_paused_until = now() + interval '1 h
         ("update public.chats set block_state = 'confirmed'", "sequence", "never", "blocked"),
         ("update public.chats set block_state = 'confirmed'", "reply", "send", "window_open"),
         ("update public.chats set block_state = 'probable'", "daily_action", "wait", "probably_blocked"),
+        ("update public.chats set reach_state = 'unreachable'", "sequence", "never", "unreachable"),
+        ("update public.chats set reach_state = 'unreachable'", "staff", "send", "unreachable"),
+        ("update public.chats set reach_state = 'unreachable'", "reply", "send", "window_open"),
         (TAKEN_OVER, "reply", "never", "human_takeover"),
         (TAKEN_OVER, "staff", "send", "window_open"),
         ("update public.whatsapp_numbers set is_active = false", "reply", "never", "number_inactive"),
@@ -344,7 +347,7 @@ def test_every_reason_has_a_sentence_in_every_language(db: Any) -> None:
     reasons |= set(re.findall(r"'(quiet_hours|outside_business_hours|hours_never_open)'", source))
     phrases = db.rows("select * from private.phrases")
 
-    assert len(reasons) == 25
+    assert len(reasons) == 26
     assert reasons <= {p["reason"] for p in phrases if p["kind"] == "reason"}
     assert all(p["es"] and p["en"] and p["pt"] for p in phrases)
     assert len({(p["kind"], p["reason"]) for p in phrases}) == len(phrases)

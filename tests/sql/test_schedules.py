@@ -176,6 +176,7 @@ def test_everything_that_may_lie_waiting_is_swept(db: Db) -> None:
         "conversations-close-idle": "*/5 * * * *",
         "refresh-tokens": "10,40 4 * * *",
         "backfill": "*/10 * * * *",
+        "detect-blocks": "23 */6 * * *",
         "sync-templates": "41 4 * * *",
         "sequences-resume": "* * * * *",
         "audit-purge": "37 3 * * *",
@@ -190,7 +191,7 @@ def test_every_schedule_runs(wired: Db) -> None:
     for job in schedules(wired).values():
         wired.run(job["command"])
 
-    assert called(wired) == ["http://functions.example/reply"]
+    assert called(wired) == ["http://functions.example/reply", "http://functions.example/detect-blocks"]
 
 
 def test_scheduling_again_replaces(db: Db) -> None:

@@ -1,0 +1,695 @@
+-- Blocks: customers whom nothing reaches any more. WhatsApp never says that somebody has blocked a number; it shows in
+-- messages that stay "sent" for days, one after the other, while others of the number arrive.
+--
+-- What speaks for a block: a message that was sent through us at least tenant_settings.block_after_hours ago, nothing
+-- heard of it since. What speaks against all that were sent before it: a message that is delivered, read or played, or
+-- anything from the customer. What failed, was skipped or is unknown says nothing either way, nor does what was
+-- written on the phone, of which not every provider tells what became. A month of undelivered messages is looked at.
+
+-- delivery_issues: each time a chat was taken for blocked, what for, and how that ended.
+create table public.delivery_issues (
+    tenant_id uuid,
+    id uuid default private.uuid7(),
+    chat_id uuid not null,
+    level text not null,
+    probability smallint not null generated always as (case level when 'confirmed' then 99 else 95 end) stored,
+    cause text not null,
+    message_count int not null,
+    first_message_id uuid,
+    last_message_id uuid,
+    first_at timestamptz not null,
+    last_at timestamptz not null,
+    after_hours int not null,
+    after_count int not null,
+    opened_at timestamptz not null,
+    confirmed_at timestamptz,
+    resolved_at timestamptz,
+    resolved_how text,
+    resolved_by uuid,
+    note text,
+    constraint delivery_issues_pkey primary key (tenant_id, id),
+    constraint delivery_issues_chat_id_fkey foreign key (tenant_id, chat_id) references public.chats (tenant_id, id)
+        on delete cascade,
+    constraint delivery_issues_first_message_id_fkey foreign key (tenant_id, first_message_id)
+        references public.messages (tenant_id, id) on delete set null (first_message_id),
+    constraint delivery_issues_last_message_id_fkey foreign key (tenant_id, last_message_id)
+        references public.messages (tenant_id, id) on delete set null (last_message_id),
+    constraint delivery_issues_resolved_by_fkey foreign key (tenant_id, resolved_by)
+        references public.users (tenant_id, id),
+    constraint delivery_issues_level_check check (level in ('probable', 'confirmed')),
+    constraint delivery_issues_cause_check check (cause in (
+        'likely_block', 'never_delivered', 'phone_off', 'unreachable')),
+    constraint delivery_issues_resolved_how_check check (resolved_how in (
+        'delivered', 'read', 'inbound', 'reactivated', 'merged')),
+    constraint delivery_issues_resolved_at_check check ((resolved_at is null) = (resolved_how is null))
+);
+comment on table public.delivery_issues is
+    'Chats that were taken for blocked: one open row each. chats.block_state says what holds now.';
+comment on column public.delivery_issues.probability is 'Percent.';
+comment on column public.delivery_issues.cause is
+    'likely_block: it used to arrive, and to others it still does. never_delivered: nothing ever arrived there, so it may '
+    'as well be a phone without WhatsApp. phone_off: the customer was away like this before and came back, or is as '
+    'silent on other numbers of ours: it may well be that again. unreachable: the provider also refused some of it. The '
+    'last two are never more than probable.';
+comment on column public.delivery_issues.first_at is 'When the first of message_count undelivered messages was sent.';
+comment on column public.delivery_issues.after_count is
+    'The threshold that was reached, of messages that are after_hours old.';
+comment on column public.delivery_issues.resolved_how is
+    'delivered, read, inbound: the customer was reached or wrote, so it was no block or is none any more; reactivated: '
+    'staff said so; merged: the chat was joined with another.';
+comment on column public.delivery_issues.note is 'pii: why it was reactivated';
+
+create unique index delivery_issues_tenant_id_chat_id_open_key
+    on public.delivery_issues (tenant_id, chat_id) where resolved_at is null;
+create index delivery_issues_tenant_id_chat_id_idx on public.delivery_issues (tenant_id, chat_id, opened_at desc);
+create index delivery_issues_tenant_id_first_message_id_idx
+    on public.delivery_issues (tenant_id, first_message_id) where first_message_id is not null;
+create index delivery_issues_tenant_id_last_message_id_idx
+    on public.delivery_issues (tenant_id, last_message_id) where last_message_id is not null;
+create index delivery_issues_tenant_id_resolved_by_idx
+    on public.delivery_issues (tenant_id, resolved_by) where resolved_by is not null;
+
+alter table public.delivery_issues enable row level security;
+grant select on public.delivery_issues to authenticated;
+grant select, insert, update, delete on public.delivery_issues to service_role;
+create policy delivery_issues_select_member on public.delivery_issues for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+
+-- A message that speaks for a block.
+create type private.undelivered as (
+    tenant_id uuid, chat_id uuid, number_id uuid, message_id uuid, at timestamptz
+);
+
+-- A message that does not, because hardly anything of its number arrived then: between since and until.
+create type private.spared as (
+    tenant_id uuid, chat_id uuid, number_id uuid, message_id uuid, since timestamptz, until timestamptz
+);
+
+-- Chats that may have to be marked: enough messages in them are old enough and undelivered. Reads nothing else.
+create function private.blocks_suspected() returns private.chat_ref[]
+language plpgsql stable set search_path = '' as $$
+declare
+    v_now timestamptz := private.clock();
+begin
+    return array(
+        select (s.tenant_id, u.chat_id)::private.chat_ref
+        from public.tenant_settings s
+        cross join lateral (
+            select m.chat_id, count(*) as messages
+            from public.messages m
+            where m.tenant_id = s.tenant_id and m.awaits_delivery and m.provider_at > v_now - interval '30 days'
+                and m.provider_at <= v_now - make_interval(hours => s.block_after_hours)
+            group by m.chat_id
+            having count(*) >= s.block_probable_count
+        ) as u
+        join public.chats c on c.tenant_id = s.tenant_id and c.id = u.chat_id
+        where c.block_state = 'none' or c.block_state = 'probable' and u.messages >= s.block_confirmed_count);
+end
+$$;
+
+-- Of these chats, the messages that speak for a block: undelivered, old enough, and after the last sign of life. An
+-- earlier issue that ended is one, so that what was disproved or reactivated is not held against the customer again.
+create function private.blocks_evidence(p_chats private.chat_ref[]) returns private.undelivered[]
+language plpgsql stable set search_path = '' set plan_cache_mode = 'force_custom_plan' as $$
+declare
+    v_now timestamptz := private.clock();
+begin
+    return array(
+        select (m.tenant_id, m.chat_id, c.number_id, m.id, coalesce(m.sent_at, m.provider_at))::private.undelivered
+        from unnest(p_chats) k
+        join public.tenant_settings s on s.tenant_id = k.tenant_id
+        cross join lateral (
+            select * from public.chats c where c.tenant_id = k.tenant_id and c.id = k.chat_id limit 1
+        ) as c
+        left join lateral (
+            select greatest(l.provider_at, l.delivered_at, l.read_at, l.played_at) as at
+            from public.messages l
+            where l.tenant_id = k.tenant_id and l.chat_id = k.chat_id
+                and (l.direction = 'inbound' or l.status in ('delivered', 'read', 'played'))
+            order by l.provider_at desc
+            limit 1
+        ) as life on true
+        left join lateral (
+            select max(i.resolved_at) as at
+            from public.delivery_issues i
+            where i.tenant_id = k.tenant_id and i.chat_id = k.chat_id
+        ) as ended on true
+        cross join lateral (
+            select * from public.messages m
+            where m.tenant_id = k.tenant_id and m.chat_id = k.chat_id and m.awaits_delivery
+                and m.provider_at > coalesce(
+                    greatest(life.at, ended.at, c.last_inbound_at), v_now - interval '30 days')
+                and m.provider_at > v_now - interval '30 days'
+                and coalesce(m.sent_at, m.provider_at) <= v_now - make_interval(hours => s.block_after_hours)
+            -- an expression of many rows makes the key look dear
+            offset 0
+        ) as m);
+end
+$$;
+
+-- Does this number tell us at all what was delivered? Meta always does. Whapi and Twilio do where their account is set
+-- up for it, which shows in what they have told: of a number that never did, nobody can say who has blocked it.
+create function private.reports_delivery(p_tenant_id uuid, p_number_id uuid) returns boolean
+language plpgsql stable set search_path = '' as $$
+begin
+    return exists (
+        select from public.whatsapp_numbers n
+        where n.tenant_id = p_tenant_id and n.id = p_number_id and n.provider = 'cloud_api'
+    ) or exists (
+        select from (
+            select m.number_id, m.status, m.direction
+            from public.messages m
+            where m.tenant_id = p_tenant_id and m.provider_at > (select private.clock()) - interval '90 days'
+            order by m.provider_at desc
+            limit 20000
+        ) as m
+        where m.number_id = p_number_id and m.direction = 'outbound' and m.status in ('delivered', 'read', 'played'));
+end
+$$;
+
+-- How many of a number's sends between two moments arrived, and how many did not: in either case as chats and quarters
+-- of a day, so that one chat with many messages does not count for many. Arrived is counted to a little more than
+-- p_enough.
+create function private.deliveries_between(
+    p_tenant_id uuid, p_number_id uuid, p_since timestamptz, p_until timestamptz, p_enough int
+) returns table (arrived int, missing int, missing_chats int)
+language plpgsql stable rows 1 set search_path = '' as $$
+begin
+    return query
+    select a.units::int, u.units::int, u.chats::int
+    from (
+        select count(*) as units
+        from (
+            select distinct m.chat_id, date_bin('6 hours', m.provider_at, '2000-01-01 00:00:00+00')
+            from (
+                select m.chat_id, m.provider_at
+                from public.messages m
+                where m.tenant_id = p_tenant_id and m.provider_at >= p_since and m.provider_at < p_until
+                    and m.number_id = p_number_id and m.direction = 'outbound'
+                    and m.status in ('delivered', 'read', 'played')
+                limit 3 * p_enough + 20
+            ) as m
+        ) as d
+    ) as a,
+    (
+        select count(*) as units, count(distinct d.chat_id) as chats
+        from (
+            select distinct m.chat_id, date_bin('6 hours', m.provider_at, '2000-01-01 00:00:00+00')
+            from public.messages m
+            where m.tenant_id = p_tenant_id and m.awaits_delivery
+                and m.provider_at >= p_since and m.provider_at < p_until and m.number_id = p_number_id
+        ) as d
+    ) as u;
+end
+$$;
+
+-- Was this an outage of the number, rather than customers who block it? More than half of what it sent is missing,
+-- from five customers or more, and three times as much as at the same time of the four weeks before. Of a new number,
+-- which has no such weeks, more than 60 %. A small business needs only three customers, if not one message arrived in
+-- a whole week though most did before.
+create function private.is_outage(p_tenant_id uuid, p_number_id uuid, p_since timestamptz, p_until timestamptz)
+returns boolean
+language plpgsql stable set search_path = '' as $$
+declare
+    v_now record;
+    v_before record;
+    v_missing numeric;
+    v_normal numeric;
+begin
+    select * into v_now from private.deliveries_between(p_tenant_id, p_number_id, p_since, p_until, 2000);
+    if v_now.missing <= v_now.arrived then
+        return false;
+    end if;
+    select sum(d.arrived) as arrived, sum(d.missing) as missing into v_before
+    from generate_series(1, 4) as week
+    cross join lateral private.deliveries_between(
+        p_tenant_id, p_number_id, p_since - week * interval '7 days', p_until - week * interval '7 days', 50) d;
+    v_missing := v_now.missing::numeric / (v_now.missing + v_now.arrived);
+    v_normal := v_before.missing::numeric / nullif(v_before.missing + v_before.arrived, 0);
+    if coalesce(v_before.missing + v_before.arrived < 20, true) then
+        return v_now.missing_chats >= 5 and v_missing > 0.6;
+    end if;
+    return v_now.missing_chats >= 5 and v_missing > greatest(0.5, least(0.9, 3 * v_normal))
+        or v_now.missing_chats >= 3 and v_now.arrived = 0 and v_normal < 0.2
+        and p_until - p_since >= interval '7 days';
+end
+$$;
+
+-- Of messages that speak for a block, those that were sent while hardly anything of their number arrived. Looked at are
+-- the times from a message on, and up to it, in which at least five of the number's sends are missing: a day, three, or
+-- a week. A message that was sent in the last six hours may still arrive.
+create function private.outages_spare(p_evidence private.undelivered[]) returns private.spared[]
+language plpgsql stable set search_path = '' set plan_cache_mode = 'force_custom_plan' as $$
+declare
+    v_recent timestamptz := private.clock() - interval '6 hours';
+begin
+    return array(
+        with units as materialized (
+            select m.tenant_id, m.number_id, m.chat_id,
+                date_bin('6 hours', m.provider_at, '2000-01-01 00:00:00+00') as at
+            from (
+                select e.tenant_id, min(e.at) - interval '7 days' as since from unnest(p_evidence) e group by e.tenant_id
+            ) as t
+            cross join lateral (
+                select * from public.messages m
+                where m.tenant_id = t.tenant_id and m.awaits_delivery and m.provider_at >= t.since
+                    and m.provider_at < v_recent
+                offset 0
+            ) as m
+            group by 1, 2, 3, 4
+        ),
+        counted as (
+            select distinct
+                u.tenant_id, u.number_id, u.at,
+                count(*) over (w range between current row and interval '18 hours' following) as day_on,
+                count(*) over (w range between current row and interval '66 hours' following) as days_on,
+                count(*) over (w range between current row and interval '162 hours' following) as week_on,
+                count(*) over (w range between interval '18 hours' preceding and current row) as day_up,
+                count(*) over (w range between interval '66 hours' preceding and current row) as days_up,
+                count(*) over (w range between interval '162 hours' preceding and current row) as week_up
+            from units u
+            window w as (partition by u.tenant_id, u.number_id order by u.at)
+        ),
+        told as materialized (
+            select e.*, date_bin('6 hours', m.provider_at, '2000-01-01 00:00:00+00') as unit_at
+            from unnest(p_evidence) e
+            join public.messages m on m.tenant_id = e.tenant_id and m.id = e.message_id
+        ),
+        windows as materialized (
+            select distinct c.tenant_id, c.number_id, c.at, w.since, least(w.until, v_recent) as until
+            from (select distinct t.tenant_id, t.number_id, t.unit_at from told t) as t
+            join counted c on c.tenant_id = t.tenant_id and c.number_id = t.number_id and c.at = t.unit_at
+            cross join lateral (
+                values
+                (c.at, c.at + case when c.day_on >= 5 then interval '1 day' when c.days_on >= 5 then interval '3 days'
+                    when c.week_on >= 3 then interval '7 days' end),
+                (c.at + interval '6 hours' - case when c.day_up >= 5 then interval '1 day'
+                    when c.days_up >= 5 then interval '3 days' when c.week_up >= 3 then interval '7 days' end,
+                c.at + interval '6 hours')
+            ) as w (since, until)
+            where w.since is not null and w.until is not null
+        ),
+        outages as materialized (
+            select w.tenant_id, w.number_id, w.at, min(w.since) as since, max(w.until) as until
+            from windows w
+            where private.is_outage(w.tenant_id, w.number_id, w.since, w.until)
+            group by w.tenant_id, w.number_id, w.at
+        )
+        select (t.tenant_id, t.chat_id, t.number_id, t.message_id, o.since, o.until)::private.spared
+        from told t
+        join outages o on o.tenant_id = t.tenant_id and o.number_id = t.number_id and o.at = t.unit_at);
+end
+$$;
+
+-- Why nothing arrives in a chat, as far as that can be told: a word of delivery_issues.cause.
+create function private.block_cause(p_tenant_id uuid, p_chat_id uuid, p_since timestamptz) returns text
+language plpgsql stable set search_path = '' as $$
+declare
+    v_chat public.chats;
+begin
+    select * into v_chat from public.chats where tenant_id = p_tenant_id and id = p_chat_id;
+    return case
+        when exists (
+            select from public.messages m
+            where m.tenant_id = p_tenant_id and m.chat_id = p_chat_id and m.provider_at >= p_since
+                and m.status = 'failed' and private.is_unreachable(p_tenant_id, m.number_id, m.error_code))
+            then 'unreachable'
+        when exists (
+            -- the phone is on: another number of ours reached it
+            select from public.chats o
+            join public.messages m on m.tenant_id = o.tenant_id and m.chat_id = o.id
+            where o.tenant_id = p_tenant_id and o.lead_id = v_chat.lead_id and o.id <> p_chat_id
+                and m.provider_at >= p_since
+                and (m.direction = 'inbound' or m.status in ('delivered', 'read', 'played')))
+            then 'likely_block'
+        when exists (
+            select from public.delivery_issues i
+            where i.tenant_id = p_tenant_id and i.chat_id = p_chat_id and i.resolved_how in ('delivered', 'read')
+        ) or exists (
+            select from (
+                select m.* from public.messages m
+                where m.tenant_id = p_tenant_id and m.chat_id = p_chat_id and m.provider_at < p_since
+                order by m.provider_at desc
+                limit 50
+            ) as m
+            where m.delivered_at > coalesce(m.sent_at, m.provider_at) + interval '24 hours'
+        ) or exists (
+            select from public.chats o
+            join public.messages m on m.tenant_id = o.tenant_id and m.chat_id = o.id and m.awaits_delivery
+            where o.tenant_id = p_tenant_id and o.lead_id = v_chat.lead_id and o.id <> p_chat_id
+                and m.provider_at between p_since and (select private.clock()) - interval '24 hours'
+        ) then 'phone_off'
+        when v_chat.last_inbound_at is not null or exists (
+            select from public.messages m
+            where m.tenant_id = p_tenant_id and m.chat_id = p_chat_id
+                and (m.direction = 'inbound' or m.status in ('delivered', 'read', 'played')))
+            then 'likely_block'
+        else 'never_delivered'
+    end;
+end
+$$;
+
+-- What these messages make of their chats, as rows of delivery_issues that are not stored.
+create function private.blocks_judged(p_evidence private.undelivered[]) returns setof public.delivery_issues
+language plpgsql stable rows 100 set search_path = '' as $$
+begin
+    return query
+    select
+        r.tenant_id, private.uuid7(), r.chat_id, k.level, null::smallint, k.cause, r.messages, r.ids[1],
+        r.ids[r.messages], r.first_at, r.last_at, s.block_after_hours,
+        case k.level when 'confirmed' then s.block_confirmed_count else s.block_probable_count end,
+        private.clock(), case k.level when 'confirmed' then private.clock() end, null::timestamptz, null, null::uuid, null
+    from (
+        select e.tenant_id, e.chat_id, count(*)::int as messages, min(e.at) as first_at, max(e.at) as last_at,
+            array_agg(e.message_id order by e.at, e.message_id) as ids
+        from unnest(p_evidence) e
+        group by e.tenant_id, e.chat_id
+    ) as r
+    join public.tenant_settings s on s.tenant_id = r.tenant_id
+    cross join lateral (
+        select c.cause, case when r.messages >= s.block_confirmed_count and c.cause not in ('phone_off', 'unreachable')
+            then 'confirmed' else 'probable' end as level
+        from private.block_cause(r.tenant_id, r.chat_id, r.first_at) as c (cause)
+        offset 0
+    ) as k
+    where r.messages >= s.block_probable_count;
+end
+$$;
+
+-- Mark chats as these issues say; what they are marked with already, or worse, stays. Their chats are locked. Answers
+-- the issues that are new or grew worse.
+create function private.blocks_mark(p_issues public.delivery_issues[]) returns setof public.delivery_issues
+language plpgsql rows 100 set search_path = '' as $$
+declare
+    v_marked public.delivery_issues[];
+begin
+    with marked as (
+        insert into public.delivery_issues as i (
+            tenant_id, id, chat_id, level, cause, message_count, first_message_id, last_message_id, first_at, last_at,
+            after_hours, after_count, opened_at, confirmed_at)
+        select j.tenant_id, j.id, j.chat_id, j.level, j.cause, j.message_count, j.first_message_id, j.last_message_id,
+            j.first_at, j.last_at, j.after_hours, j.after_count, j.opened_at, j.confirmed_at
+        from unnest(p_issues) j
+        order by j.tenant_id, j.chat_id
+        on conflict (tenant_id, chat_id) where resolved_at is null do update
+        set level = excluded.level, cause = excluded.cause, message_count = excluded.message_count,
+            last_message_id = excluded.last_message_id, last_at = excluded.last_at, after_hours = excluded.after_hours,
+            after_count = excluded.after_count, confirmed_at = excluded.confirmed_at
+        where i.level = 'probable' and excluded.level = 'confirmed'
+        returning i.*
+    )
+    select coalesce(array_agg(m::public.delivery_issues), '{}') into v_marked from marked m;
+
+    update public.chats c set block_state = j.level
+    from unnest(v_marked) j
+    where c.tenant_id = j.tenant_id and c.id = j.chat_id;
+    perform private.enrollments_hold(array(
+        select (j.tenant_id, j.chat_id)::private.chat_ref from unnest(v_marked) j where j.level = 'probable'),
+    'probably_blocked');
+    perform private.enrollments_hold(array(
+        select (j.tenant_id, j.chat_id)::private.chat_ref from unnest(v_marked) j where j.level = 'confirmed'), 'blocked');
+    return query select * from unnest(v_marked);
+end
+$$;
+
+-- These chats are not blocked (any more): their open issues end, for p_how of delivery_issues.resolved_how, and what
+-- was paused for them goes on. Free for chats that are not marked. Locks the chats first.
+create function private.blocks_clear(
+    p_chats private.chat_ref[], p_how text, p_by uuid default null, p_note text default null
+) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_cleared private.chat_ref[];
+begin
+    with marked as (
+        select c.tenant_id, c.id
+        from public.chats c
+        join (select distinct k.tenant_id, k.chat_id from unnest(p_chats) k) as w
+            on c.tenant_id = w.tenant_id and c.id = w.chat_id
+        where c.block_state <> 'none'
+        order by c.tenant_id, c.id
+        for no key update of c
+    ),
+    cleared as (
+        update public.chats c set block_state = 'none'
+        from marked m
+        where c.tenant_id = m.tenant_id and c.id = m.id
+        returning c.tenant_id, c.id
+    )
+    select array_agg((tenant_id, id)::private.chat_ref order by tenant_id, id) into v_cleared from cleared;
+    if v_cleared is null then
+        return;
+    end if;
+    update public.delivery_issues i
+    set resolved_at = (select private.clock()), resolved_how = p_how, resolved_by = p_by, note = p_note
+    from unnest(v_cleared) k
+    where i.tenant_id = k.tenant_id and i.chat_id = k.chat_id and i.resolved_at is null;
+    perform private.enrollments_release(v_cleared, 'probably_blocked');
+    perform private.enrollments_release(v_cleared, 'blocked');
+end
+$$;
+
+-- The customers of marked chats were heard of: what is later than the first message that spoke for a block, ends it.
+create function private.blocks_disprove(p_signs private.life_sign[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    -- a message that was read says more than that it was delivered, and one of theirs more than that
+    perform private.blocks_clear(array_agg((l.tenant_id, l.chat_id)::private.chat_ref), l.how)
+    from (
+        select distinct on (s.tenant_id, s.chat_id) s.tenant_id, s.chat_id, s.how
+        from unnest(p_signs) s
+        where not exists (
+            select from public.delivery_issues i
+            where i.tenant_id = s.tenant_id and i.chat_id = s.chat_id and i.resolved_at is null and i.first_at > s.at)
+        order by s.tenant_id, s.chat_id, array_position(array['inbound', 'read', 'delivered'], s.how)
+    ) as l
+    group by l.how;
+end
+$$;
+
+-- Marks that no longer hold: a sign of life came in the very moment in which the chat was marked.
+create function private.blocks_heal() returns int
+language plpgsql set search_path = '' as $$
+declare
+    v_signs private.life_sign[];
+begin
+    select array_agg((i.tenant_id, i.chat_id, l.at, l.how)::private.life_sign)
+    into v_signs
+    from public.delivery_issues i
+    cross join lateral (
+        select greatest(m.provider_at, m.delivered_at, m.read_at, m.played_at) as at,
+            case when m.direction = 'inbound' then 'inbound' when m.status = 'delivered' then 'delivered'
+                else 'read' end as how
+        from public.messages m
+        where m.tenant_id = i.tenant_id and m.chat_id = i.chat_id
+            and (m.direction = 'inbound' or m.status in ('delivered', 'read', 'played'))
+            and m.provider_at >= i.first_at
+        order by m.provider_at desc
+        limit 1
+    ) as l
+    where i.resolved_at is null;
+    perform private.blocks_disprove(v_signs);
+    return coalesce(cardinality(v_signs), 0);
+end
+$$;
+
+-- Has anything arrived that this number sent from then on?
+create function private.arrives_since(p_tenant_id uuid, p_number_id uuid, p_since timestamptz) returns boolean
+language plpgsql stable set search_path = '' as $$
+begin
+    return exists (
+        select from public.messages m
+        where m.tenant_id = p_tenant_id and m.provider_at > p_since and m.number_id = p_number_id
+            and m.direction = 'outbound' and m.status in ('delivered', 'read', 'played'));
+end
+$$;
+
+-- Tell staff of numbers whose deliveries are missing: one alert for each, which ends when something arrives that was
+-- sent later, or nothing is missing any more. Who hears of an outage only when it is over, hears of it until the next run.
+create function private.outages_alert(p_spared private.spared[]) returns int
+language plpgsql set search_path = '' as $$
+declare
+    v_outage record;
+    v_outages int := 0;
+begin
+    perform private.alert_end(a.tenant_id, a.kind, a.subject)
+    from public.alerts a
+    where a.kind = 'deliveries_missing' and a.resolved_at is null and (
+        private.arrives_since(a.tenant_id, a.number_id, (a.details ->> 'until')::timestamptz)
+        or not exists (
+            select from unnest(p_spared) s where s.tenant_id = a.tenant_id and s.number_id = a.number_id));
+
+    for v_outage in
+        select s.tenant_id, s.number_id, s.since, s.chats, (
+            -- the last that is missing
+            select max(m.provider_at)
+            from public.messages m
+            where m.tenant_id = s.tenant_id and m.awaits_delivery and m.number_id = s.number_id
+                and m.provider_at >= s.since and m.provider_at < s.until) as until
+        from (
+            select x.tenant_id, x.number_id, min(x.since) as since, max(x.until) as until,
+                count(distinct x.chat_id) as chats
+            from unnest(p_spared) x
+            group by x.tenant_id, x.number_id
+        ) as s
+        order by s.tenant_id, s.number_id
+    loop
+        v_outages := v_outages + 1;
+        continue when exists (
+            select from public.alerts a
+            where a.tenant_id = v_outage.tenant_id and a.kind = 'deliveries_missing'
+                and a.subject = v_outage.number_id::text and (a.details ->> 'until')::timestamptz >= v_outage.since
+                and ((a.details ->> 'until')::timestamptz >= v_outage.until
+                    or private.arrives_since(v_outage.tenant_id, v_outage.number_id, v_outage.until)));
+        perform private.alert_raise(v_outage.tenant_id, 'deliveries_missing', v_outage.number_id::text,
+            format('Hardly anything sent since %s is reported as delivered, to %s customers: nobody is taken for having '
+                'blocked this number meanwhile.', to_char(v_outage.since at time zone 'UTC', 'YYYY-MM-DD HH24:MI'),
+            v_outage.chats),
+            p_number_id => v_outage.number_id, p_severity => 'critical', p_details => jsonb_build_object(
+                'since', v_outage.since, 'until', v_outage.until, 'chats', v_outage.chats));
+    end loop;
+    return v_outages;
+end
+$$;
+
+-- Find who has blocked us, and mark their chats: {"marked": [{"tenant_id", "chat_id", "number_id", "level", "cause"}],
+-- "spared", "outages", "healed"}. Any number may run at once, and any may die: what is found is marked once.
+create function public.blocks_detect() returns jsonb
+language plpgsql set search_path = '' set jit = 'off' as $$
+declare
+    v_healed int := private.blocks_heal();
+    v_chats private.chat_ref[] := private.blocks_suspected();
+    v_evidence private.undelivered[] := private.blocks_evidence(v_chats);
+    v_spared private.spared[];
+    v_outages int;
+    v_marked jsonb;
+begin
+    -- alone, it is no run; and where nothing is ever told, nothing is missing
+    v_evidence := array(
+        select e
+        from unnest(v_evidence) e
+        join (
+            select x.tenant_id, x.number_id, array_agg(x.chat_id) as chats
+            from (
+                select x.tenant_id, x.number_id, x.chat_id
+                from unnest(v_evidence) x
+                join public.tenant_settings s on s.tenant_id = x.tenant_id
+                group by x.tenant_id, x.number_id, x.chat_id
+                having count(*) >= min(s.block_probable_count)
+            ) as x
+            group by x.tenant_id, x.number_id
+            having private.reports_delivery(x.tenant_id, x.number_id)
+        ) as n on n.tenant_id = e.tenant_id and n.number_id = e.number_id and e.chat_id = any (n.chats));
+    v_spared := private.outages_spare(v_evidence);
+    v_outages := private.outages_alert(v_spared);
+
+    v_chats := array(
+        select (j.tenant_id, j.chat_id)::private.chat_ref
+        from private.blocks_judged(private.undelivered_but(v_evidence, v_spared)) j);
+    perform from public.chats c
+    join unnest(v_chats) k on c.tenant_id = k.tenant_id and c.id = k.chat_id
+    order by c.tenant_id, c.id
+    for no key update of c;
+    -- what has come meanwhile counts
+    v_evidence := private.undelivered_but(private.blocks_evidence(v_chats), v_spared);
+    select coalesce(jsonb_agg(jsonb_build_object(
+        'tenant_id', m.tenant_id, 'chat_id', m.chat_id, 'number_id', c.number_id, 'level', m.level, 'cause', m.cause)
+        order by m.tenant_id, m.chat_id), '[]')
+    into v_marked
+    from private.blocks_mark(array(select j from private.blocks_judged(v_evidence) j)) m
+    join public.chats c on c.tenant_id = m.tenant_id and c.id = m.chat_id;
+    perform private.blocks_alert(v_marked);
+    return jsonb_build_object('marked', v_marked, 'spared', (
+        select count(distinct (s.tenant_id, s.chat_id)) from unnest(v_spared) s),
+    'outages', v_outages, 'healed', v_healed);
+end
+$$;
+
+create function private.undelivered_but(p_evidence private.undelivered[], p_spared private.spared[])
+returns private.undelivered[]
+language plpgsql immutable set search_path = '' as $$
+begin
+    return array(
+        select e
+        from unnest(p_evidence) e
+        where not exists (
+            select from unnest(p_spared) s where s.tenant_id = e.tenant_id and s.message_id = e.message_id));
+end
+$$;
+
+-- One alert of a number for those newly marked.
+create function private.blocks_alert(p_marked jsonb) returns void
+language plpgsql set search_path = '' as $$
+begin
+    perform private.alert_raise(m.tenant_id, 'customers_blocked', m.number_id::text,
+        format('%s customers seem to have blocked this number.', count(*)), p_number_id => m.number_id,
+        p_severity => 'info', p_details => jsonb_build_object('chats', count(*)))
+    from jsonb_to_recordset(p_marked) as m (tenant_id uuid, number_id uuid)
+    group by m.tenant_id, m.number_id
+    order by m.tenant_id, m.number_id;
+end
+$$;
+
+grant execute on function
+    private.blocks_suspected(), private.blocks_evidence(private.chat_ref[]), private.reports_delivery(uuid, uuid),
+    private.deliveries_between(uuid, uuid, timestamptz, timestamptz, int),
+    private.is_outage(uuid, uuid, timestamptz, timestamptz), private.outages_spare(private.undelivered[]),
+    private.block_cause(uuid, uuid, timestamptz), private.blocks_judged(private.undelivered[]),
+    private.blocks_mark(public.delivery_issues[]), private.blocks_clear(private.chat_ref[], text, uuid, text),
+    private.blocks_disprove(private.life_sign[]), private.blocks_heal(), private.arrives_since(uuid, uuid, timestamptz),
+    private.outages_alert(private.spared[]),
+    private.undelivered_but(private.undelivered[], private.spared[]), private.blocks_alert(jsonb),
+    public.blocks_detect() to service_role;
+
+-- Definer: staff may not write chats and issues.
+create function private.block_reactivate(p_chat_id uuid, p_note text) returns boolean
+language plpgsql security definer set search_path = '' as $$
+declare
+    v_tenant_id uuid := private.require_user();
+    v_chat public.chats;
+begin
+    if coalesce(btrim(p_note), '') = '' or length(p_note) > 2000 then
+        raise exception using errcode = 'PT400', message = 'A reactivation needs a note.',
+            hint = 'Say in p_note, in at most 2000 characters, why the customer is written to again.';
+    end if;
+    select * into v_chat from public.chats where tenant_id = v_tenant_id and id = p_chat_id for no key update;
+    if not found then
+        raise exception using errcode = 'PT404', message = 'There is no such chat.',
+            hint = 'Read its id from inbox_list() or chats.';
+    elsif v_chat.block_state = 'none' and v_chat.reach_state = 'ok' then
+        return false;
+    end if;
+    perform private.blocks_clear(
+        array[(v_tenant_id, p_chat_id)::private.chat_ref], 'reactivated', private.my_user_id(), btrim(p_note));
+    perform private.reach_restore(
+        array[(v_tenant_id, p_chat_id)::private.chat_ref], 'reactivated', private.my_user_id(), btrim(p_note));
+    return true;
+end
+$$;
+
+-- Staff write to a chat again that was taken for blocked or unreachable: what was paused goes on. The messages that
+-- spoke for it do not count again. False: nothing held them back.
+create function public.block_reactivate(p_chat_id uuid, p_note text) returns boolean
+language sql set search_path = '' as $$
+    select private.block_reactivate(p_chat_id, p_note)
+$$;
+grant execute on function private.block_reactivate(uuid, text), public.block_reactivate(uuid, text) to authenticated;
+
+-- How good the detection is, per number, threshold and cause. disproved: the customer was reached, or wrote, after all.
+create view public.block_detection_quality with (security_invoker = true) as
+select
+    i.tenant_id, c.number_id, i.after_hours, i.after_count, i.level, i.cause,
+    count(*) as marked,
+    count(*) filter (where i.resolved_at is null) as open,
+    count(*) filter (where i.resolved_how in ('delivered', 'read', 'inbound')) as disproved,
+    count(*) filter (where i.resolved_how in ('delivered', 'read')) as disproved_by_delivery,
+    count(*) filter (where i.resolved_how = 'inbound') as disproved_by_customer,
+    count(*) filter (where i.resolved_how = 'reactivated') as reactivated,
+    round(count(*) filter (where i.resolved_how in ('delivered', 'read', 'inbound'))::numeric / count(*), 4)
+        as disproved_rate
+from public.delivery_issues i
+join public.chats c on c.tenant_id = i.tenant_id and c.id = i.chat_id
+group by i.tenant_id, c.number_id, i.after_hours, i.after_count, i.level, i.cause;
+comment on view public.block_detection_quality is
+    'Chats that were taken for blocked, and how many of them were not, by number, threshold, level and cause.';
+grant select on public.block_detection_quality to authenticated, service_role;
