@@ -292,6 +292,7 @@ $$;
 
 grant execute on function
     private.early_events_take(private.inbox_message[]), private.early_events_late(int),
-    private.status_signs(private.inbox_event[]), private.inbox_statuses(private.inbox_event[]), private.inbox_rewrite(private.inbox_event),
+    private.status_signs(private.inbox_event[]),
+    private.inbox_statuses(private.inbox_event[]), private.inbox_rewrite(private.inbox_event),
     private.inbox_react(private.inbox_event), private.inbox_changes(private.inbox_event[])
     to service_role;

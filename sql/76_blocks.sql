@@ -47,10 +47,10 @@ comment on table public.delivery_issues is
     'Chats that were taken for blocked: one open row each. chats.block_state says what holds now.';
 comment on column public.delivery_issues.probability is 'Percent.';
 comment on column public.delivery_issues.cause is
-    'likely_block: it used to arrive, and to others it still does. never_delivered: nothing ever arrived there, so it may '
-    'as well be a phone without WhatsApp. phone_off: the customer was away like this before and came back, or is as '
-    'silent on other numbers of ours: it may well be that again. unreachable: the provider also refused some of it. The '
-    'last two are never more than probable.';
+    'likely_block: it used to arrive, and to others it still does. never_delivered: nothing ever arrived there, so it '
+    'may as well be a phone without WhatsApp. phone_off: the customer was away like this before and came back, or is '
+    'as silent on other numbers of ours: it may well be that again. unreachable: the provider also refused some of '
+    'it. The last two are never more than probable.';
 comment on column public.delivery_issues.first_at is 'When the first of message_count undelivered messages was sent.';
 comment on column public.delivery_issues.after_count is
     'The threshold that was reached, of messages that are after_hours old.';
@@ -552,8 +552,8 @@ begin
 end
 $$;
 
--- Find who has blocked us, and mark their chats: {"marked": [{"tenant_id", "chat_id", "number_id", "level", "cause"}],
--- "spared", "outages", "healed"}. Any number may run at once, and any may die: what is found is marked once.
+-- Find who has blocked us, and mark their chats: {"marked": [{"tenant_id", "chat_id", "number_id", "level",
+-- "cause"}], "spared", "outages", "healed"}. Any number may run at once, and any may die: what is found is marked once.
 create function public.blocks_detect() returns jsonb
 language plpgsql set search_path = '' set jit = 'off' as $$
 declare

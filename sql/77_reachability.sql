@@ -1,8 +1,9 @@
--- Reachability: customers whom the provider says it cannot reach at all. No block: the number is no WhatsApp number (any
--- more), is wrong, or its phone is too old. One such error proves nothing, so a chat is unreachable after two messages
--- were refused so at least 24 hours apart, with nothing delivered or heard in between. Anything delivered or heard ends it.
+-- Reachability: customers whom the provider says it cannot reach at all. No block: the number is no WhatsApp number
+-- (any more), is wrong, or its phone is too old. One such error proves nothing, so a chat is unreachable after two
+-- messages were refused so at least 24 hours apart, with nothing delivered or heard in between. Anything that is
+-- delivered or heard ends it.
 
--- unreachable_chats: what speaks for it, counted since the customer was last reached; one row a chat while there is any.
+-- unreachable_chats: what speaks for it, counted since the customer was last reached; one row a chat.
 create table public.unreachable_chats (
     tenant_id uuid,
     chat_id uuid,
@@ -26,7 +27,8 @@ create table public.unreachable_chats (
 );
 comment on table public.unreachable_chats is
     'Chats whose messages the provider could not bring to anybody: how often, since when, and how it ended last.';
-comment on column public.unreachable_chats.failures is 'Messages refused so since the customer was last reached, as of the latest of them.';
+comment on column public.unreachable_chats.failures is
+    'Messages refused so since the customer was last reached, as of the latest of them.';
 comment on column public.unreachable_chats.unreachable_at is 'Since when chats.reach_state says so; null: it does not.';
 comment on column public.unreachable_chats.note is 'pii: why it was reactivated';
 
