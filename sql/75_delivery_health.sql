@@ -46,7 +46,7 @@ insert into public.alert_kinds (kind, subject, meaning, texts) values
         '{"es": "El agente no pudo responder a un cliente."}'),
     ('deliveries_missing', 'number',
         'Hardly anything this number sends is reported as delivered: nobody is taken for having blocked it.',
-        '{"es": "Casi nada de lo que envía este número consta como entregado. Mientras dure, a nadie se le da por bloqueado. Revisa su conexión."}'),
+        '{"es": "Casi nada de lo que envía este número llega. Mientras dure, no se detectan bloqueos."}'),
     ('customers_blocked', 'number', 'Customers seem to have blocked the number; each is in delivery_issues.',
         '{"es": "Parece que hay clientes que bloquearon este número. Míralos en los problemas de entrega."}'),
     ('account_warning', 'account', 'The provider warns about the account, restricts or judges it.',

@@ -553,7 +553,7 @@ end
 $$;
 
 -- Find who has blocked us, and mark their chats: {"marked": [{"tenant_id", "chat_id", "number_id", "level",
--- "cause"}], "spared", "outages", "healed"}. Any number may run at once, and any may die: what is found is marked once.
+-- "cause"}], "spared", "outages", "healed"}. Any number may run at once, and any may die: each mark is made once.
 create function public.blocks_detect() returns jsonb
 language plpgsql set search_path = '' set jit = 'off' as $$
 declare
