@@ -505,7 +505,7 @@ end
 $$;
 
 -- Tell staff of numbers whose deliveries are missing: one alert for each, which ends when something arrives that was
--- sent later, or nothing is missing any more. Who hears of an outage only when it is over, hears of it until the next run.
+-- sent later, or nothing is missing any more. An outage that is found when it is over is told until the next run.
 create function private.outages_alert(p_spared private.spared[]) returns int
 language plpgsql set search_path = '' as $$
 declare
