@@ -13,7 +13,7 @@ from functools import cached_property
 from shared.events import JsonObject
 from shared.senders.base import Credentials
 from shared.senders.gestures import Inbound, ShowsTyping
-from shared.tokens import Database, Tokens
+from shared.tokens import Tokens
 
 LATE_SECONDS = 6.0  # by then the answer is as good as there
 
@@ -23,9 +23,9 @@ log = logging.getLogger(__name__)
 class Attention:
     """One for each process."""
 
-    def __init__(self, database: Database, senders: Callable[[], Mapping[str, ShowsTyping]]) -> None:
+    def __init__(self, tokens: Tokens, senders: Callable[[], Mapping[str, ShowsTyping]]) -> None:
         self._make = senders  # not before the first: a setting that is wrong keeps nobody from answering
-        self._tokens = Tokens(database)
+        self._tokens = tokens
         self._running: set[asyncio.Task[None]] = set()
 
     def show(self, seen: JsonObject) -> None:

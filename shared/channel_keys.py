@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from shared.cache import Cache, Clock
 from shared.errors import ForbiddenError, NotFoundError, UnavailableError
 
-KNOWN_SECONDS, UNKNOWN_SECONDS = 300.0, 30.0
+UNKNOWN_SECONDS = 30.0
 FRESH_SECONDS = 10.0  # a secret that was just asked for has not changed since
-_NUMBERS = 5_000  # remembered
 _LOOKUPS = 4  # at once: strangers who guess ids must not keep deliveries from the database
 
 
@@ -35,16 +34,17 @@ Lookup = Callable[[str], Awaitable[Mapping[str, Any] | None]]
 class KeyRing:
     """One for each process. `lookup` is the RPC channel_webhook_keys."""
 
-    def __init__(self, lookup: Lookup, clock: Callable[[], float] = time.monotonic) -> None:
-        self._lookup, self._clock = lookup, clock
-        self._known: OrderedDict[str, tuple[Keys | None, float]] = OrderedDict()
+    def __init__(self, lookup: Lookup, clock: Clock = time.monotonic) -> None:
+        self._lookup = lookup
+        self._known: Cache[str, Keys] = Cache(clock=clock)
+        self._nobodys: Cache[str, bool] = Cache(UNKNOWN_SECONDS, clock=clock)  # strangers fill only this one
         self._asking: dict[str, asyncio.Task[Keys | None]] = {}
         self._turn = asyncio.Semaphore(_LOOKUPS)
 
     async def get(self, number_id: str, provider: str) -> Keys:
         """NotFoundError: no active number of this provider has the id."""
-        keys, at = self._known.get(number_id, (None, -UNKNOWN_SECONDS))
-        if self._clock() - at >= (KNOWN_SECONDS if keys else UNKNOWN_SECONDS):
+        keys = self._known.get(number_id)
+        if keys is None and not self._nobodys.get(number_id):
             keys = await self._ask(number_id)
         if keys is None or keys.provider != provider:
             raise NotFoundError(hint="Copy the address from the number's webhook_url.")
@@ -52,10 +52,9 @@ class KeyRing:
 
     def forget(self, number_id: str) -> bool:
         """Ask anew next time: what we remember opened nothing. False: it was asked for only now."""
-        _, at = self._known.get(number_id, (None, 0.0))
-        is_old = self._clock() - at > FRESH_SECONDS
+        is_old = self._known.age(number_id) > FRESH_SECONDS
         if is_old:
-            self._known.pop(number_id, None)
+            self._known.forget(number_id)
         return is_old
 
     async def _ask(self, number_id: str) -> Keys | None:
@@ -72,15 +71,15 @@ class KeyRing:
                 found = await self._lookup(number_id)
         except (ForbiddenError, NotFoundError) as exc:  # our key or our schema is wrong, not the number
             raise UnavailableError("The database does not tell us whose number it is.") from exc
-        keys = found and Keys(
+        if not found:
+            self._nobodys.put(number_id, True)
+            return None
+        keys = Keys(
             number_id,
             found["provider"],
             found["provider_number_id"],
             found.get("account_id"),
             secrets=tuple(secret for secret in found["secrets"] if secret),
         )
-        self._known[number_id] = (keys or None, self._clock())
-        self._known.move_to_end(number_id)
-        if len(self._known) > _NUMBERS:
-            self._known.popitem(last=False)
-        return keys or None
+        self._known.put(number_id, keys)
+        return keys

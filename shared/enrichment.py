@@ -12,17 +12,17 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Protocol
 
-from shared import tokens
 from shared.events import JsonObject
 from shared.senders.base import Credentials
 from shared.senders.gestures import KnowsChats
+from shared.tokens import Tokens
 
 LATE_SECONDS = 8.0
 
 log = logging.getLogger(__name__)
 
 
-class Database(tokens.Database, Protocol):
+class Database(Protocol):
     async def lead_enrich(
         self, *, tenant_id: str, chat_id: str, name: str | None, labels: Sequence[str]
     ) -> bool: ...
@@ -31,10 +31,12 @@ class Database(tokens.Database, Protocol):
 class Enrichment:
     """One for each process."""
 
-    def __init__(self, database: Database, senders: Callable[[], Mapping[str, KnowsChats]]) -> None:
+    def __init__(
+        self, database: Database, tokens: Tokens, senders: Callable[[], Mapping[str, KnowsChats]]
+    ) -> None:
         self._database = database
         self._make = senders  # not before the first: a setting that is wrong keeps nobody from answering
-        self._tokens = tokens.Tokens(database)
+        self._tokens = tokens
         self._running: set[asyncio.Task[None]] = set()
 
     def start(self, chats: Sequence[JsonObject]) -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
 
+from shared.cache import Cache, Clock
 from shared.drain import insist
 from shared.errors import DatabaseUnavailableError
 from shared.events import JsonObject
-
-TOKEN_SECONDS = 300  # a token is believed this long
-
-_NEVER = ("", 0.0)
 
 Number = tuple[str, str]  # tenant and number
 
@@ -23,34 +21,42 @@ class Database(Protocol):
 
 
 class Tokens:
-    """In memory only and not for long: one may be replaced any day."""
+    """One for each process. In memory only and not for long: one may be replaced any day."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, clock: Clock = time.monotonic) -> None:
         self._database = database
-        self._known: dict[Number, tuple[str, float]] = {}
+        self._known: Cache[Number, str] = Cache(clock=clock)
+        self._turn = asyncio.Lock()  # however many wait for a number's token, the database is asked once
 
     async def of(self, numbers: Iterable[Number]) -> Mapping[Number, str]:
         """A number without one is left out."""
-        wanted, oldest = set(numbers), time.monotonic() - TOKEN_SECONDS
-        missing = [number for number in sorted(wanted) if self._known.get(number, _NEVER)[1] < oldest]
-        if missing:
-            await self._fetch(missing)
-        return {number: self._known[number][0] for number in wanted if number in self._known}
+        wanted = set(numbers)
+        found = self._remembered(wanted)
+        if len(found) < len(wanted):
+            async with self._turn:
+                found = self._remembered(wanted)
+                if missing := sorted(wanted - found.keys()):
+                    found |= await self._fetch(missing)
+        return found
 
-    async def _fetch(self, numbers: Sequence[Number]) -> None:
-        for number in numbers:
-            self._known.pop(number, None)
+    def _remembered(self, wanted: Iterable[Number]) -> dict[Number, str]:
+        return {number: token for number in wanted if (token := self._known.get(number))}
+
+    async def _fetch(self, numbers: Sequence[Number]) -> dict[Number, str]:
         keys = [{"tenant_id": tenant_id, "number_id": number_id} for tenant_id, number_id in numbers]
-        for found in await insist(lambda: self._database.channel_tokens(numbers=keys)):
-            self._known[found["tenant_id"], found["number_id"]] = (found["token"], time.monotonic())
+        fetched = await insist(lambda: self._database.channel_tokens(numbers=keys))
+        found = {(one["tenant_id"], one["number_id"]): str(one["token"]) for one in fetched}
+        for number, token in found.items():
+            self._known.put(number, token)
+        return found
 
     def forget(self, number: Number) -> None:
         """Its token was refused; somebody may mend it sooner than it grows old here."""
-        self._known.pop(number, None)
+        self._known.forget(number)
 
     async def newer(self, number: Number, refused: str) -> str | None:
         """Another token than the one that was refused, if there is one by now."""
-        if self._known.get(number, _NEVER)[0] == refused:
+        if self._known.get(number) == refused:
             self.forget(number)
         with suppress(DatabaseUnavailableError):
             found = (await self.of([number])).get(number)

@@ -27,15 +27,17 @@ class ReplyDeps(Deps):
         from shared.enrichment import Enrichment
         from shared.senders.registry import senders
         from shared.senders.whapi import Whapi
+        from shared.tokens import Tokens
 
         database = Database(self.settings)
+        tokens = Tokens(database)
         replies = Replies(
             database,
             Llm(self.settings),
             at_once=int(self.settings.reply_concurrency),
             patience=self.settings.llm_seconds,
-            attention=Attention(database, lambda: senders(self.settings)),
-            enrichment=Enrichment(database, lambda: {"whapi": Whapi(self.settings)}),
+            attention=Attention(tokens, lambda: senders(self.settings)),
+            enrichment=Enrichment(database, tokens, lambda: {"whapi": Whapi(self.settings)}),
         )
         return Drain(replies, database, self.settings)
 

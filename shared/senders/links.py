@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
+from shared.cache import Cache, Clock
 from shared.senders.base import UnsendableError
 
 RESOLVE_SECONDS = 1.0
@@ -67,9 +68,9 @@ def host_of(link: str) -> str:
 class Guard:
     """Remembers what names resolved to. `resolve` gives the addresses of a name, or raises OSError."""
 
-    def __init__(self, resolve: Resolve | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._resolve, self._clock = resolve or _system, clock
-        self._known: dict[str, tuple[bool, float]] = {}
+    def __init__(self, resolve: Resolve | None = None, clock: Clock = time.monotonic) -> None:
+        self._resolve = resolve or _system
+        self._known: Cache[str, bool] = Cache(KNOWN_SECONDS, entries=_NAMES, clock=clock)
 
     async def check(self, data: Any) -> None:
         """UnsendableError: a link of this message must not be handed over."""
@@ -79,17 +80,14 @@ class Guard:
 
     async def _is_public(self, host: str) -> bool:
         """A name nobody resolves in time is the provider's to refuse: it asks other servers than we do."""
-        public, until = self._known.get(host, (True, 0.0))
-        if self._clock() < until:
-            return public
+        if (known := self._known.get(host)) is not None:
+            return known
         try:
             async with asyncio.timeout(RESOLVE_SECONDS):
                 public = all(_is_public(ipaddress.ip_address(one)) for one in await self._resolve(host))
         except (OSError, ValueError):  # TimeoutError is one
             public = True
-        if len(self._known) >= _NAMES:
-            self._known.clear()
-        self._known[host] = (public, self._clock() + KNOWN_SECONDS)
+        self._known.put(host, public)
         return public
 
 

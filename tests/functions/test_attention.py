@@ -13,6 +13,7 @@ from shared.attention import Attention
 from shared.errors import DatabaseError
 from shared.senders.base import Credentials
 from shared.senders.gestures import Inbound, ShowsTyping
+from shared.tokens import Tokens
 
 TOKEN = "the token"
 SEEN = {
@@ -59,7 +60,7 @@ def show(vault: Vault, phone: ShowsTyping, times: int = 1, **changes: Any) -> No
         return {"cloud_api": phone}
 
     async def within() -> None:
-        paying = Attention(vault, senders)
+        paying = Attention(Tokens(vault), senders)
         for _ in range(times):
             paying.show({**SEEN, **changes})
             await asyncio.gather(*paying._running)

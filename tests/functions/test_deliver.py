@@ -5,21 +5,24 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 import pytest
 import respx
+from starlette.testclient import TestClient
 
-from shared import drain, outbox, signature, tokens
+from shared import drain, outbox, signature
 from shared.errors import DatabaseUnavailableError
 from shared.outbox import Errand, Outbox, groups
 from shared.senders.base import Capability, Credentials, Message, Outcome, Result
 from tests.functions.conftest import SECRET, client, load
 
 NOW = datetime.now(UTC).isoformat()
+RPC = "http://db.example/rest/v1/rpc/"
 
 
 def errand(message_id: str, **changes: Any) -> dict[str, Any]:
@@ -68,6 +71,7 @@ class Database:
 
     async def channel_tokens(self, *, numbers: Sequence[Any]) -> list[Any]:
         self.heard.append(("tokens", len(numbers)))
+        await asyncio.sleep(0)  # as whoever is far away
         return [
             {**number, "token": self.tokens[number["number_id"]]}
             for number in numbers
@@ -203,15 +207,6 @@ def test_a_token_that_was_replaced_meanwhile_does_not_stop_the_number() -> None:
     assert provider.tokens == ["the token", "new"]
 
 
-def test_an_old_token_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens, "TOKEN_SECONDS", -1)
-    database = Database(errand("one"))
-
-    deliver(database, Provider(database), times=2)
-
-    assert len(database.told("tokens")) == 2
-
-
 def test_messages_of_close_moments_go_together() -> None:
     moments = [0.0, 0.05, 0.1, 0.15, 5.0]
     errands = [
@@ -233,7 +228,8 @@ def test_a_moment_is_waited_for_but_never_long() -> None:
     assert time.time() >= soon.timestamp()
 
 
-def test_a_wake_up_sends_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def function(monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
     environ = {"SUPABASE_URL": "http://db.example", "SUPABASE_SERVICE_ROLE_KEY": "sb_secret_x"}
     settings = {
         "FUNCTIONS_SECRET": SECRET,
@@ -243,29 +239,66 @@ def test_a_wake_up_sends_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (environ | settings).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(drain, "POLL_SECONDS", 0.01)
+    with client(load("deliver").main) as made:
+        yield made
+
+
+@pytest.fixture
+def waiting() -> list[dict[str, Any]]:
+    """What the next claim finds."""
+    return []
+
+
+@pytest.fixture
+def world(waiting: list[dict[str, Any]]) -> Iterator[respx.MockRouter]:
+    """A database and Graph, where everything goes well."""
     claimed = {"claim": "c", "now": NOW, "next_in_ms": None, "unknown": 0}
-    waiting = [{**claimed, "messages": [errand("one")]}]
 
     def claim(_: httpx.Request) -> httpx.Response:
-        nothing: dict[str, Any] = {**claimed, "messages": []}
-        return httpx.Response(200, json=waiting.pop() if waiting else nothing)
+        messages = [waiting.pop()] if waiting else []
+        return httpx.Response(200, json={**claimed, "messages": messages})
 
-    with client(load("deliver").main) as function, respx.mock(assert_all_called=False) as router:
-        rpc = "http://db.example/rest/v1/rpc/"
-        router.post(rpc + "outbox_claim").mock(side_effect=claim)
-        router.post(rpc + "channel_tokens").respond(
+    with respx.mock(assert_all_called=False) as router:
+        router.post(RPC + "outbox_claim").mock(side_effect=claim)
+        router.post(RPC + "channel_tokens").respond(
             json=[{"tenant_id": "tenant", "number_id": "number", "token": "EAAthetoken"}]
         )
-        router.post(rpc + "outbox_intent").respond(json=["one"])
-        settled = router.post(rpc + "outbox_settle").respond(json=1)
-        router.post(url__regex=rpc + "(worker_|job_run).*").respond(204)
+        router.post(RPC + "outbox_intent").respond(json=["one"])
+        router.post(RPC + "outbox_settle", name="settle").respond(json=1)
+        router.post(url__regex=RPC + "(worker_|job_run).*").respond(204)
         router.post("https://graph.example/v26.0/100/messages").respond(
             json={"messages": [{"id": "wamid.1"}]}
         )
+        yield router
 
-        headers = signature.sign(SECRET, b"{}", at=int(time.time()))
-        answer = function.post("/", content=b"{}", headers=headers)
 
-    assert answer.json() == {"sent": 1}
-    (result,) = json.loads(settled.calls.last.request.content)["p_results"]
+def wake(function: TestClient) -> Any:
+    headers = signature.sign(SECRET, b"{}", at=int(time.time()))
+    return function.post("/", content=b"{}", headers=headers).json()
+
+
+def test_a_wake_up_sends_what_waits(
+    function: TestClient, world: respx.MockRouter, waiting: list[dict[str, Any]]
+) -> None:
+    waiting.append(errand("one"))
+
+    assert wake(function) == {"sent": 1}
+
+    (result,) = json.loads(world["settle"].calls.last.request.content)["p_results"]
     assert (result["outcome"], result["wa_message_id"]) == ("sent", "wamid.1")
+
+
+def test_a_warm_instance_asks_for_nothing_but_the_work(
+    function: TestClient, world: respx.MockRouter, waiting: list[dict[str, Any]]
+) -> None:
+    asked = []
+
+    for _ in range(2):
+        waiting.append(errand("one"))
+        before = len(world.calls)
+        assert wake(function) == {"sent": 1}
+        paths = [call.request.url.path.rpartition("/")[2] for call in world.calls[before:]]
+        asked.append(Counter(path for path in paths if not path.startswith(("worker_", "job_", "outbox_cl"))))
+
+    work = {"outbox_intent": 1, "messages": 1, "outbox_settle": 1}
+    assert asked == [{"channel_tokens": 1, **work}, work]

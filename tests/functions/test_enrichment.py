@@ -14,6 +14,7 @@ from shared.enrichment import Enrichment
 from shared.events import JsonObject
 from shared.senders.settings import WhapiSettings
 from shared.senders.whapi import Whapi
+from shared.tokens import Tokens
 
 CHAT = {
     "tenant_id": "t", "chat_id": "c", "number_id": "n", "provider": "whapi",
@@ -37,7 +38,7 @@ class Database:
 
 def look(database: Database) -> list[JsonObject]:
     async def within() -> None:
-        enrichment = Enrichment(database, lambda: {"whapi": Whapi(WhapiSettings({}))})
+        enrichment = Enrichment(database, Tokens(database), lambda: {"whapi": Whapi(WhapiSettings({}))})
         enrichment.start([CHAT])
         await asyncio.gather(*enrichment._running)
 
