@@ -525,11 +525,14 @@ def test_a_redelivery_writes_no_wal(connect: Any) -> None:
     inbox.receive(*batch)
     position = "select pg_current_wal_insert_lsn() - '0/0'::pg_lsn as at"
     inbox.receive(*batch)
-    before = connection.execute(position).fetchone()["at"]
 
-    inbox.receive(*batch)
+    def written() -> int:
+        before = connection.execute(position).fetchone()["at"]
+        inbox.receive(*batch)
+        return int(connection.execute(position).fetchone()["at"] - before)
 
-    assert connection.execute(position).fetchone()["at"] - before < 500
+    # the server itself writes now and then
+    assert min(written() for _ in range(5)) < 500
 
 
 def test_answers_are_plain_json(inbox: Inbox) -> None:
