@@ -3,7 +3,7 @@
 create type private.send_request as (
     chat_id uuid, lead_id uuid, number_id uuid, type text, content text, template_id uuid, parameters jsonb,
     media jsonb, reply_to text, send_at timestamptz, is_forced boolean, expected_cost numeric, currency text,
-    idempotency_key text, reason text
+    idempotency_key text, reason text, pending_id uuid
 );
 
 -- The message as people see it, with what was decided about it.
@@ -405,6 +405,11 @@ begin
     v_chat := private.send_chat(v_tenant_id, p_request);
     if length(p_request.reason) > 500 then
         perform private.refuse('PT400', 'force_reason');
+    elsif p_request.pending_id is not null and not exists (
+        select from public.pending_manual p
+        where p.tenant_id = v_tenant_id and p.id = p_request.pending_id and p.chat_id = v_chat.id and p.status = 'open'
+    ) then
+        perform private.refuse('PT404', 'no_pending_manual');
     end if;
     v_message := private.send_compose(v_chat, p_request);
     v_decision := private.send_permit(v_chat, v_message, p_request);
@@ -424,6 +429,8 @@ begin
         forced_reason = case when v_decision ? 'is_forced' then nullif(btrim(p_request.reason), '') end
     where m.tenant_id = v_tenant_id and m.id = v_id;
     perform private.message_decided(v_tenant_id, v_id, v_decision);
+    perform private.manual_send_note(
+        v_tenant_id, v_chat.id, v_id, v_message.content, private.my_user_id(), p_request.pending_id);
     return private.message_shown(v_tenant_id, v_id);
 end
 $$;
@@ -465,6 +472,7 @@ begin
         perform private.refuse('PT409', 'not_queued', private.message_state(v_message),
             jsonb_build_object('status', v_message.status));
     end if;
+    perform private.pending_reopen(v_message.tenant_id, p_message_id);
     return private.message_shown(v_message.tenant_id, p_message_id);
 end
 $$;
@@ -515,18 +523,20 @@ grant execute on function private.message_send(private.send_request), private.me
 -- sticker: p_media {"link" | "id" | "media_id", "filename", "mime", "size"}, with p_content as its text. To p_chat_id,
 -- or to p_lead_id on p_number_id. p_send_at (ISO 8601, without an offset by the caller's clock) schedules it. p_force,
 -- with the cost that was shown, overrules what a person may overrule; p_reason: why, in their words. p_idempotency_key:
--- asking again with the same key answers with the same message.
+-- asking again with the same key answers with the same message. p_pending_id: the entry of pending_manual that is done
+-- with it; without one, an entry or a step of the chat that says much the same.
 create function public.message_send(
     p_chat_id uuid default null, p_type text default 'text', p_content text default null,
     p_template_id uuid default null, p_parameters jsonb default null, p_media jsonb default null,
     p_reply_to text default null, p_send_at text default null, p_force boolean default false,
     p_expected_cost numeric default null, p_currency text default null, p_idempotency_key text default null,
-    p_lead_id uuid default null, p_number_id uuid default null, p_reason text default null
+    p_lead_id uuid default null, p_number_id uuid default null, p_reason text default null,
+    p_pending_id uuid default null
 ) returns jsonb
 language sql set search_path = '' as $$
     select private.message_send((p_chat_id, p_lead_id, p_number_id, p_type, p_content, p_template_id, p_parameters,
         p_media, p_reply_to, private.moment_read(p_send_at), p_force, p_expected_cost, p_currency, p_idempotency_key,
-        p_reason)::private.send_request)
+        p_reason, p_pending_id)::private.send_request)
 $$;
 
 create function public.message_cancel(p_message_id uuid) returns jsonb
@@ -540,7 +550,7 @@ language sql set search_path = '' as $$
 $$;
 grant execute on function
     public.message_send(
-        uuid, text, text, uuid, jsonb, jsonb, text, text, boolean, numeric, text, text, uuid, uuid, text),
+        uuid, text, text, uuid, jsonb, jsonb, text, text, boolean, numeric, text, text, uuid, uuid, text, uuid),
     public.message_cancel(uuid), public.message_retry(uuid, boolean)
     to authenticated;
 

@@ -182,22 +182,5 @@ begin
 end
 $$;
 
--- The open entry of a chat that this text is; null: none, or it cannot be told which.
-create function private.pending_match(p_tenant_id uuid, p_chat_id uuid, p_text text) returns uuid
-language plpgsql stable set search_path = '' as $$
-begin
-    return (
-        select m.id
-        from (
-            select p.id, l.likeness, lead(l.likeness) over (order by l.likeness desc) as runner_up,
-                row_number() over (order by l.likeness desc) as place
-            from public.pending_manual p
-            cross join lateral private.text_likeness(p.text, p_text) as l (likeness)
-            where p.tenant_id = p_tenant_id and p.chat_id = p_chat_id and p.status = 'open'
-        ) as m
-        where m.place = 1 and m.likeness >= 0.65
-            and coalesce(m.runner_up < case m.likeness when 1 then 1 else m.likeness - 0.1 end, true));
-end
-$$;
-grant execute on function private.trigrams(text), private.plain_words(text), private.text_likeness(text, text),
-    private.pending_match(uuid, uuid, text) to service_role;
+grant execute on function private.trigrams(text), private.plain_words(text), private.text_likeness(text, text)
+    to service_role;

@@ -478,7 +478,10 @@ begin
                         then private.span_of(p.window_margin_minutes) end,
                     'text', p.text, 'media', p.media || jsonb_build_object('type', p.type),
                     'template', case when t.id is not null then jsonb_build_object('name', t.name,
-                        'language', t.language, 'account', t.waba_id, 'parameters', p.parameters) end,
+                        'language', t.language, 'parameters', p.parameters, 'account', case when exists (
+                            select from public.message_templates o
+                            where o.tenant_id = t.tenant_id and o.name = t.name and o.language = t.language
+                                and o.waba_id <> t.waba_id and o.status <> 'deleted') then t.waba_id end) end,
                     'on_window_closed', p.on_window_closed) order by p.order_position)
                 from public.sequence_steps p
                 left join public.message_templates t on t.tenant_id = p.tenant_id and t.id = p.template_id
@@ -506,18 +509,19 @@ begin
 end
 $$;
 
--- Definer: people may not write sequences.
-create function private.sequence_set_active(p_sequence_id uuid, p_is_active boolean) returns public.sequences
-language plpgsql security definer set search_path = '' as $$
+-- Switch a sequence on or off: everybody in it goes on, or pauses. Answers with the sequence.
+create function private.sequence_switch(p_tenant_id uuid, p_sequence_id uuid, p_is_active boolean)
+returns public.sequences
+language plpgsql set search_path = '' as $$
 declare
-    v_sequence public.sequences := private.sequence_locked(private.require_admin(), p_sequence_id);
-    v_chats private.chat_ref[] := private.sequence_chats(v_sequence.tenant_id, p_sequence_id);
+    v_sequence public.sequences := private.sequence_locked(p_tenant_id, p_sequence_id);
+    v_chats private.chat_ref[] := private.sequence_chats(p_tenant_id, p_sequence_id);
 begin
-    if p_is_active is null then
-        perform private.refuse('PT400', 'sequence_switch');
+    if v_sequence.is_active = p_is_active then
+        return v_sequence;
     end if;
     update public.sequences set is_active = p_is_active
-    where tenant_id = v_sequence.tenant_id and id = p_sequence_id
+    where tenant_id = p_tenant_id and id = p_sequence_id
     returning * into v_sequence;
     if p_is_active then
         perform private.enrollments_release(v_chats, 'sequence_inactive');
@@ -528,18 +532,37 @@ begin
 end
 $$;
 
+-- Delete a sequence: everybody in it stops, its history stays.
+create function private.sequence_remove(p_tenant_id uuid, p_sequence_id uuid) returns void
+language plpgsql set search_path = '' as $$
+begin
+    perform private.sequence_locked(p_tenant_id, p_sequence_id);
+    update public.sequences set is_active = false, deleted_at = private.clock()
+    where tenant_id = p_tenant_id and id = p_sequence_id;
+    delete from public.sequence_triggers where tenant_id = p_tenant_id and sequence_id = p_sequence_id;
+    perform private.enrollments_end(
+        private.sequence_chats(p_tenant_id, p_sequence_id), 'stopped', 'sequence_deleted');
+end
+$$;
+
 -- Definer: people may not write sequences.
-create function private.sequence_delete(p_sequence_id uuid) returns void
+create function private.sequence_set_active(p_sequence_id uuid, p_is_active boolean) returns public.sequences
 language plpgsql security definer set search_path = '' as $$
 declare
     v_tenant_id uuid := private.require_admin();
 begin
-    perform private.sequence_locked(v_tenant_id, p_sequence_id);
-    update public.sequences set is_active = false, deleted_at = private.clock()
-    where tenant_id = v_tenant_id and id = p_sequence_id;
-    delete from public.sequence_triggers where tenant_id = v_tenant_id and sequence_id = p_sequence_id;
-    perform private.enrollments_end(
-        private.sequence_chats(v_tenant_id, p_sequence_id), 'stopped', 'sequence_deleted');
+    if p_is_active is null then
+        perform private.refuse('PT400', 'sequence_switch');
+    end if;
+    return private.sequence_switch(v_tenant_id, p_sequence_id, p_is_active);
+end
+$$;
+
+-- Definer: people may not write sequences.
+create function private.sequence_delete(p_sequence_id uuid) returns void
+language plpgsql security definer set search_path = '' as $$
+begin
+    perform private.sequence_remove(private.require_admin(), p_sequence_id);
 end
 $$;
 
@@ -563,7 +586,17 @@ $$;
 
 grant execute on function private.placeholder_names(), private.placeholder_fault(text),
     private.placeholders_fill(text, jsonb, boolean),
-    private.placeholder_values(public.customer_leads, public.whatsapp_numbers, text) to service_role;
+    private.placeholder_values(public.customer_leads, public.whatsapp_numbers, text),
+    private.json_fault(jsonb, text, int, int, text[]), private.span_minutes(jsonb), private.json_items(jsonb),
+    private.sequence_head_faults(jsonb), private.sequence_step_faults(jsonb), private.template_meant(uuid, jsonb),
+    private.sequence_template_faults(uuid, jsonb), private.sequence_check(uuid, jsonb), private.json_words(jsonb),
+    private.sequence_steps_of(uuid, uuid, int, jsonb), private.sequence_row_of(public.sequences, jsonb),
+    private.sequence_locked(uuid, uuid), private.sequence_save(uuid, uuid, jsonb, uuid),
+    private.sequence_steps_publish(public.sequences, jsonb, uuid),
+    private.sequence_triggers_set(public.sequences, jsonb), private.span_of(int),
+    private.sequence_document(uuid, uuid), private.sequence_chats(uuid, uuid),
+    private.sequence_switch(uuid, uuid, boolean), private.sequence_remove(uuid, uuid)
+    to service_role;
 grant execute on function private.sequence_edit(uuid, jsonb), private.sequence_set_active(uuid, boolean),
     private.sequence_delete(uuid), public.sequence_save(jsonb, uuid), public.sequence_set_active(uuid, boolean),
     public.sequence_delete(uuid) to authenticated;

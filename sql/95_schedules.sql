@@ -152,5 +152,7 @@ select cron.schedule('detect-blocks', '23 */6 * * *', $$select private.wake('det
 select cron.schedule('sync-templates', '41 4 * * *', $$select private.wake('sync-templates')
     where exists (select from public.whatsapp_numbers where is_active and coalesce(waba_id, account_id) is not null)$$);
 select cron.schedule('sequences-resume', '* * * * *', 'select private.sequences_resume()');
+select cron.schedule('configuration-backup', '23 * * * *', 'select private.configuration_backup()');
+select cron.schedule('restore-points-purge', '39 3 * * *', 'select private.restore_points_purge()');
 select cron.schedule('audit-purge', '37 3 * * *', 'select private.audit_purge()');
 select cron.schedule('traces-purge', '17 3 * * *', 'select private.traces_purge()');

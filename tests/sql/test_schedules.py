@@ -179,6 +179,8 @@ def test_everything_that_may_lie_waiting_is_swept(db: Db) -> None:
         "detect-blocks": "23 */6 * * *",
         "sync-templates": "41 4 * * *",
         "sequences-resume": "* * * * *",
+        "configuration-backup": "23 * * * *",
+        "restore-points-purge": "39 3 * * *",
         "audit-purge": "37 3 * * *",
         "traces-purge": "17 3 * * *",
     }
