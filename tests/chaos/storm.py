@@ -21,6 +21,7 @@ from tests.chaos.saboteur import Saboteur
 from tests.chaos.verdict import Verdict
 from tests.chaos.world import World
 from tests.e2e.platforms import Platform, eventually, free_base_port
+from tests.e2e.secrecy import Watch
 
 STUCK = """
     select 'send', message_id, claim from public.outbox where state in ('claimed', 'sending')
@@ -93,11 +94,14 @@ def run(plan: Plan) -> Report:
             recovered = world.ledger.rate(calm_again, time.monotonic())
         at_rest = _at_rest(world, plan, over)
         verdict = Verdict(world, saboteur.most_unknown)
+        watch = Watch()
+        watch.look(platform)
         ledger = world.ledger
         return Report(
             plan.seed, saboteur.done, Counter(lossy.lost(home)), disk.how, len(ledger.acknowledged),
             len(ledger.accepted), len(ledger.unheard), len(verdict.unknown), saboteur.most_unknown, answering,
-            at_rest, baseline, recovered, [*world.problems, *saboteur.unkind, *verdict.broken()],
+            at_rest, baseline, recovered,
+            [*world.problems, *saboteur.unkind, *verdict.broken(), *sorted(watch.findings)],
         )  # fmt: skip
 
 

@@ -12,25 +12,27 @@ from tests.e2e.platforms import Platform, temporary_platform
 from tests.e2e.secrecy import Watch, watching
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What must be secret is looked for when all others have written their logs."""
-    items.sort(key=lambda item: item.path.name == "test_secrets.py")
-
-
 @pytest.fixture(scope="session", autouse=True)
 def watch() -> Iterator[Watch]:
+    """The session fails when a log or a refusal of it told what is secret."""
     made = Watch()
     with watching(made):
         yield made
+    made.look_at_refusals()
+    if made.findings:  # no assert: it would show what it compares
+        pytest.fail(
+            "No log and no refusal may tell these:\n" + "\n".join(sorted(made.findings)), pytrace=False
+        )
 
 
 @pytest.fixture(scope="session")
-def platform() -> Iterator[Platform]:
+def platform(watch: Watch) -> Iterator[Platform]:
     """One platform for the tests that only use it."""
     with temporary_platform() as made:
         started = made.up()
         assert started.returncode == 0, started.stderr
         yield made
+        watch.look(made)
 
 
 @pytest.fixture

@@ -1,10 +1,8 @@
-"""Runs last: what the platforms of all other tests wrote into their logs, and answered when they refused."""
+"""At the end of the session (conftest) all logs and refusals are searched: here is shown that it finds."""
 
 from __future__ import annotations
 
 import json
-
-import pytest
 
 from tests.e2e.platforms import Platform
 from tests.e2e.secrecy import Known, Watch
@@ -14,7 +12,6 @@ PHONE, TEXT = "573155700001", "¿Me duele la muela, pueden verme mañana?"
 
 
 def test_a_phone_a_text_or_a_secret_would_be_found(platform: Platform) -> None:
-    """So that the next test means something: it would see what this one plants."""
     assert meta(platform, delivery("messages", {"messages": [says(TEXT, **{"from": PHONE})]})).is_success
     known = Known()
     known.learn(platform)
@@ -31,11 +28,13 @@ def test_a_phone_a_text_or_a_secret_would_be_found(platform: Platform) -> None:
     assert known.found_in("2026-11-21 02:24:53.123 deliver started") == set()
 
 
-def test_no_log_and_no_refusal_tells_a_phone_a_text_or_a_secret(platform: Platform, watch: Watch) -> None:
-    watch.look(platform)
+def test_it_names_file_and_line_and_not_what_it_found(platform: Platform) -> None:
+    assert meta(platform, delivery("messages", {"messages": [says(TEXT, **{"from": PHONE})]})).is_success
+    watch = Watch()
+    watch.known.learn(platform)
+    watch.refusals.add(("test_x", "POST /x", f'{{"message": "fine"}}\n{{"message": "{PHONE}"}}'))
+
     watch.look_at_refusals()
 
-    print(f"{watch.lines} lines, {len(watch.refusals)} refusals, {len(watch.known.phones)} phones")  # noqa: T201
-    assert watch.lines > 10
-    if watch.findings:  # no assert: it would show what it compares
-        pytest.fail("\n".join(sorted(watch.findings)))
+    assert watch.findings == {"test_x: POST /x:2 tells a phone"}
+    assert PHONE not in repr(watch)
