@@ -203,6 +203,7 @@ DATABASE_CLASSES: Mapping[str, type[RecadoError]] = {
     "08": DatabaseUnavailableError,
     "53": DatabaseUnavailableError,
     "57": DatabaseUnavailableError,
+    "58": DatabaseUnavailableError,  # its disk, mostly
 }
 
 

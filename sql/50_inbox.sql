@@ -496,6 +496,14 @@ begin
 end
 $$;
 
+-- Whether an error says nothing of what was to be stored: the disk is full, the server goes away, two transactions met.
+-- It is raised again, and whoever delivers is not told that all is well, and delivers again. Memory is not among
+-- these: what takes too much of it always will.
+create function private.is_passing(p_sqlstate text) returns boolean
+language sql immutable set search_path = '' as $$
+    select left(p_sqlstate, 2) in ('40', '53', '57', '58') and p_sqlstate <> '53200' or p_sqlstate = '55P03'
+$$;
+
 -- Take one payload that spoilt its batch, or keep it with its error.
 create function private.inbox_take_alone(p_body jsonb) returns jsonb
 language plpgsql set search_path = '' as $$
@@ -505,8 +513,10 @@ declare
 begin
     return private.inbox_take(jsonb_build_array(p_body)) -> 0;
 exception
-    when deadlock_detected then raise;
     when others then
+        if private.is_passing(sqlstate) then
+            raise;
+        end if;
         get stacked diagnostics v_error = message_text;
         select n.tenant_id into v_tenant_id
         from public.whatsapp_numbers n
@@ -551,9 +561,11 @@ begin
     begin
         return private.inbox_take(p_batch);
     exception
-        when deadlock_detected then raise;
         -- one at a time, so that a bad payload harms no other
         when others then
+            if private.is_passing(sqlstate) then
+                raise;
+            end if;
             return (
                 select coalesce(jsonb_agg(private.inbox_take_alone(body) order by position), '[]')
                 from jsonb_array_elements(p_batch) with ordinality as batch (body, position));
@@ -574,8 +586,10 @@ begin
     end if;
     return v_error;
 exception
-    when deadlock_detected then raise;
     when others then
+        if private.is_passing(sqlstate) then
+            raise;
+        end if;
         get stacked diagnostics v_error = message_text;
         return v_error;
 end
@@ -667,7 +681,8 @@ grant execute on function
     private.inbox_fresh(private.inbox_payload[]), private.inbox_apply(private.inbox_event[]),
     private.inbox_obstacle(jsonb, uuid), private.inbox_log(jsonb[], uuid[], text[]),
     private.inbox_settle(jsonb, private.inbox_payload[], private.inbox_event[], private.inbox_message[]),
-    private.inbox_take(jsonb), private.inbox_take_alone(jsonb), private.forget_early_plans(),
+    private.inbox_take(jsonb), private.inbox_take_alone(jsonb), private.is_passing(text),
+    private.forget_early_plans(),
     private.account_tenant(text, text),
     private.inbox_reapply(jsonb), private.webhook_log_settle(public.webhook_logs, jsonb, text),
     public.webhook_receive(jsonb), public.webhook_replay(uuid, jsonb), public.webhook_retry(int)

@@ -34,7 +34,8 @@ _CALLED_FOR = """
 QUEUES = {
     "answers": "select chat_id::text from public.pending_replies",
     "sends": "select message_id::text from public.outbox where state <> 'unknown'",
-    "deliveries": "select id::text from public.webhook_logs where status = 'pending'",
+    "deliveries": "select concat_ws(' ', number, status, error) from public.webhook_logs"
+    " where status <> 'applied' and events::text like '%quiero una cita%'",
 }
 
 

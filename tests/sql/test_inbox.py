@@ -206,6 +206,45 @@ def test_a_bad_payload_harms_no_other(db: Any, inbox: Inbox) -> None:
     )
 
 
+@pytest.mark.parametrize("trouble", ["53100", "58030", "40P01", "55P03", "57P03"])
+def test_what_a_server_in_trouble_cannot_store_is_refused_and_not_blamed(
+    db: Any, inbox: Inbox, trouble: str
+) -> None:
+    """The provider delivers it again; kept as failed, it would have been acknowledged for nothing."""
+    inbox.deliver(says("w1", contact={"phone": "?"}))
+    break_messages(db, trouble)
+
+    for doing in (lambda: inbox.deliver(says("w2")), lambda: retry(db, "w1")):
+        with pytest.raises(psycopg.Error) as raised, db.connection.transaction():
+            doing()
+        assert raised.value.sqlstate == trouble
+
+    assert db.rows("select status, attempts from public.webhook_logs") == [
+        {"status": "failed", "attempts": 1}
+    ]
+
+
+def test_what_takes_too_much_memory_is_kept_as_what_it_is(db: Any, inbox: Inbox) -> None:
+    break_messages(db, "53200")
+
+    assert inbox.deliver(says("w1"))["status"] == "failed"
+
+
+def break_messages(db: Any, sqlstate: str) -> None:
+    db.run(
+        "create function pg_temp.break() returns trigger language plpgsql as"
+        f" $$begin raise exception using errcode = '{sqlstate}', message = 'Broken for a test.'; end$$"
+    )
+    db.run("create trigger broken before insert on public.messages execute function pg_temp.break()")
+
+
+def retry(db: Any, wa_message_id: str) -> None:
+    """Of what could not be applied, as if its contact were good by now."""
+    log = db.value("select id from public.webhook_logs")
+    with db.as_service():
+        db.value("select public.webhook_replay(%s, %s)", log, Jsonb([says(wa_message_id)]))
+
+
 def test_what_nobody_owns_is_kept_with_the_reason(db: Any, inbox: Inbox) -> None:
     answer = inbox.deliver(says("w1"), number="999")
 
