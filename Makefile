@@ -1,5 +1,5 @@
 # Every target does its own set-up on a fresh clone; everything is in .venv and supabase/node_modules.
-.PHONY: help setup demo up down status test lint types unit test-postgres15 mutations chaos bench clean
+.PHONY: help setup demo up down status test lint types unit test-postgres15 mutations chaos load bench clean
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -46,6 +46,9 @@ mutations: setup ## faults added to a copy, one at a time: each must turn its te
 
 chaos: setup ## break everything at random for minutes and count (RECADO_SEED, RECADO_CHAOS_SECONDS)
 	$(BIN)/python -m tests.chaos
+
+load: setup ## 1,000 customers at once, then 100 messages a second for five minutes, on a platform of its own
+	$(BIN)/python -m bench.load
 
 bench: setup ## what we claim about speed, as ratios measured now (needs wrk; about ten minutes)
 	@command -v wrk > /dev/null || { echo 'wrk is not installed: apt-get install wrk.' >&2; exit 1; }
