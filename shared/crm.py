@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo
 from shared import jsontext
 from shared.drain import insist
 from shared.events import JsonObject
-from shared.jobs import ModelWorker
+from shared.jobs import ModelWorker, hand_in
 from shared.llm import Form, Llm, NoAnswer, Question, Turn, alias, run_of
 from shared.shapes import listing, mapping, text
 
@@ -70,7 +70,7 @@ class Database(Protocol):
         usage: Sequence[JsonObject],
         is_passing: bool,
     ) -> str: ...
-    async def analysis_release(self, *, claim: str) -> int: ...
+    async def analysis_release(self, *, claim: str, reason: str) -> int: ...
 
 
 class UntrustedAnswerError(Exception):
@@ -99,18 +99,19 @@ class Analyses(ModelWorker):
             result = read(said.text, job)
         except UntrustedAnswerError as exc:
             return await self._fail(job, NoAnswer(str(exc)), run)
-        return await insist(
+        return await hand_in(
             lambda: self._database.analysis_settle(
                 **_keys(job), result={**result, "model": question.model}, usage=[run] if run else []
-            )
+            ),
+            lambda why: self._fail(job, NoAnswer(why), run),
         )
 
     async def _give_up(self, job: JsonObject, why: NoAnswer, run: JsonObject | None) -> str:
-        if not why.is_unpaid:
+        if not why.is_barred:
             return await self._fail(job, why, run)
-        log.error("the model's provider wants money", extra={"action": self.name, "reason": why.reason})
-        await insist(lambda: self._database.analysis_release(claim=job["claim"]))
-        return "unpaid"
+        log.error("the model's provider bars us", extra={"action": self.name, "reason": why.reason})
+        await insist(lambda: self._database.analysis_release(claim=job["claim"], reason=why.reason))
+        return "barred"
 
     async def _fail(self, job: JsonObject, why: NoAnswer, run: JsonObject | None) -> str:
         ids = {"action": self.name, "tenant_id": job["tenant_id"], "chat_id": job["chat_id"]}

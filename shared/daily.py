@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 from shared import jsontext
 from shared.drain import insist
 from shared.events import JsonObject
-from shared.jobs import ModelWorker
+from shared.jobs import ModelWorker, hand_in
 from shared.llm import Form, Llm, NoAnswer, Question, Turn, alias, run_of
 from shared.replies import fit, instructions, turns
 from shared.shapes import mapping, text
@@ -72,7 +72,9 @@ class Database(Protocol):
         is_final: bool,
         retry_after_seconds: int | None,
         usage: Sequence[JsonObject],
+        is_passing: bool,
     ) -> str: ...
+    async def daily_release(self, *, claim: str, reason: str) -> int: ...
 
 
 class NoDecisionError(Exception):
@@ -97,16 +99,24 @@ class FollowUps(ModelWorker):
         run = run_of(question, "daily_action", said)
         usage = [run] if run else []
         if isinstance(said, NoAnswer):
-            return await self._fail(job, said, usage)
+            return await self._give_up(job, said, usage)
         try:
             decided = read(said.text, job)
         except NoDecisionError as exc:
             return await self._fail(job, NoAnswer(str(exc)), usage)
-        return await insist(
+        return await hand_in(
             lambda: self._database.daily_settle(
                 keys=_keys(job), agent_id=job["agent"]["id"], usage=usage, **decided
-            )
+            ),
+            lambda why: self._fail(job, NoAnswer(why), usage),
         )
+
+    async def _give_up(self, job: JsonObject, why: NoAnswer, usage: Sequence[JsonObject]) -> str:
+        if not why.is_barred:
+            return await self._fail(job, why, usage)
+        log.error("the model's provider bars us", extra={"action": self.name, "reason": why.reason})
+        await insist(lambda: self._database.daily_release(claim=job["claim"], reason=why.reason))
+        return "barred"
 
     async def _fail(self, job: JsonObject, why: NoAnswer, usage: Sequence[JsonObject]) -> str:
         ids = {"action": self.name, "tenant_id": job["tenant_id"], "lead_id": job["lead_id"]}
@@ -118,6 +128,7 @@ class FollowUps(ModelWorker):
                 is_final=why.is_final,
                 retry_after_seconds=why.retry_after,
                 usage=usage,
+                is_passing=why.is_passing,
             )
         )
 

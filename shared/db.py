@@ -211,9 +211,9 @@ class Database:
         )
         return str(answer)
 
-    async def analysis_release(self, *, claim: str) -> int:
-        """Give back what was claimed, as if it had not been."""
-        return int(await self._rpc("analysis_release", p_claim=claim))
+    async def analysis_release(self, *, claim: str, reason: str) -> int:
+        """Give back what was claimed, as if it had not been; the model bars us."""
+        return int(await self._rpc("analysis_release", p_claim=claim, p_reason=reason))
 
     async def sequences_process(self, *, limit: int) -> Mapping[str, int]:
         """Run so many enrollments that are due at most: {"claimed"} and how many ended in each way."""
@@ -257,6 +257,7 @@ class Database:
         is_final: bool,
         retry_after_seconds: int | None,
         usage: Sequence[JsonObject],
+        is_passing: bool,
     ) -> str:
         """Give a follow-up back: retry, manual or lost."""
         answer = await self._rpc(
@@ -266,8 +267,13 @@ class Database:
             p_is_final=is_final,
             p_retry_after_seconds=retry_after_seconds,
             p_usage=usage,
+            p_is_passing=is_passing,
         )
         return str(answer)
+
+    async def daily_release(self, *, claim: str, reason: str) -> int:
+        """Give back what was claimed, as if it had not been; the model bars us."""
+        return int(await self._rpc("daily_release", p_claim=claim, p_reason=reason))
 
     async def outbox_claim(self, *, limit: int, lease_seconds: int, worker: str, lead_ms: int) -> JsonObject:
         """{"claim", "now", "messages", "next_in_ms", "unknown", "closed"}: what may be sent within a second.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
-from shared.drain import Claim, seconds
+from shared.drain import Claim, insist, seconds
+from shared.errors import RecadoError, UnavailableError
 from shared.events import JsonObject
 from shared.llm import Llm
 
@@ -49,3 +50,13 @@ class ModelWorker(ABC):
     @abstractmethod
     async def _do(self, job: JsonObject) -> str:
         """In a word, how it ended."""
+
+
+async def hand_in(result: Callable[[], Awaitable[str]], refused: Callable[[str], Awaitable[str]]) -> str:
+    """Tell the database a result. One that it will never take counts as a failure."""
+    try:
+        return await insist(result)
+    except UnavailableError:
+        raise
+    except RecadoError as exc:
+        return await refused(f"The database did not take the result: {exc.message}")

@@ -11,9 +11,10 @@ import asyncio
 import hashlib
 import re
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from shared import jsontext
@@ -29,6 +30,7 @@ CONNECT_SECONDS = 5.0
 LONGEST_PAUSE = 120  # seconds; a provider may ask for hours, by then a person should have looked
 
 _NEVER_BETTER = {400, 401, 403, 404, 405, 413, 422}
+_UNKNOWN_TO_THEM = {401, 403}
 _OUT_OF_MONEY = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
 _PASSING = {"server_error", "rate_limit_exceeded"}
 _LAST_SENTENCE = re.compile(r".*(?:[.!?…](?=\s|$)|\n)", re.DOTALL)
@@ -90,7 +92,7 @@ class Answer:
 class NoAnswer:
     """`is_final`: asking again would not help. What it took is known even then.
 
-    `is_unpaid`: the provider wants money first, and would say the same to every other question.
+    `is_barred`: the provider wants money first or does not know our key, and would say so to every question.
     `is_passing`: nothing was said at all, and may be later.
     """
 
@@ -98,8 +100,9 @@ class NoAnswer:
     is_final: bool = False
     retry_after: int | None = None
     usage: Usage | None = None
-    is_unpaid: bool = False
+    is_barred: bool = False
     is_passing: bool = False
+    response_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,14 +179,13 @@ def alias(*ids: str) -> str:
 
 
 def run_of(question: Question, purpose: str, answer: Answer | NoAnswer) -> JsonObject | None:
-    """What asking took, as the database keeps it; None when nobody said."""
+    """What asking took, as the database keeps it, once for each `response_id`; None when nobody said."""
     if answer.usage is None:
         return None
     tokens = {name: getattr(answer.usage, name) for name in Usage.__slots__}
-    run = {"purpose": purpose, "model": question.model, **tokens}
-    if isinstance(answer, Answer):
-        run |= {"latency_ms": answer.latency_ms, "response_id": answer.response_id}
-    return run
+    known_by = {"response_id": answer.response_id or f"run-{uuid.uuid4()}"}  # some servers give none
+    run = {"purpose": purpose, "model": question.model, **tokens, **known_by}
+    return run | ({"latency_ms": answer.latency_ms} if isinstance(answer, Answer) else {})
 
 
 def _ask_responses(question: Question, effort: str) -> JsonObject:
@@ -282,20 +284,21 @@ def _usage(given: JsonObject, asked: str, answered: str) -> Usage | None:
 def _judge(said: _Said, latency_ms: int, *, is_prose: bool) -> Answer | NoAnswer:
     """Is it something to go on with? Of prose that was cut off, whole sentences are; of a form, nothing."""
     words = said.text.strip()
+    nothing = partial(NoAnswer, usage=said.usage, response_id=said.id)
     if said.is_refusal:
-        return NoAnswer("The model refused to answer.", is_final=True, usage=said.usage)
+        return nothing("The model refused to answer.", is_final=True)
     if said.cut_by == "filter":
-        return NoAnswer("The model's content filter held the answer back.", is_final=True, usage=said.usage)
+        return nothing("The model's content filter held the answer back.", is_final=True)
     if said.cut_by == "length" and not is_prose:
-        return NoAnswer("The model's answer was cut off.", usage=said.usage)
+        return nothing("The model's answer was cut off.")
     if said.cut_by == "length":
         found = _LAST_SENTENCE.match(words)
         words = found.group().strip() if found else ""
     elif said.cut_by:
         is_final = said.cut_by not in _PASSING
-        return NoAnswer(f"The model gave up: {said.cut_by}.", is_final=is_final, usage=said.usage)
+        return nothing(f"The model gave up: {said.cut_by}.", is_final=is_final)
     if not words:
-        return NoAnswer("The model had nothing to say.", usage=said.usage)
+        return nothing("The model had nothing to say.")
     return Answer(words, said.usage, said.id, latency_ms)
 
 
@@ -308,12 +311,11 @@ def _failure(error: APIError) -> NoAnswer:
     if isinstance(error, openai.APIStatusError):
         is_final = error.code in _OUT_OF_MONEY or error.status_code in _NEVER_BETTER
         why = error.code or f"HTTP {error.status_code}"
-        is_unpaid = error.code in _OUT_OF_MONEY
         return NoAnswer(
             f"The model's provider refused: {why}.",
             is_final,
             _retry_after(error),
-            is_unpaid=is_unpaid,
+            is_barred=error.code in _OUT_OF_MONEY or error.status_code in _UNKNOWN_TO_THEM,
             is_passing=not is_final,
         )
     if isinstance(error, openai.APIConnectionError):

@@ -57,6 +57,8 @@ insert into public.alert_kinds (kind, subject, meaning, texts) values
         '{"es": "Este número suele recibir mensajes a estas horas y no llega ninguno. Revisa su conexión."}'),
     ('provider_problem', 'number', 'The provider reports a problem with the number.',
         '{"es": "El proveedor informa de un problema con este número."}'),
+    ('model_barred', 'job', 'The model''s provider wants money, or does not know our key; the job waits.',
+        '{"es": "El proveedor del modelo de IA no acepta consultas; el análisis o los seguimientos esperan."}'),
     ('delivery_lost', 'message', 'A delivery of the provider could not be applied, and is not tried any more.',
         '{"es": "Algo que envió el proveedor no se pudo guardar. Se puede reintentar desde el registro."}');
 

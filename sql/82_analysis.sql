@@ -125,7 +125,8 @@ grant select, insert, update, delete on public.pending_analyses to service_role;
 create policy pending_analyses_select_member on public.pending_analyses for select to authenticated
     using (tenant_id = (select private.my_tenant_id()));
 
--- model_pauses: workers whose model's provider wants money first; asking it again at once would be no use.
+-- model_pauses: workers whose model's provider wants money first, or does not know our key; asking it again at once
+-- would be no use.
 create table private.model_pauses (
     worker text,
     paused_until timestamptz not null,
@@ -135,10 +136,21 @@ comment on table private.model_pauses is 'Workers that ask no model for now, in 
 alter table private.model_pauses enable row level security;
 grant select, insert, update, delete on private.model_pauses to service_role;
 
-create function private.analyses_paused() returns boolean
+create function private.model_paused(p_worker text) returns boolean
 language plpgsql stable set search_path = '' as $$
 begin
-    return exists (select from private.model_pauses where worker = 'crm-analysis' and paused_until > now());
+    return exists (select from private.model_pauses where worker = p_worker and paused_until > now());
+end
+$$;
+
+-- Nobody asks the model for this worker for a quarter of an hour, and the businesses that wait for it are told.
+create function private.model_pause(p_worker text, p_tenants uuid[], p_reason text) returns void
+language plpgsql set search_path = '' as $$
+begin
+    insert into private.model_pauses (worker, paused_until) values (p_worker, now() + interval '15 minutes')
+    on conflict on constraint model_pauses_pkey do update set paused_until = excluded.paused_until;
+    perform private.alert_raise(w.tenant_id, 'model_barred', p_worker, p_reason, p_severity => 'critical')
+    from (select distinct t.tenant_id from unnest(p_tenants) t (tenant_id) order by 1) as w;
 end
 $$;
 
@@ -155,7 +167,7 @@ $$;
 create function private.analyses_waiting() returns boolean
 language plpgsql stable set search_path = '' as $$
 begin
-    return not private.analyses_paused() and exists (
+    return not private.model_paused('crm-analysis') and exists (
         select
         from public.tenant_settings s
         where (
@@ -176,7 +188,7 @@ language plpgsql set search_path = '' as $$
 declare
     v_now timestamptz := private.clock();
 begin
-    if private.analyses_paused() then
+    if private.model_paused('crm-analysis') then
         return array[]::private.chat_ref[];
     end if;
     return array(
@@ -269,15 +281,31 @@ begin
 end
 $$;
 
+-- Chats that worker after worker took and never brought back: whatever it is, it is not tried for ever.
+create function private.analyses_abandon() returns void
+language plpgsql set search_path = '' as $$
+begin
+    with gone as (
+        delete from public.pending_analyses where lease_until < now() and attempts >= 10 returning *
+    )
+    insert into public.crm_analyses (tenant_id, chat_id, lead_id, outcome, error, until_at, analysed_at)
+    select g.tenant_id, c.id, c.lead_id, 'failed', 'No worker finished it.', g.until_at, private.clock()
+    from gone g
+    join public.chats c on c.tenant_id = g.tenant_id and c.id = g.chat_id;
+end
+$$;
+
 -- Take chats to analyse, for p_lease_seconds: {"jobs": […], "next_in_ms": 0 when there may be more, else until one
 -- that was begun is due again, or null}.
 create function public.analysis_claim(p_limit int default 20, p_lease_seconds int default 120) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
-    v_chats private.chat_ref[] := private.analyses_due(p_limit);
+    v_chats private.chat_ref[];
     v_claim uuid := private.uuid7();
     v_jobs jsonb;
 begin
+    perform private.analyses_abandon();
+    v_chats := private.analyses_due(p_limit);
     insert into public.pending_analyses as p (tenant_id, chat_id, claim, lease_until, until_at)
     select c.tenant_id, c.id, v_claim, now() + make_interval(secs => p_lease_seconds), c.last_interaction_at
     from unnest(v_chats) d
@@ -370,6 +398,7 @@ begin
         and (l.profile_status, l.next_action, l.next_action_at, l.priority, l.lead_status)
             is distinct from (n.profile_status, n.next_action, n.next_action_at, n.priority, n.lead_status);
     v_changed := found;
+    perform private.alert_end(p_tenant_id, 'model_barred', 'crm-analysis');
 
     insert into public.crm_analyses (tenant_id, chat_id, lead_id, outcome, profile_status, next_action,
         next_action_at, priority, sentiment, satisfaction, summary, language, evidence, confidence, kept_fields, model,
@@ -417,25 +446,28 @@ begin
 end
 $$;
 
--- Give chats back unread, as if they had not been taken: the model's provider wants money, and asks everybody for it.
--- Nobody claims any for a quarter of an hour.
-create function public.analysis_release(p_claim uuid) returns int
+-- Give chats back unread, as if they had not been taken: the model's provider bars everybody.
+create function public.analysis_release(p_claim uuid, p_reason text) returns int
 language plpgsql set search_path = '' as $$
 declare
-    v_count int;
+    v_tenants uuid[];
 begin
-    update public.pending_analyses
-    set claim = null, lease_until = now() + interval '15 minutes', attempts = attempts - 1
-    where claim = p_claim;
-    get diagnostics v_count = row_count;
-    insert into private.model_pauses (worker, paused_until) values ('crm-analysis', now() + interval '15 minutes')
-    on conflict on constraint model_pauses_pkey do update set paused_until = excluded.paused_until;
-    return v_count;
+    with released as (
+        update public.pending_analyses
+        set claim = null, lease_until = now() + interval '15 minutes', attempts = attempts - 1
+        where claim = p_claim
+        returning tenant_id
+    )
+    select coalesce(array_agg(tenant_id), '{}') into v_tenants from released;
+    perform private.model_pause('crm-analysis', v_tenants, p_reason);
+    return cardinality(v_tenants);
 end
 $$;
 
-grant execute on function private.analyses_paused(), private.analysis_allowed(uuid), private.analyses_waiting(),
+grant execute on function private.model_paused(text), private.model_pause(text, uuid[], text),
+    private.analyses_abandon(), private.analysis_allowed(uuid), private.analyses_waiting(),
     private.analyses_due(int), private.analysis_job(uuid, uuid),
     private.lead_fields_kept(uuid, uuid), public.analysis_claim(int, int),
     public.analysis_settle(uuid, uuid, uuid, jsonb, jsonb),
-    public.analysis_fail(uuid, uuid, uuid, text, int, jsonb, boolean), public.analysis_release(uuid) to service_role;
+    public.analysis_fail(uuid, uuid, uuid, text, int, jsonb, boolean), public.analysis_release(uuid, text)
+    to service_role;

@@ -150,7 +150,7 @@ create type private.daily_ref as (tenant_id uuid, day date, lead_id uuid);
 create function private.daily_waiting() returns boolean
 language plpgsql stable set search_path = '' as $$
 begin
-    return exists (
+    return not private.model_paused('daily-actions') and exists (
         select
         from public.tenant_settings s
         where exists (
@@ -164,6 +164,9 @@ $$;
 create function private.daily_due(p_limit int) returns private.daily_ref[]
 language plpgsql set search_path = '' as $$
 begin
+    if private.model_paused('daily-actions') then
+        return array[]::private.daily_ref[];
+    end if;
     return array(
         with recursive waiting as (
             (select a.tenant_id from public.daily_actions a where a.status = 'pending' order by 1 limit 1)
@@ -319,14 +322,16 @@ begin
     from unnest(v_refs) r
     where a.tenant_id = r.tenant_id and a.day = r.day and a.lead_id = r.lead_id;
     perform private.daily_refuse(v_refs);
+    -- nobody to write it, or worker after worker took it and never brought it back
+    perform private.daily_to_person(
+        r, case when a.attempts >= 10 then 'agent_failed' else 'no_agent' end, a.next_action)
+    from unnest(v_refs) r
+    join public.daily_actions a on a.tenant_id = r.tenant_id and a.day = r.day and a.lead_id = r.lead_id
+    where a.status = 'pending' and (a.attempts >= 10 or not exists (
+        select from public.ai_agents g where g.tenant_id = r.tenant_id and g.is_active));
     select jsonb_agg(j.job) filter (where j.job is not null)
     into v_jobs
     from unnest(v_refs) r, lateral private.daily_job(r) as j (job);
-    perform private.daily_to_person(r, 'no_agent', a.next_action)
-    from unnest(v_refs) r
-    join public.daily_actions a on a.tenant_id = r.tenant_id and a.day = r.day and a.lead_id = r.lead_id
-    where a.status = 'pending' and not exists (
-        select from public.ai_agents g where g.tenant_id = r.tenant_id and g.is_active);
     return jsonb_build_object(
         'jobs', coalesce(v_jobs, '[]'), 'next_in_ms', case when cardinality(v_refs) > 0 then 0 else (
             select greatest(0, ceil(extract(epoch from min(a.lease_until) - clock_timestamp()) * 1000))
@@ -383,7 +388,9 @@ begin
     perform private.usage_insert(p_tenant_id, v_action.chat_id, p_agent_id, null, p_usage);
     if v_action.status is distinct from 'pending' or v_action.claim is distinct from p_claim then
         return 'lost';
-    elsif p_decision = 'reschedule' then
+    end if;
+    perform private.alert_end(p_tenant_id, 'model_barred', 'daily-actions');
+    if p_decision = 'reschedule' then
         perform private.daily_end(v_ref, 'rescheduled', 'agent', null, null, p_at);
         return 'rescheduled';
     elsif p_decision = 'person' then
@@ -455,10 +462,11 @@ begin
 end
 $$;
 
--- No follow-up this time: again after a pause; the third time a person does it. Answers retry, manual or lost.
+-- No follow-up this time: again after a pause; the third time a person does it. p_is_passing: the model said nothing
+-- at all; that is tried for an hour and a half, after ever longer pauses. Answers retry, manual or lost.
 create function public.daily_fail(
     p_tenant_id uuid, p_day date, p_lead_id uuid, p_claim uuid, p_error text, p_is_final boolean default false,
-    p_retry_after_seconds int default null, p_usage jsonb default '[]'
+    p_retry_after_seconds int default null, p_usage jsonb default '[]', p_is_passing boolean default false
 ) returns text
 language plpgsql set search_path = '' as $$
 declare
@@ -471,15 +479,34 @@ begin
     perform private.usage_insert(p_tenant_id, v_action.chat_id, null, null, p_usage);
     if v_action.status is distinct from 'pending' or v_action.claim is distinct from p_claim then
         return 'lost';
-    elsif p_is_final or v_action.attempts >= 3 then
+    elsif p_is_final or v_action.attempts >= (case when p_is_passing then 8 else 3 end) then
         perform private.daily_to_person((p_tenant_id, p_day, p_lead_id), 'agent_failed', null);
         return 'manual';
     end if;
     update public.daily_actions
     set claim = null, reason = p_error,
-        lease_until = now() + make_interval(secs => coalesce(p_retry_after_seconds, 5 * v_action.attempts))
+        lease_until = now() + make_interval(
+            secs => coalesce(p_retry_after_seconds, 5 * 3 ^ (v_action.attempts - 1)))
     where tenant_id = p_tenant_id and day = p_day and lead_id = p_lead_id;
     return 'retry';
+end
+$$;
+
+-- Give follow-ups back, as if they had not been taken: the model's provider bars everybody.
+create function public.daily_release(p_claim uuid, p_reason text) returns int
+language plpgsql set search_path = '' as $$
+declare
+    v_tenants uuid[];
+begin
+    with released as (
+        update public.daily_actions
+        set claim = null, lease_until = now() + interval '15 minutes', attempts = attempts - 1
+        where claim = p_claim and status = 'pending'
+        returning tenant_id
+    )
+    select coalesce(array_agg(tenant_id), '{}') into v_tenants from released;
+    perform private.model_pause('daily-actions', v_tenants, p_reason);
+    return cardinality(v_tenants);
 end
 $$;
 
@@ -540,6 +567,7 @@ grant execute on function private.daily_tenants(uuid, boolean), private.daily_wa
     private.daily_template(public.daily_actions, text), private.daily_dealt_with(uuid, uuid),
     public.daily_plan(uuid, boolean), public.daily_claim(int, int),
     public.daily_settle(uuid, date, uuid, uuid, uuid, text, text, timestamptz, jsonb),
-    public.daily_fail(uuid, date, uuid, uuid, text, boolean, int, jsonb) to service_role;
+    public.daily_fail(uuid, date, uuid, uuid, text, boolean, int, jsonb, boolean), public.daily_release(uuid, text)
+    to service_role;
 grant execute on function private.crm_execute_daily_actions(), public.crm_execute_daily_actions(),
     public.crm_status() to authenticated;

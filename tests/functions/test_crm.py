@@ -21,6 +21,7 @@ from shared.crm import (
     schema,
     transcript,
 )
+from shared.errors import BadRequestError
 from shared.events import JsonObject
 from shared.llm import Answer, NoAnswer, Question, Usage
 
@@ -201,7 +202,7 @@ class Fake:
         self.calls.append(("fail", call))
         return "retry"
 
-    async def analysis_release(self, *, claim: str) -> int:
+    async def analysis_release(self, *, claim: str, reason: str) -> int:
         self.calls.append(("release", {"claim": claim}))
         return 1
 
@@ -227,7 +228,7 @@ async def worked(fake: Fake) -> tuple[Sequence[Any], Analyses]:
         (Answer("no", USAGE, "r1", 300), "fail", "retry"),
         (NoAnswer("The model's answer was cut off.", usage=USAGE), "fail", "retry"),
         (NoAnswer("The model refused to answer.", is_final=True), "fail", "retry"),
-        (NoAnswer("The model's provider refused: x.", is_final=True, is_unpaid=True), "release", "unpaid"),
+        (NoAnswer("The model's provider refused: x.", is_final=True, is_barred=True), "release", "barred"),
     ],
 )
 def test_each_end_is_told(said: Answer | NoAnswer, call: str, counted: str) -> None:
@@ -237,6 +238,18 @@ def test_each_end_is_told(said: Answer | NoAnswer, call: str, counted: str) -> N
     assert [name for name, _ in fake.calls] == [call]
     assert counts == [{counted: 1}]
     assert worker.room == 4
+
+
+def test_a_result_that_the_database_will_never_take_is_a_failure() -> None:
+    class Unwilling(Fake):
+        async def analysis_settle(self, **call: Any) -> str:
+            raise BadRequestError("It makes no sense.")
+
+    fake = Unwilling(Answer(answer(), USAGE, "r1", 300))
+    counts, _ = asyncio.run(worked(fake))
+
+    assert counts == [{"retry": 1}]
+    assert fake.calls[0][1]["error"] == "The database did not take the result: It makes no sense."
 
 
 def test_what_it_took_is_told_even_when_it_was_no_use() -> None:

@@ -12,7 +12,7 @@ import pytest
 from functions.daily_actions.main import run
 from local.simulator.openai_schema import complaint
 from shared.daily import FollowUps, NoDecisionError, question_of, read
-from shared.errors import BadRequestError
+from shared.errors import BadRequestError, ConflictError
 from shared.events import JsonObject
 from shared.llm import Answer, NoAnswer, Question, Usage
 
@@ -123,10 +123,20 @@ class Fake:
         self.calls.append(("fail", call))
         return "retry"
 
+    async def daily_release(self, **call: Any) -> int:
+        self.calls.append(("release", call))
+        return 1
+
     async def reply(self, question: Question) -> Answer | NoAnswer:
         return self.said
 
     async def warm(self) -> None: ...
+
+
+async def work(fake: Fake) -> None:
+    claimed = await FollowUps(fake, fake, at_once=2, patience=25).claim()  # type: ignore[arg-type]
+    for task in claimed.tasks:
+        await task()
 
 
 @pytest.mark.parametrize(
@@ -138,11 +148,6 @@ class Fake:
     ],
 )
 def test_each_end_is_told_with_what_it_took(said: Answer | NoAnswer, call: str) -> None:
-    async def work(fake: Fake) -> None:
-        claimed = await FollowUps(fake, fake, at_once=2, patience=25).claim()  # type: ignore[arg-type]
-        for task in claimed.tasks:
-            await task()
-
     fake = Fake(said)
     asyncio.run(work(fake))
 
@@ -150,6 +155,26 @@ def test_each_end_is_told_with_what_it_took(said: Answer | NoAnswer, call: str) 
     assert name == call
     assert told["keys"] == {"tenant_id": "t", "day": "2026-11-20", "lead_id": "l", "claim": "k"}
     assert len(told["usage"]) == (1 if said.usage else 0)
+
+
+def test_a_provider_that_bars_us_gets_the_whole_claim_back() -> None:
+    fake = Fake(NoAnswer("The model's provider refused: HTTP 401.", is_final=True, is_barred=True))
+    asyncio.run(work(fake))
+
+    assert fake.calls == [("release", {"claim": "k", "reason": "The model's provider refused: HTTP 401."})]
+
+
+def test_a_result_that_the_database_will_never_take_is_a_failure() -> None:
+    class Unwilling(Fake):
+        async def daily_settle(self, **call: Any) -> str:
+            raise ConflictError("It is already so.")
+
+    fake = Unwilling(Answer('{"decision": "send", "message": "Hola"}', Usage(9, 0, 9, 0), "r", 1))
+    asyncio.run(work(fake))
+
+    ((name, told),) = fake.calls
+    assert (name, told["error"]) == ("fail", "The database did not take the result: It is already so.")
+    assert [run["response_id"] for run in told["usage"]] == ["r"]
 
 
 @pytest.mark.parametrize("asked", [{"tenant_id": "abc"}, {"tenant_id": 7}, {"force": "yes"}], ids=json.dumps)

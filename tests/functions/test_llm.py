@@ -155,6 +155,7 @@ def test_a_refusal_may_pass_or_not(status: int, code: str | None, is_final: bool
 
     assert isinstance(answer, NoAnswer)
     assert answer.is_final is is_final
+    assert answer.is_barred is (status in (401, 403) or code == "insufficient_quota")
 
 
 @pytest.mark.parametrize(("given", "pause"), [("7", 7), ("0", 1), ("86400", 120), ("tomorrow", None)])

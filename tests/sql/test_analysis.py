@@ -196,17 +196,44 @@ def test_a_worker_that_died_leaves_its_chats_to_the_next(db: Any, inbox: Inbox) 
 def test_chats_of_a_provider_without_money_come_back_as_if_never_taken(db: Any, inbox: Inbox) -> None:
     wrote(inbox)
     (job,) = claim(db)
-    assert machine(db, "select analysis_release(%s)", job["claim"]) == 1
+    assert machine(db, "select analysis_release(%s, %s)", job["claim"], "HTTP 401") == 1
     db.run("update pending_analyses set lease_until = now() - interval '1 second'")
     db.run("update private.model_pauses set paused_until = now()")
 
     assert claim(db)[0]["attempts"] == 1
 
 
+def test_who_waits_for_a_model_that_bars_us_is_told_until_it_answers(db: Any, inbox: Inbox) -> None:
+    wrote(inbox)
+    machine(db, "select analysis_release(%s, %s)", claim(db)[0]["claim"], "HTTP 401")
+    raised = db.row("select kind, subject, severity, details ->> 'reason' as reason from alerts")
+    db.run("update pending_analyses set lease_until = now() - interval '1 second'")
+    db.run("update private.model_pauses set paused_until = now()")
+    settle(db, claim(db)[0])
+
+    assert raised == {
+        "kind": "model_barred", "subject": "crm-analysis", "severity": "critical", "reason": "HTTP 401",
+    }  # fmt: skip
+    assert db.value("select count(*) from alerts where resolved_at is null") == 0
+
+
+def test_a_chat_that_no_worker_ever_brings_back_is_given_up(db: Any, inbox: Inbox) -> None:
+    wrote(inbox)
+    for _ in range(10):
+        assert len(claim(db)) == 1
+        db.run("update pending_analyses set lease_until = now() - interval '1 second'")
+
+    assert claim(db) == []
+    assert db.row("select outcome, error from crm_analyses") == {
+        "outcome": "failed",
+        "error": "No worker finished it.",
+    }
+
+
 def test_nobody_asks_for_a_while_a_provider_that_wants_money(db: Any, inbox: Inbox) -> None:
     wrote(inbox)
     job = claim(db)[0]
-    machine(db, "select analysis_release(%s)", job["claim"])
+    machine(db, "select analysis_release(%s, %s)", job["claim"], "HTTP 401")
     wrote(inbox, "c1", contact=CARLOS)
 
     assert claim(db) == []

@@ -79,6 +79,15 @@ def fail(db: Any, job: Job, final: bool = False) -> str:
     return str(machine(db, "select daily_fail(%s, %s, %s, %s, 'no answer', %s)", *keys, final))
 
 
+def release(db: Any, job: Job) -> int:
+    return int(machine(db, "select daily_release(%s, %s)", job["claim"], "HTTP 401"))
+
+
+def time_passes(db: Any) -> None:
+    """Whatever rests may be taken up again."""
+    db.run("update daily_actions set lease_until = now() - interval '1 second' where status = 'pending'")
+
+
 def action(db: Any) -> dict[str, Any]:
     return dict(db.row("select status, reason, message_id is not null as is_sent from daily_actions"))
 
@@ -384,3 +393,41 @@ def test_inbound_messages_do_not_count_as_follow_ups(db: Any, inbox: Inbox) -> N
     inbox.deliver(says("w1", contact=CARLOS), says("w2", contact=MARIA, at=NOW))
 
     assert plan(db) == 0
+
+
+def test_a_model_that_bars_us_makes_follow_ups_wait_and_hands_none_to_a_person(db: Any, maria: Any) -> None:
+    plan(db)
+    (job,) = claim(db)
+
+    assert release(db, job) == 1
+    time_passes(db)
+    assert claim(db) == []
+    assert machine(db, "select private.worker_has_work('daily-actions')") is False
+    db.run("update private.model_pauses set paused_until = now()")
+    (again,) = claim(db)
+
+    assert again["attempts"] == 1
+    assert db.column("select subject from alerts where kind = 'model_barred'") == ["daily-actions"]
+    assert settle(db, again) == "sent"
+    assert db.value("select count(*) from alerts where resolved_at is null") == 0
+
+
+def test_a_model_that_is_away_is_waited_for_before_a_person_is_asked(db: Any, maria: Any) -> None:
+    plan(db)
+    ends = []
+    while jobs := claim(db):
+        keys = (jobs[0][name] for name in ("tenant_id", "day", "lead_id", "claim"))
+        ends.append(machine(db, "select daily_fail(%s, %s, %s, %s, 'away', p_is_passing => true)", *keys))
+        time_passes(db)
+
+    assert ends == ["retry"] * 7 + ["manual"]
+
+
+def test_a_follow_up_that_no_worker_ever_brings_back_goes_to_a_person(db: Any, maria: Any) -> None:
+    plan(db)
+    for _ in range(9):
+        assert len(claim(db)) == 1
+        time_passes(db)
+
+    assert claim(db) == []
+    assert action(db) == {"status": "manual", "reason": "agent_failed", "is_sent": False}
