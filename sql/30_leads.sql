@@ -118,9 +118,8 @@ $$;
 create trigger customer_leads_named_by_staff before update of name on public.customer_leads
     for each row when (new.name is distinct from old.name and new.named_at is not distinct from old.named_at)
     execute function private.lead_named_by_staff();
--- a set of many says so itself, and is spared the trigger
 create trigger customer_leads_touch_updated_at before update on public.customer_leads
-    for each row when (new.updated_at = old.updated_at) execute function private.touch_updated_at();
+    for each row execute function private.touch_updated_at();
 
 alter table public.customer_leads enable row level security;
 grant select, update (name, label1, label2, label3, email, company, customer_type, business_category, tags,

@@ -74,7 +74,7 @@ begin
     update public.customer_leads l
     set last_activity = greatest(l.last_activity, q.last_activity_at),
         thread_token_count = l.thread_token_count + q.token_count,
-        thread_id = coalesce(q.thread_id, l.thread_id), updated_at = now()
+        thread_id = coalesce(q.thread_id, l.thread_id)
     from quiet q
     where l.tenant_id = q.tenant_id and l.id = q.lead_id;
     get diagnostics v_count = row_count;
