@@ -69,6 +69,17 @@ language sql stable parallel safe set search_path = '' as $$
 $$;
 grant execute on function private.clock() to authenticated, service_role;
 
+-- Has a text nothing that anybody could see? Blanks of every width, marks of direction, fillers and the like are not.
+create function private.is_blank(p_text text) returns boolean
+language plpgsql immutable parallel safe set search_path = '' as $$
+begin
+    return coalesce(p_text, '') !~ ('[^\s\u0001-\u0020\u007f-\u00a0\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f'
+        || '\u2000-\u200f\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb'
+        || '\U000e0000-\U000e0fff]');
+end
+$$;
+grant execute on function private.is_blank(text) to service_role;
+
 -- before update: every table with an updated_at column has this trigger.
 create function private.touch_updated_at() returns trigger
 language plpgsql set search_path = '' as $$
@@ -278,6 +289,8 @@ create table public.tenant_settings (
     ai_daily_token_budget bigint,
     ai_daily_cost_budget numeric(12, 4),
     webhook_log_retention_days int,
+    audit_retention_days int,
+    restore_days int not null default 30,
     silence_alert_deliveries int default 20,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
@@ -313,7 +326,9 @@ create table public.tenant_settings (
     constraint tenant_settings_ai_daily_token_budget_check check (ai_daily_token_budget >= 0),
     constraint tenant_settings_ai_daily_cost_budget_check check (ai_daily_cost_budget >= 0),
     constraint tenant_settings_silence_alert_deliveries_check check (silence_alert_deliveries between 5 and 100000),
-    constraint tenant_settings_webhook_log_retention_days_check check (webhook_log_retention_days > 0)
+    constraint tenant_settings_webhook_log_retention_days_check check (webhook_log_retention_days > 0),
+    constraint tenant_settings_audit_retention_days_check check (audit_retention_days > 0),
+    constraint tenant_settings_restore_days_check check (restore_days between 1 and 3650)
 );
 comment on table public.tenant_settings is
     'How a business wants to be served: one row each, made when its owner signs up. A null switches the rule off.';
@@ -346,6 +361,9 @@ comment on column public.tenant_settings.ai_daily_cost_budget is
 comment on column public.tenant_settings.silence_alert_deliveries is
     'A number is called silent when so many deliveries were to be expected and none came; null: never.';
 comment on column public.tenant_settings.webhook_log_retention_days is 'null: kept for ever.';
+comment on column public.tenant_settings.audit_retention_days is 'Of audit_log; null: kept for ever.';
+comment on column public.tenant_settings.restore_days is
+    'How long restore points are kept, and with them the configuration of each day.';
 
 create trigger tenant_settings_touch_updated_at before update on public.tenant_settings
     for each row execute function private.touch_updated_at();
@@ -359,7 +377,7 @@ grant update (
     followup_agent_id, followup_template_id, quiet_hours,
     opt_out_confirmation,
     opt_out_keywords, opt_in_keywords, closed_hours_message, shows_typing, ai_daily_token_budget, ai_daily_cost_budget,
-    webhook_log_retention_days, silence_alert_deliveries
+    webhook_log_retention_days, audit_retention_days, restore_days, silence_alert_deliveries
 ) on public.tenant_settings to authenticated;
 grant select, insert, update, delete on public.tenant_settings to service_role;
 
@@ -489,8 +507,7 @@ create function private.require_admin() returns uuid
 language plpgsql stable set search_path = '' as $$
 begin
     if private.my_role() is distinct from 'admin' then
-        raise exception using errcode = 'PT403', message = 'Only an admin of the business may do this.',
-            hint = 'Ask the owner or an admin.';
+        perform private.refuse('PT403', 'not_admin');
     end if;
     return private.my_tenant_id();
 end
@@ -498,11 +515,10 @@ $$;
 grant execute on function private.require_admin() to authenticated;
 
 create function private.staff_role_check(p_role text) returns void
-language plpgsql immutable set search_path = '' as $$
+language plpgsql stable set search_path = '' as $$
 begin
     if p_role is null or p_role not in ('admin', 'user', 'agent') then
-        raise exception using errcode = 'PT400', message = format('There is no role %L.', p_role),
-            hint = 'Choose admin, user or agent.';
+        perform private.refuse('PT400', 'role', jsonb_build_object('role', p_role));
     end if;
 end
 $$;
@@ -517,11 +533,9 @@ begin
     where tenant_id = p_tenant_id and id = p_user_id and is_active
     for update;
     if not found then
-        raise exception using errcode = 'PT404', message = 'There is no such person in your business.',
-            hint = 'Read the table users for your colleagues.';
+        perform private.refuse('PT404', 'no_colleague');
     elsif v_staff.id = v_staff.tenant_id then
-        raise exception using errcode = 'PT403', message = 'The owner can be neither removed nor given another role.',
-            hint = 'Hand the business over first, with ownership_transfer.';
+        perform private.refuse('PT403', 'owner');
     end if;
     return v_staff;
 end
@@ -538,18 +552,15 @@ declare
 begin
     perform private.staff_role_check(p_role);
     if v_email is null or v_email !~ '^[^@\s]+@[^@\s]+\.[^@\s]+$' or length(v_email) > 254 then
-        raise exception using errcode = 'PT400', message = 'This is not an e-mail address.',
-            hint = 'Write it as name@example.com.';
+        perform private.refuse('PT400', 'email');
     end if;
     perform private.email_lock(v_email);
 
     select tenant_id into v_taken_by from public.users where email = v_email and is_active;
     if v_taken_by = v_tenant_id then
-        raise exception using errcode = 'PT409', message = 'This person is in your business already, or invited.',
-            hint = 'Use staff_change_role to give them another role.';
+        perform private.refuse('PT409', 'is_colleague');
     elsif v_taken_by is not null then
-        raise exception using errcode = 'PT409', message = 'This person belongs to another business.',
-            hint = 'One person works for one business: they must leave the other, or use another e-mail.';
+        perform private.refuse('PT409', 'is_elsewhere');
     end if;
 
     -- who comes back gets their old seat, with everything that refers to it
@@ -578,8 +589,7 @@ declare
     v_staff public.users := private.staff_lock(private.require_admin(), p_user_id);
 begin
     if v_staff.id = private.my_user_id() then
-        raise exception using errcode = 'PT403', message = 'You cannot remove yourself.',
-            hint = 'Ask another admin.';
+        perform private.refuse('PT403', 'yourself');
     end if;
     -- the seat keeps its history; the person is free for another business
     update public.users set is_active = false, auth_id = null where id = v_staff.id;
@@ -631,16 +641,13 @@ declare
 begin
     select * into v_owner from public.users where id = private.my_user_id() and id = tenant_id for update;
     if not found then
-        raise exception using errcode = 'PT403', message = 'Only the owner may hand the business over.',
-            hint = 'Ask the owner to do it.';
+        perform private.refuse('PT403', 'not_owner');
     elsif p_user_id = v_owner.id then
-        raise exception using errcode = 'PT409', message = 'The business is yours already.',
-            hint = 'Name the colleague who shall have it.';
+        perform private.refuse('PT409', 'is_owner');
     end if;
     v_heir := private.staff_lock(v_owner.id, p_user_id);
     if v_heir.auth_id is null then
-        raise exception using errcode = 'PT409', message = 'This person has not signed up yet.',
-            hint = 'Hand the business over once they have accepted the invitation.';
+        perform private.refuse('PT409', 'not_signed_up');
     end if;
 
     -- in three steps, because neither an account nor an address may be in two seats even for a moment
@@ -689,6 +696,222 @@ grant execute on function
     public.staff_invite(text, text, text), public.staff_remove(uuid), public.staff_change_role(uuid, text),
     public.ownership_transfer(uuid)
     to authenticated;
+
+
+-- sql/12_phrases.sql
+
+-- Phrases: whatever the database tells people, in their own language. Each domain adds its own beside its functions.
+
+create table private.phrases (
+    kind text,
+    reason text,
+    es text not null,
+    en text not null,
+    pt text not null,
+    constraint phrases_pkey primary key (kind, reason),
+    constraint phrases_kind_check check (
+        kind in ('refusal', 'hint', 'fault', 'label', 'reason', 'warning', 'note'))
+);
+comment on table private.phrases is
+    'Sentences for people, by language; {names} in them are filled in. A refusal has a hint of the same reason.';
+comment on column private.phrases.kind is
+    'refusal: why something was not done; hint: what to do; fault: what is wrong with a value; label: how a thing is '
+    'called; reason, warning, note: of the send decision.';
+
+alter table private.phrases enable row level security;
+grant select on private.phrases to authenticated, service_role;
+create policy phrases_select_anyone on private.phrases for select to authenticated using (true);
+
+-- The caller's language; null when nobody of a business calls.
+create function private.my_locale() returns text
+language plpgsql stable set search_path = '' as $$
+begin
+    return (select u.locale from public.users u where u.id = (select private.my_user_id()));
+end
+$$;
+
+-- A phrase with its names filled in, in the caller's language unless another is given. Spanish where we do not speak
+-- it, or do not know it.
+create function private.phrase(
+    p_kind text, p_reason text, p_values jsonb default '{}', p_locale text default private.my_locale()
+) returns text
+language plpgsql stable set search_path = '' as $$
+declare
+    v_phrase text;
+    v_name text;
+    v_value text;
+begin
+    select case split_part(p_locale, '-', 1) when 'en' then p.en when 'pt' then p.pt else p.es end into v_phrase
+    from private.phrases p
+    where p.kind = p_kind and p.reason = p_reason;
+    for v_name, v_value in select * from jsonb_each_text(p_values) loop
+        v_phrase := replace(v_phrase, '{' || v_name || '}', coalesce(v_value, ''));
+    end loop;
+    return v_phrase;
+end
+$$;
+
+-- Refuse in these words: sentence and hint are for people, details ({"reason", …} as text) for programs.
+create function private.refuse_as(
+    p_code text, p_reason text, p_message text, p_hint text, p_details jsonb default '{}'
+) returns void
+language plpgsql stable set search_path = '' as $$
+begin
+    raise exception using errcode = p_code, message = p_message, hint = p_hint,
+        detail = (jsonb_strip_nulls(p_details) || jsonb_build_object('reason', p_reason))::text;
+end
+$$;
+
+-- Refuse in the phrases of this reason, in the caller's language unless another is given.
+create function private.refuse(
+    p_code text, p_reason text, p_values jsonb default '{}', p_details jsonb default '{}',
+    p_locale text default private.my_locale()
+) returns void
+language plpgsql stable set search_path = '' as $$
+begin
+    perform private.refuse_as(p_code, p_reason, private.phrase('refusal', p_reason, p_values, p_locale),
+        private.phrase('hint', p_reason, p_values, p_locale), p_details);
+end
+$$;
+grant execute on function private.my_locale(), private.phrase(text, text, jsonb, text),
+    private.refuse_as(text, text, text, text, jsonb), private.refuse(text, text, jsonb, jsonb, text)
+    to authenticated, service_role;
+
+-- Of people, seats and numbers.
+insert into private.phrases (kind, reason, es, en, pt) values
+    ('refusal', 'no_seat', 'Usted no forma parte de ningún negocio.', 'You hold no seat in a business.',
+        'Você não faz parte de nenhum negócio.'),
+    ('hint', 'no_seat', 'Pida a un administrador del negocio que le invite.',
+        'Ask an admin of the business to invite you.', 'Peça a um administrador do negócio que o convide.'),
+    ('refusal', 'not_admin', 'Solo un administrador del negocio puede hacer esto.',
+        'Only an admin of the business may do this.', 'Só um administrador do negócio pode fazer isto.'),
+    ('hint', 'not_admin', 'Pídaselo al dueño o a un administrador.', 'Ask the owner or an admin.',
+        'Peça ao dono ou a um administrador.'),
+    ('refusal', 'role', 'No existe el rol «{role}».', 'There is no role "{role}".', 'Não existe a função "{role}".'),
+    ('hint', 'role', 'Elija admin, user o agent.', 'Choose admin, user or agent.', 'Escolha admin, user ou agent.'),
+    ('refusal', 'no_colleague', 'No hay tal persona en su negocio.', 'There is no such person in your business.',
+        'Não há tal pessoa no seu negócio.'),
+    ('hint', 'no_colleague', 'Sus colegas activos están en la tabla users.',
+        'Your active colleagues are in the table users.', 'Os seus colegas ativos estão na tabela users.'),
+    ('refusal', 'owner', 'Al dueño no se le puede quitar ni cambiar el rol.',
+        'The owner can be neither removed nor given another role.',
+        'O dono não pode ser removido nem receber outra função.'),
+    ('hint', 'owner', 'Traspase antes el negocio con ownership_transfer.',
+        'Hand the business over first, with ownership_transfer.',
+        'Transfira antes o negócio com ownership_transfer.'),
+    ('refusal', 'email', 'Esto no es una dirección de correo.', 'This is not an e-mail address.',
+        'Isto não é um endereço de e-mail.'),
+    ('hint', 'email', 'Escríbala como nombre@ejemplo.com.', 'Write it as name@example.com.',
+        'Escreva-o como nome@exemplo.com.'),
+    ('refusal', 'is_colleague', 'Esta persona ya está en su negocio, o ya fue invitada.',
+        'This person is in your business already, or invited.',
+        'Esta pessoa já está no seu negócio ou já foi convidada.'),
+    ('hint', 'is_colleague', 'Use staff_change_role para darle otro rol.',
+        'Use staff_change_role to give them another role.', 'Use staff_change_role para lhe dar outra função.'),
+    ('refusal', 'is_elsewhere', 'Esta persona pertenece a otro negocio.', 'This person belongs to another business.',
+        'Esta pessoa pertence a outro negócio.'),
+    ('hint', 'is_elsewhere', 'Cada persona trabaja en un solo negocio: debe dejar el otro o usar otro correo.',
+        'One person works for one business: they must leave the other, or use another e-mail.',
+        'Cada pessoa trabalha num só negócio: tem de deixar o outro ou usar outro e-mail.'),
+    ('refusal', 'yourself', 'No puede quitarse a sí mismo.', 'You cannot remove yourself.',
+        'Você não pode remover a si mesmo.'),
+    ('hint', 'yourself', 'Pídaselo a otro administrador.', 'Ask another admin.', 'Peça a outro administrador.'),
+    ('refusal', 'not_owner', 'Solo el dueño puede traspasar el negocio.', 'Only the owner may hand the business over.',
+        'Só o dono pode transferir o negócio.'),
+    ('hint', 'not_owner', 'Pídaselo al dueño.', 'Ask the owner to do it.', 'Peça ao dono que o faça.'),
+    ('refusal', 'is_owner', 'El negocio ya es suyo.', 'The business is yours already.', 'O negócio já é seu.'),
+    ('hint', 'is_owner', 'Indique el colega que debe tenerlo.', 'Name the colleague who shall have it.',
+        'Indique o colega que o deve ter.'),
+    ('refusal', 'not_signed_up', 'Esta persona todavía no se ha registrado.', 'This person has not signed up yet.',
+        'Esta pessoa ainda não se registou.'),
+    ('hint', 'not_signed_up', 'Traspase el negocio cuando haya aceptado la invitación.',
+        'Hand the business over once they have accepted the invitation.',
+        'Transfira o negócio quando ela tiver aceitado o convite.'),
+    ('refusal', 'plan_whatsapp_numbers',
+        'Números de WhatsApp en el plan {plan}: {limit} como mucho, y este sería el {count}.',
+        'WhatsApp numbers in the plan {plan}: {limit} at most, and this would be number {count}.',
+        'Números de WhatsApp no plano {plan}: {limit} no máximo, e este seria o {count}.'),
+    ('hint', 'plan_whatsapp_numbers', 'Desactive otro número o cambie a un plan mayor.',
+        'Deactivate another number, or change to a larger plan.', 'Desative outro número ou mude para um plano maior.'),
+    ('refusal', 'plan_ai_agents', 'Agentes en el plan {plan}: {limit} como mucho, y este sería el {count}.',
+        'Agents in the plan {plan}: {limit} at most, and this would be number {count}.',
+        'Agentes no plano {plan}: {limit} no máximo, e este seria o {count}.'),
+    ('hint', 'plan_ai_agents', 'Desactive otro agente o cambie a un plan mayor.',
+        'Deactivate another agent, or change to a larger plan.', 'Desative outro agente ou mude para um plano maior.'),
+    ('refusal', 'number_disconnected', 'Este número está desconectado.', 'This number is disconnected.',
+        'Este número está desconectado.'),
+    ('hint', 'number_disconnected', 'Conéctelo de nuevo con su token: connect-number.',
+        'Connect it again with its token: connect-number.', 'Conecte-o de novo com o seu token: connect-number.'),
+    ('refusal', 'number_taken', 'Este número ya está conectado.', 'This number is already connected.',
+        'Este número já está conectado.'),
+    ('hint', 'number_taken',
+        'Un número sirve a un negocio a través de un proveedor: desconéctelo donde esté activo.',
+        'One number serves one business through one provider: disconnect it where it is active.',
+        'Um número serve a um negócio através de um provedor: desconecte-o onde estiver ativo.'),
+    ('refusal', 'no_number', 'No hay tal número en su negocio.', 'There is no such number in your business.',
+        'Não há tal número no seu negócio.'),
+    ('hint', 'no_number', 'Tome su id de whatsapp_numbers.', 'Read its id from whatsapp_numbers.',
+        'Leia o seu id em whatsapp_numbers.');
+
+-- Of customers and conversations.
+insert into private.phrases (kind, reason, es, en, pt) values
+    ('refusal', 'no_chat', 'No hay tal chat.', 'There is no such chat.', 'Não há tal chat.'),
+    ('hint', 'no_chat',
+        'Tome su id de inbox_list(); para empezar uno, indique p_lead_id y p_number_id de su negocio.',
+        'Read its id from inbox_list(); to begin one, give p_lead_id and p_number_id of your business.',
+        'Leia o seu id em inbox_list(); para começar um, indique p_lead_id e p_number_id do seu negócio.'),
+    ('refusal', 'no_conversation', 'No hay tal conversación.', 'There is no such conversation.',
+        'Não há tal conversa.'),
+    ('hint', 'no_conversation', 'Tome su id de inbox_list() o conversations.',
+        'Read its id from inbox_list() or conversations.', 'Leia o seu id em inbox_list() ou conversations.'),
+    ('refusal', 'conversation_closed', 'Esta conversación ya está cerrada.', 'This conversation is closed already.',
+        'Esta conversa já está fechada.'),
+    ('hint', 'conversation_closed', 'Use conversation_reopen() para seguir con ella.',
+        'Use conversation_reopen() to go on with it.', 'Use conversation_reopen() para continuá-la.'),
+    ('refusal', 'conversation_open', 'Este chat ya tiene una conversación abierta.',
+        'This chat has an open conversation already.', 'Este chat já tem uma conversa aberta.'),
+    ('hint', 'conversation_open', 'Siga en ella o ciérrela antes.', 'Go on there, or close it first.',
+        'Continue nela ou feche-a antes.'),
+    ('refusal', 'leads_role', 'Su rol no permite cambiar clientes.', 'Your role may not change leads.',
+        'A sua função não permite alterar clientes.'),
+    ('hint', 'leads_role', 'Pida a un administrador el rol user.', 'Ask an admin for the role user.',
+        'Peça a um administrador a função user.'),
+    ('refusal', 'no_lead', 'No hay tal cliente.', 'There is no such customer.', 'Não há tal cliente.'),
+    ('hint', 'no_lead', 'Tome su id de customer_leads.', 'Read its id from customer_leads.',
+        'Leia o seu id em customer_leads.'),
+    ('refusal', 'one_lead', 'Es un solo cliente.', 'That is one customer.', 'É um só cliente.'),
+    ('hint', 'one_lead', 'Indique dos clientes distintos de customer_leads.',
+        'Pass two different customers of customer_leads.', 'Indique dois clientes diferentes de customer_leads.'),
+    ('refusal', 'no_two_leads', 'No existen esos dos clientes.', 'There are no two such customers.',
+        'Não existem esses dois clientes.'),
+    ('hint', 'no_two_leads', 'Indique dos clientes distintos de su negocio.',
+        'Pass two different customers of your business.', 'Indique dois clientes diferentes do seu negócio.'),
+    ('refusal', 'merge_keep', 'Los datos que se conservan no son de ninguno de los dos clientes.',
+        'The details to keep are of neither customer.', 'Os dados a manter não são de nenhum dos dois clientes.'),
+    ('hint', 'merge_keep', 'Indique uno de los dos ids en p_keep, o nada.',
+        'Pass one of the two ids as p_keep, or nothing.', 'Indique um dos dois ids em p_keep, ou nada.'),
+    ('refusal', 'no_merge_candidate', 'Nadie tomó a estos dos por un mismo cliente.',
+        'Nobody took these two for one customer.', 'Ninguém tomou estes dois pelo mesmo cliente.'),
+    ('hint', 'no_merge_candidate', 'Los pares que esperan están en lead_merge_candidates.',
+        'Read lead_merge_candidates for the pairs that wait.', 'Os pares que esperam estão em lead_merge_candidates.'),
+    ('refusal', 'consent', 'Esto no dice si el cliente quiere recibir mensajes.',
+        'This is no statement about hearing from us.', 'Isto não diz se o cliente quer receber mensagens.'),
+    ('hint', 'consent', 'p_kind es opt_out u opt_in; p_scope es marketing o all.',
+        'p_kind is opt_out or opt_in, p_scope is marketing or all.',
+        'p_kind é opt_out ou opt_in; p_scope é marketing ou all.'),
+    ('refusal', 'consent_evidence',
+        'Hace falta una prueba de lo que dijo el cliente, de {longest} caracteres como mucho.',
+        'A statement needs its evidence, of {longest} characters at most.',
+        'É preciso uma prova do que o cliente disse, com no máximo {longest} caracteres.'),
+    ('hint', 'consent_evidence', 'Diga en p_evidence cuándo y cómo lo dijo.',
+        'Say in p_evidence when and how the customer told you.', 'Diga em p_evidence quando e como ele o disse.'),
+    ('refusal', 'no_pending_manual', 'No hay tal mensaje pendiente.', 'There is no such open entry.',
+        'Não há tal mensagem pendente.'),
+    ('hint', 'no_pending_manual', 'Tome su id de pending_manual_list(); quizá alguien ya lo atendió.',
+        'Read its id from pending_manual_list(); somebody may have dealt with it meanwhile.',
+        'Leia o seu id em pending_manual_list(); talvez alguém já o tenha tratado.'),
+    ('refusal', 'no_alert', 'No hay tal alerta.', 'There is no such alert.', 'Não há tal alerta.'),
+    ('hint', 'no_alert', 'Tome su id de alerts.', 'Read its id from alerts.', 'Leia o seu id em alerts.');
 
 
 -- sql/20_channels.sql
@@ -743,7 +966,6 @@ grant execute on function private.is_hours(jsonb), private.hours_open(jsonb, tex
 create function private.enforce_plan_limit() returns trigger
 language plpgsql security definer set search_path = '' as $$
 declare
-    v_noun text := tg_argv[0];
     v_plan text;
     v_limit int;
     v_count int;
@@ -755,10 +977,10 @@ begin
     execute format('select count(*) from public.%I where tenant_id = $1 and is_active', tg_table_name)
     into v_count using new.tenant_id;
     if v_count > v_limit then
-        raise exception using errcode = 'PT402',
-            message = format('The plan %s allows %s %s%s, and this would be number %s.',
-                v_plan, v_limit, v_noun, case v_limit when 1 then '' else 's' end, v_count),
-            hint = format('Deactivate another %s, or change to a larger plan.', v_noun);
+        perform private.refuse('PT402', 'plan_' || tg_table_name,
+            jsonb_build_object('plan', v_plan, 'limit', v_limit, 'count', v_count),
+            -- who connects a number does so through a function, which is nobody
+            p_locale => coalesce(private.my_locale(), (select u.locale from public.users u where u.id = new.tenant_id)));
     end if;
     return null;
 end
@@ -835,11 +1057,11 @@ create index whatsapp_numbers_tenant_id_default_agent_id_idx
 create trigger whatsapp_numbers_touch_updated_at before update on public.whatsapp_numbers
     for each row execute function private.touch_updated_at();
 create trigger whatsapp_numbers_plan_limit after insert on public.whatsapp_numbers
-    for each row when (new.is_active) execute function private.enforce_plan_limit('WhatsApp number');
+    for each row when (new.is_active) execute function private.enforce_plan_limit();
 -- one that is active already may be connected anew, whatever the plan says by now
 create trigger whatsapp_numbers_plan_limit_again after update of is_active, tenant_id on public.whatsapp_numbers
     for each row when (new.is_active and (not old.is_active or new.tenant_id <> old.tenant_id))
-    execute function private.enforce_plan_limit('WhatsApp number');
+    execute function private.enforce_plan_limit();
 
 -- Whoever gave a number up has no claim to it: it comes back by proving again whose it is (channel_connect).
 create function private.enforce_connected() returns trigger
@@ -849,8 +1071,7 @@ begin
         select from public.channel_secrets s
         where s.tenant_id = new.tenant_id and s.number_id = new.id and s.kind = 'access_token')
     then
-        raise exception using errcode = 'PT409', message = 'This number is disconnected.',
-            hint = 'Connect it again with its token: connect-number.';
+        perform private.refuse('PT409', 'number_disconnected');
     end if;
     return new;
 end
@@ -1232,12 +1453,14 @@ grant execute on function
 -- "filename" for a document, its place as {"latitude", "longitude", "name", "address"}; a button by its position:
 -- what completes its URL, the payload of a quick reply, a code to copy, or the action of a Flow.
 
--- What is wrong with a file that is named, not sent along; null: nothing. By Meta's table of media.
-create function private.media_fault(p_kind text, p_media jsonb) returns text
-language plpgsql immutable set search_path = '' as $$
+-- What is wrong with a file that is named, not sent along, in the caller's words; null: nothing. By Meta's table of
+-- media. p_label: how the file is called there.
+create function private.media_fault(p_label text, p_kind text, p_media jsonb) returns text
+language plpgsql stable set search_path = '' as $$
 declare
     v_mimes text[];
     v_bytes bigint;
+    v_fault text;
 begin
     select l.mimes, l.bytes into v_mimes, v_bytes
     from (values
@@ -1251,25 +1474,25 @@ begin
         ('sticker', array['image/webp'], 500 * 1024)
     ) as l (kind, mimes, bytes)
     where l.kind = p_kind;
-    return case
-        when jsonb_typeof(p_media) is distinct from 'object' then 'must name a file: {"link": "https://…"} or {"id": …}'
-        when p_media - '{id,link,filename,mime,size}'::text[] <> '{}' then format('has an unknown key: %s',
-            (select string_agg(k, ', ') from jsonb_object_keys(p_media - '{id,link,filename,mime,size}'::text[]) as k))
-        when (p_media - 'size') @? 'strict $.* ? (@.type() != "string" && @.type() != "null")'
-            then 'has an id, link, filename or mime that is not a text'
+    v_fault := case
+        when jsonb_typeof(p_media) is distinct from 'object' then 'file_missing'
+        when p_media - '{id,link,filename,mime,size}'::text[] <> '{}' then 'file_keys'
+        when (p_media - 'size') @? 'strict $.* ? (@.type() != "string" && @.type() != "null")' then 'file_not_text'
         when coalesce(p_media ->> 'id', '') <> '' and p_media ->> 'link' is not null
-            or coalesce(p_media ->> 'id', p_media ->> 'link', '') = '' then 'must have "link" or "id", one of them'
-        when p_media ->> 'link' !~ '^https://[^\s/?#@]+([/?#]\S*)?$' then 'must have a link that begins with https://'
-        when length(p_media ->> 'link') > 2000 then 'has a link of more than 2000 characters'
-        when p_media ->> 'filename' is not null and p_kind <> 'document' then 'has a file name, which only documents have'
-        when length(p_media ->> 'filename') > 240 then 'has a file name of more than 240 characters'
-        when lower(btrim(split_part(p_media ->> 'mime', ';', 1))) <> all (v_mimes) then format(
-            'is %s, which WhatsApp does not take as %s; it takes %s', p_media ->> 'mime', p_kind,
-            array_to_string(v_mimes, ', '))
-        when p_media ->> 'size' !~ '^\d{1,18}$' then 'has a size that is not a number of bytes'
-        when (p_media ->> 'size')::bigint > v_bytes then format('is too large: %s bytes, at most %s',
-            p_media ->> 'size', v_bytes)
+            or coalesce(p_media ->> 'id', p_media ->> 'link', '') = '' then 'file_link_or_id'
+        when p_media ->> 'link' !~ '^https://[^\s/?#@]+([/?#]\S*)?$' then 'file_https'
+        when length(p_media ->> 'link') > 2000 then 'file_link_long'
+        when p_media ->> 'filename' is not null and p_kind <> 'document' then 'file_name'
+        when length(p_media ->> 'filename') > 240 then 'file_name_long'
+        when lower(btrim(split_part(p_media ->> 'mime', ';', 1))) <> all (v_mimes) then 'file_mime'
+        when p_media ->> 'size' !~ '^\d{1,18}$' then 'file_size'
+        when (p_media ->> 'size')::bigint > v_bytes then 'file_large'
     end;
+    return private.phrase('fault', v_fault, jsonb_build_object(
+        'label', p_label, 'mime', p_media ->> 'mime', 'mimes', array_to_string(v_mimes, ', '),
+        'size', p_media ->> 'size', 'most', v_bytes,
+        'keys', case v_fault when 'file_keys' then (
+            select string_agg(k, ', ') from jsonb_object_keys(p_media - '{id,link,filename,mime,size}'::text[]) as k) end));
 end
 $$;
 
@@ -1331,6 +1554,7 @@ begin
             when 'otp' then 'url'
             when 'flow' then 'action'
             when 'mpm' then 'unsupported'
+            when 'order_details' then 'unsupported'
         end as kind
     ) as k
     where c.type = 'buttons' and k.kind is not null;
@@ -1366,29 +1590,25 @@ begin
 end
 $$;
 
--- What is wrong with the value of a blank; null: nothing.
-create function private.template_value_fault(p_kind text, p_value jsonb) returns text
-language plpgsql immutable set search_path = '' as $$
+-- What is wrong with the value of a blank, in the caller's words; null: nothing.
+create function private.template_value_fault(p_label text, p_kind text, p_value jsonb) returns text
+language plpgsql stable set search_path = '' as $$
 declare
     v_text text := p_value #>> '{}';
     v_longest int := case p_kind when 'text' then 1024 when 'url' then 2000 when 'payload' then 256 when 'code' then 15 end;
 begin
     if p_kind in ('image', 'video', 'document') then
-        return private.media_fault(p_kind, p_value);
-    elsif p_kind = 'location' then
-        return case when coalesce(jsonb_typeof(p_value -> 'latitude') <> 'number'
-            or jsonb_typeof(p_value -> 'longitude') <> 'number', true)
-            then 'must be a place: {"latitude", "longitude", "name", "address"}' end;
-    elsif p_kind = 'action' then
-        return case when jsonb_typeof(p_value) <> 'object' then 'must be an object: {"flow_token", "flow_action_data"}' end;
+        return private.media_fault(p_label, p_kind, p_value);
     end if;
-    return case
-        when jsonb_typeof(p_value) not in ('string', 'number') then 'must be a text'
-        when btrim(v_text) = '' then 'is empty'
-        when length(v_text) > v_longest then format('is too long: %s characters, at most %s', length(v_text), v_longest)
-        when p_kind = 'text' and v_text ~ '[\n\r\t]| {5,}' then
-            'has a line break, a tab or five spaces in a row, which WhatsApp refuses'
-    end;
+    return private.phrase('fault', case
+        when p_kind = 'location' then case when coalesce(jsonb_typeof(p_value -> 'latitude') <> 'number'
+            or jsonb_typeof(p_value -> 'longitude') <> 'number', true) then 'not_place' end
+        when p_kind = 'action' then case when jsonb_typeof(p_value) <> 'object' then 'not_action' end
+        when jsonb_typeof(p_value) not in ('string', 'number') then 'not_text'
+        when private.is_blank(v_text) then 'empty'
+        when length(v_text) > v_longest then 'long'
+        when p_kind = 'text' and v_text ~ '[\n\r\t]| {5,}' then 'lines'
+    end, jsonb_build_object('label', p_label, 'length', length(v_text), 'longest', v_longest));
 end
 $$;
 
@@ -1397,19 +1617,20 @@ create function private.template_faults(p_template public.message_templates, p_p
 language plpgsql stable set search_path = '' as $$
 begin
     return (
-        select string_agg(concat_ws(' ', f.label, f.fault), '; ' order by f.rank, f.part, length(f.key), f.key)
+        select string_agg(f.fault, '; ' order by f.rank, f.part, length(f.key), f.key)
         from (
             select case coalesce(s.part, g.part) when 'header' then 1 when 'body' then 2 else 3 end as rank,
                 coalesce(s.part, g.part) as part, coalesce(s.key, g.key) as key,
-                private.template_label(coalesce(s.part, g.part), coalesce(s.key, g.key)) as label,
                 case
-                    when s.kind = 'unsupported' then 'is of a kind that cannot be filled in'
-                    when g.value is null and s.is_required then 'is missing'
-                    when s.kind is null then 'is not in it'
-                    else private.template_value_fault(s.kind, g.value)
+                    when g.value is null then case when s.is_required
+                        then private.phrase('fault', 'missing', jsonb_build_object('label', l.label)) end
+                    when s.kind is null then private.phrase('fault', 'unasked', jsonb_build_object('label', l.label))
+                    else private.template_value_fault(l.label, s.kind, g.value)
                 end as fault
             from private.template_slots(p_template) s
             full join private.template_given(p_template, p_parameters) g on g.part = s.part and g.key = s.key
+            cross join lateral (
+                select private.template_label(coalesce(s.part, g.part), coalesce(s.key, g.key)) as label) as l
         ) as f
         where f.fault is not null);
 end
@@ -1417,26 +1638,59 @@ $$;
 
 -- How a blank is called: body parameter 2, button 0, header.
 create function private.template_label(p_part text, p_key text) returns text
-language sql immutable set search_path = '' as $$
-    select concat_ws(' ', p_part, case when p_part in ('header', 'body') and p_key <> '' then 'parameter' end,
-        nullif(p_key, ''))
+language plpgsql stable set search_path = '' as $$
+begin
+    return coalesce(
+        private.phrase('label', case when p_part in ('header', 'body') and p_key <> '' then p_part || '_blank' else p_part end,
+            jsonb_build_object('key', p_key)),
+        concat_ws(' ', p_part, nullif(p_key, '')));
+end
+$$;
+
+-- The parts that we cannot fill in, in the caller's words; null: none.
+create function private.template_unsupported(p_template public.message_templates) returns text
+language plpgsql stable set search_path = '' as $$
+begin
+    return (
+        select string_agg(distinct coalesce(private.phrase('label', 'part_' || p.name), p.name), ', ')
+        from private.template_slots(p_template) s
+        cross join lateral (
+            select case s.part
+                when 'button' then (
+                    select lower(c #>> array['buttons', s.key, 'type'])
+                    from jsonb_array_elements(p_template.components) as c
+                    where lower(c ->> 'type') = 'buttons')
+                when 'header' then (
+                    select 'header_' || lower(c ->> 'format')
+                    from jsonb_array_elements(p_template.components) as c
+                    where lower(c ->> 'type') = 'header')
+                else s.part end as name
+        ) as p
+        where s.kind = 'unsupported');
+end
 $$;
 
 -- Why a template may not be sent now, whatever it is filled in with; null: it may. Flagged ones still may.
 create function private.template_obstacle(p_template public.message_templates) returns text
 language plpgsql stable set search_path = '' as $$
+declare
+    v_reader public.users;
 begin
     if p_template.status in ('approved', 'flagged')
         or p_template.status = 'paused' and p_template.paused_until <= (select private.clock())
     then
         return null;
     end if;
-    return format('The template %s (%s) is %s by WhatsApp%s%s.',
-        p_template.name, p_template.language,
-        case p_template.status when 'pending' then 'not approved yet'
-            when 'in_appeal' then 'under appeal, and not approved' else replace(p_template.status, '_', ' ') end,
-        to_char(p_template.paused_until at time zone 'utc', '" until "YYYY-MM-DD HH24:MI" UTC"'),
-        ': ' || p_template.rejected_reason);
+    select * into v_reader from public.users where id = private.my_user_id();
+    return private.phrase('refusal', 'template_status', jsonb_build_object(
+        'name', p_template.name, 'language', p_template.language,
+        'status', coalesce(
+            private.phrase('label', 'status_' || p_template.status),
+            private.phrase('label', 'status', jsonb_build_object('status', replace(p_template.status, '_', ' ')))),
+        'until', case when p_template.paused_until is not null then ' ' || private.phrase('label', 'until',
+            jsonb_build_object('until', private.moment_words(p_template.paused_until,
+                coalesce(v_reader.timezone, 'UTC'), v_reader.locale, private.clock()))) end,
+        'why', ': ' || p_template.rejected_reason));
 end
 $$;
 
@@ -1446,31 +1700,37 @@ create function private.template_message(p_template public.message_templates, p_
 language plpgsql stable set search_path = '' as $$
 declare
     v_given jsonb := coalesce(nullif(p_parameters, 'null'), '{}');
-    v_fault text := private.template_obstacle(p_template);
+    v_obstacle text := private.template_obstacle(p_template);
+    v_parts text := private.template_unsupported(p_template);
+    v_names jsonb := jsonb_build_object('name', p_template.name, 'language', p_template.language);
+    v_fault text;
     v_filled jsonb;
 begin
-    if v_fault is not null then
-        return jsonb_build_object('reason', 'template_' || p_template.status, 'message', v_fault,
-            'hint', 'Choose another template, or wait until this one is approved.');
+    if v_obstacle is not null then
+        return jsonb_build_object('reason', 'template_' || p_template.status, 'message', v_obstacle,
+            'hint', private.phrase('hint', 'template_status'));
+    elsif v_parts is not null then
+        return jsonb_build_object('reason', 'template_unsupported',
+            'message', private.phrase('refusal',
+        'template_unsupported', v_names || jsonb_build_object('parts', v_parts)),
+            'hint', private.phrase('hint', 'template_unsupported'));
     elsif jsonb_typeof(v_given) <> 'object' then
-        v_fault := 'its parameters must be an object';
+        v_fault := private.phrase('fault', 'not_parameters');
     elsif p_template.components = '[]' then
-        v_fault := 'its text is not known yet';
+        v_fault := private.phrase('fault', 'text_unknown');
     else
         v_fault := private.template_faults(p_template, v_given);
     end if;
     if v_fault is null then
         v_filled := private.template_filled(p_template, v_given);
-        v_fault := case
-            when length(v_filled ->> 'header') > 60 then format(
-                'the header becomes too long: %s characters, at most 60', length(v_filled ->> 'header'))
-            when length(v_filled ->> 'body') > 1024 then format(
-                'the body becomes too long: %s characters, at most 1024', length(v_filled ->> 'body'))
-        end;
+        v_fault := coalesce(
+            private.template_length_fault('header', v_filled ->> 'header', 60),
+            private.template_length_fault('body', v_filled ->> 'body', 1024));
     end if;
     if v_fault is not null then
         return jsonb_build_object('reason', 'template_parameters',
-            'message', format('The template %s (%s) cannot be sent: %s.', p_template.name, p_template.language, v_fault),
+            'message', private.phrase('refusal',
+        'template_parameters', v_names || jsonb_build_object('fault', v_fault)),
             'hint', private.template_hint(p_template));
     end if;
     return jsonb_build_object('components', v_filled -> 'components', 'variables', v_filled -> 'variables',
@@ -1490,16 +1750,30 @@ begin
 end
 $$;
 
+-- A part that becomes too long with its blanks filled in.
+create function private.template_length_fault(p_part text, p_text text, p_longest int) returns text
+language plpgsql stable set search_path = '' as $$
+begin
+    return case when length(p_text) > p_longest then private.phrase('fault', p_part || '_long', jsonb_build_object(
+        'length', length(p_text), 'longest', p_longest)) end;
+end
+$$;
+
 -- What to give, in a sentence.
 create function private.template_hint(p_template public.message_templates) returns text
-language sql stable set search_path = '' as $$
-    select coalesce(
-        'It needs ' || string_agg(
-            concat(private.template_label(s.part, s.key), ' (' || nullif(s.kind, 'text') || ')'), ', '
-            order by case s.part when 'header' then 1 when 'body' then 2 else 3 end, length(s.key), s.key) || '.',
-        'It takes no parameters.')
+language plpgsql stable set search_path = '' as $$
+declare
+    v_needs text;
+begin
+    select string_agg(
+        concat(private.template_label(s.part, s.key), ' (' || nullif(s.kind, 'text') || ')'), ', '
+        order by case s.part when 'header' then 1 when 'body' then 2 else 3 end, length(s.key), s.key)
+    into v_needs
     from private.template_slots(p_template) s
-    where s.is_required
+    where s.is_required;
+    return case when v_needs is null then private.phrase('hint', 'template_needs_nothing')
+        else private.phrase('hint', 'template_needs', jsonb_build_object('needs', v_needs)) end;
+end
 $$;
 
 -- The template with valid parameters: texts by part, components and variables.
@@ -1550,14 +1824,132 @@ language sql immutable set search_path = '' as $$
     end
 $$;
 grant execute on function
-    private.media_fault(text, jsonb), private.template_blanks(text), private.template_fill(text, jsonb),
+    private.media_fault(text, text, jsonb), private.template_blanks(text), private.template_fill(text, jsonb),
     private.template_slots(public.message_templates), private.template_given(public.message_templates, jsonb),
-    private.template_value_fault(text, jsonb), private.template_faults(public.message_templates, jsonb),
-    private.template_label(text, text), private.template_obstacle(public.message_templates),
+    private.template_value_fault(text, text, jsonb), private.template_faults(public.message_templates, jsonb),
+    private.template_label(text, text), private.template_unsupported(public.message_templates),
+    private.template_obstacle(public.message_templates), private.template_length_fault(text, text, int),
     private.template_message(public.message_templates, jsonb), private.template_hint(public.message_templates),
     private.template_data(public.message_templates, jsonb, jsonb),
     private.template_filled(public.message_templates, jsonb), private.template_parameter(text, text, jsonb)
     to service_role;
+
+insert into private.phrases (kind, reason, es, en, pt) values
+    ('label', 'header', 'el encabezado', 'header', 'o cabeçalho'),
+    ('label', 'header_blank', 'el parámetro {key} del encabezado', 'header parameter {key}',
+        'o parâmetro {key} do cabeçalho'),
+    ('label', 'body_blank', 'el parámetro {key} del texto', 'body parameter {key}', 'o parâmetro {key} do texto'),
+    ('label', 'button', 'el botón {key}', 'button {key}', 'o botão {key}'),
+    ('label', 'image', 'la imagen', 'the image', 'a imagem'),
+    ('label', 'audio', 'el audio', 'the audio', 'o áudio'),
+    ('label', 'video', 'el video', 'the video', 'o vídeo'),
+    ('label', 'document', 'el documento', 'the document', 'o documento'),
+    ('label', 'sticker', 'el sticker', 'the sticker', 'a figurinha'),
+    ('label', 'part_carousel', 'un carrusel', 'a carousel', 'um carrossel'),
+    ('label', 'part_limited_time_offer', 'una oferta por tiempo limitado', 'a limited-time offer',
+        'uma oferta por tempo limitado'),
+    ('label', 'part_mpm', 'un botón de varios productos', 'a button of several products',
+        'um botão de vários produtos'),
+    ('label', 'part_order_details', 'un botón de pago', 'a button to pay an order', 'um botão de pagamento'),
+    ('label', 'part_header_product', 'un producto como encabezado', 'a product as its header',
+        'um produto como cabeçalho'),
+    ('label', 'until', 'hasta {until}', 'until {until}', 'até {until}'),
+    ('label', 'status', 'está «{status}» para WhatsApp', 'is {status} by WhatsApp', 'está «{status}» no WhatsApp'),
+    ('label', 'status_pending', 'todavía no está aprobada por WhatsApp', 'is not approved yet by WhatsApp',
+        'ainda não foi aprovado pelo WhatsApp'),
+    ('label', 'status_in_appeal', 'está en apelación y sin aprobar por WhatsApp',
+        'is under appeal, and not approved by WhatsApp', 'está em recurso e não foi aprovado pelo WhatsApp'),
+    ('label', 'status_rejected', 'fue rechazada por WhatsApp', 'is rejected by WhatsApp',
+        'foi rejeitado pelo WhatsApp'),
+    ('label', 'status_paused', 'fue puesta en pausa por WhatsApp', 'is paused by WhatsApp',
+        'foi pausado pelo WhatsApp'),
+    ('label', 'status_disabled', 'fue desactivada por WhatsApp', 'is disabled by WhatsApp',
+        'foi desativado pelo WhatsApp'),
+    ('label', 'status_deleted', 'fue eliminada de WhatsApp', 'is deleted by WhatsApp', 'foi eliminado do WhatsApp'),
+    ('refusal', 'template_status', 'La plantilla {name} ({language}) {status}{until}{why}.',
+        'The template {name} ({language}) {status}{until}{why}.', 'O modelo {name} ({language}) {status}{until}{why}.'),
+    ('hint', 'template_status', 'Elija otra plantilla o espere a que esta se apruebe.',
+        'Choose another template, or wait until this one is approved.',
+        'Escolha outro modelo ou espere que este seja aprovado.'),
+    ('refusal', 'template_unsupported', 'Recado no puede enviar la plantilla {name} ({language}): contiene {parts}.',
+        'Recado cannot send the template {name} ({language}): it contains {parts}.',
+        'O Recado não pode enviar o modelo {name} ({language}): contém {parts}.'),
+    ('hint', 'template_unsupported', 'Elija una plantilla de texto, archivo y botones.',
+        'Choose a template of text, file and buttons.', 'Escolha um modelo de texto, arquivo e botões.'),
+    ('refusal', 'template_parameters', 'La plantilla {name} ({language}) no se puede enviar: {fault}.',
+        'The template {name} ({language}) cannot be sent: {fault}.',
+        'O modelo {name} ({language}) não pode ser enviado: {fault}.'),
+    ('hint', 'template_needs', 'Necesita {needs}.', 'It needs {needs}.', 'Precisa de: {needs}.'),
+    ('hint', 'template_needs_nothing', 'No lleva parámetros.', 'It takes no parameters.', 'Não leva parâmetros.');
+
+-- What is wrong with a value.
+insert into private.phrases (kind, reason, es, en, pt) values
+    ('fault', 'missing', 'falta {label}', '{label} is missing', 'falta {label}'),
+    ('fault', 'unasked', 'no tiene {label}', '{label} is not in it', 'não tem {label}'),
+    ('fault', 'not_parameters', 'sus parámetros deben ser un objeto', 'its parameters must be an object',
+        'os seus parâmetros devem ser um objeto'),
+    ('fault', 'text_unknown', 'todavía no se conoce su texto', 'its text is not known yet',
+        'o seu texto ainda não é conhecido'),
+    ('fault', 'header_long', 'el encabezado queda demasiado largo: {length} caracteres, como mucho {longest}',
+        'the header becomes too long: {length} characters, at most {longest}',
+        'o cabeçalho fica longo demais: {length} caracteres, no máximo {longest}'),
+    ('fault', 'body_long', 'el texto queda demasiado largo: {length} caracteres, como mucho {longest}',
+        'the body becomes too long: {length} characters, at most {longest}',
+        'o texto fica longo demais: {length} caracteres, no máximo {longest}'),
+    ('fault', 'not_place', '{label} debe ser un lugar: {"latitude", "longitude", "name", "address"}',
+        '{label} must be a place: {"latitude", "longitude", "name", "address"}',
+        '{label} deve ser um lugar: {"latitude", "longitude", "name", "address"}'),
+    ('fault', 'not_action', '{label} debe ser un objeto: {"flow_token", "flow_action_data"}',
+        '{label} must be an object: {"flow_token", "flow_action_data"}',
+        '{label} deve ser um objeto: {"flow_token", "flow_action_data"}'),
+    ('fault', 'not_text', '{label} debe ser un texto', '{label} must be a text', '{label} deve ser um texto'),
+    ('fault', 'empty', '{label} no contiene nada', '{label} is empty', '{label} não contém nada'),
+    ('fault', 'long', '{label} es demasiado largo: {length} caracteres, como mucho {longest}',
+        '{label} is too long: {length} characters, at most {longest}',
+        '{label} é longo demais: {length} caracteres, no máximo {longest}'),
+    ('fault', 'lines',
+        '{label} tiene un salto de línea, un tabulador o cinco espacios seguidos, que WhatsApp no acepta',
+        '{label} has a line break, a tab or five spaces in a row, which WhatsApp refuses',
+        '{label} tem uma quebra de linha, um tabulador ou cinco espaços seguidos, que o WhatsApp não aceita'),
+    ('fault', 'file_missing', '{label} debe indicar un archivo: {"link": "https://…"} o {"id": …}',
+        '{label} must name a file: {"link": "https://…"} or {"id": …}',
+        '{label} deve indicar um arquivo: {"link": "https://…"} ou {"id": …}'),
+    ('fault', 'file_keys', '{label} trae algo que no se conoce: {keys}', '{label} has an unknown key: {keys}',
+        '{label} traz algo desconhecido: {keys}'),
+    ('fault', 'file_not_text', '{label} trae un id, link, filename o mime que no es un texto',
+        '{label} has an id, link, filename or mime that is not a text',
+        '{label} traz um id, link, filename ou mime que não é um texto'),
+    ('fault', 'file_link_or_id', '{label} debe traer "link" o "id", uno de los dos',
+        '{label} must have "link" or "id", one of them', '{label} deve trazer "link" ou "id", um dos dois'),
+    ('fault', 'file_https', '{label} debe tener un enlace que empiece por https://',
+        '{label} must have a link that begins with https://', '{label} deve ter um link que comece por https://'),
+    ('fault', 'file_link_long', '{label} tiene un enlace de más de 2000 caracteres',
+        '{label} has a link of more than 2000 characters', '{label} tem um link de mais de 2000 caracteres'),
+    ('fault', 'file_name', '{label} trae un nombre de archivo, que solo llevan los documentos',
+        '{label} has a file name, which only documents have',
+        '{label} traz um nome de arquivo, que só os documentos têm'),
+    ('fault', 'file_name_long', '{label} tiene un nombre de archivo de más de 240 caracteres',
+        '{label} has a file name of more than 240 characters',
+        '{label} tem um nome de arquivo de mais de 240 caracteres'),
+    ('fault', 'file_mime', '{label} es {mime}, que WhatsApp no acepta así; acepta {mimes}',
+        '{label} is {mime}, which WhatsApp does not take as such; it takes {mimes}',
+        '{label} é {mime}, que o WhatsApp não aceita assim; aceita {mimes}'),
+    ('fault', 'file_size', '{label} tiene un tamaño que no es un número de bytes',
+        '{label} has a size that is not a number of bytes', '{label} tem um tamanho que não é um número de bytes'),
+    ('fault', 'file_large', '{label} es demasiado grande: {size} bytes, como mucho {most}',
+        '{label} is too large: {size} bytes, at most {most}',
+        '{label} é grande demais: {size} bytes, no máximo {most}'),
+    ('fault', 'file_twilio_link', '{label} debe tener un enlace: Twilio no acepta otra cosa',
+        '{label} must have a link: Twilio takes nothing else',
+        '{label} deve ter um link: a Twilio não aceita outra coisa'),
+    ('fault', 'file_no_text', '{label} no puede llevar texto', '{label} cannot have a text with it',
+        '{label} não pode levar texto'),
+    ('fault', 'file_twilio_text', '{label} no puede llevar texto en Twilio: envíelo como mensaje aparte',
+        '{label} cannot have a text with it on Twilio: send that as its own message',
+        '{label} não pode levar texto na Twilio: envie-o como mensagem à parte'),
+    ('fault', 'file_text_long', '{label} lleva un texto demasiado largo: {length} caracteres, como mucho 1024',
+        '{label} has too long a text: {length} characters, at most 1024',
+        '{label} leva um texto longo demais: {length} caracteres, no máximo 1024');
 
 
 -- sql/23_calling_codes.sql
@@ -1911,6 +2303,20 @@ end
 $$;
 grant execute on function private.price_of(text, text, date) to authenticated, service_role;
 
+-- A category of a pricing object, as rate_cards has it.
+create function private.price_category(p_category text) returns text
+language plpgsql immutable set search_path = '' as $$
+begin
+    return case p_category
+        when 'marketing_lite' then 'marketing'
+        when 'authentication_international' then 'authentication'
+        when 'authentication-international' then 'authentication'
+        else regexp_replace(p_category, '^group_', '')
+    end;
+end
+$$;
+grant execute on function private.price_category(text) to authenticated, service_role;
+
 -- What a delivered message costs, by what the provider said of its price: nothing unless its type is regular, else the
 -- list price of the day it was written (Meta's volume tiers, which only make it cheaper, are not known to us). Null
 -- where the provider said nothing, or nobody has told the price.
@@ -1919,12 +2325,7 @@ returns table (amount numeric, currency text)
 language plpgsql stable rows 1 set search_path = '' as $$
 declare
     v_is_charged boolean := coalesce(p_pricing ->> 'type' = 'regular', (p_pricing ->> 'billable')::boolean, false);
-    v_category text := case p_pricing ->> 'category'
-        when 'marketing_lite' then 'marketing'
-        when 'authentication_international' then 'authentication'
-        when 'authentication-international' then 'authentication'
-        else regexp_replace(p_pricing ->> 'category', '^group_', '')
-    end;
+    v_category text := private.price_category(p_pricing ->> 'category');
 begin
     return query
     select case when v_is_charged then r.amount else 0 end, r.currency
@@ -1993,8 +2394,8 @@ declare
 begin
     select tenant_id into v_tenant_id from public.users where id = p_admin_id and is_active and role = 'admin';
     if not found then
-        raise exception using errcode = 'PT403', message = 'Only an admin of the business may connect a number.',
-            hint = 'Ask the owner or an admin.';
+        perform private.refuse(
+            'PT403', 'not_admin', p_locale => (select u.locale from public.users u where u.id = p_admin_id));
     end if;
     perform from public.users where id = v_tenant_id for no key update;
     return v_tenant_id;
@@ -2095,8 +2496,8 @@ declare
         'is_coexistence', coalesce(p_number -> 'is_coexistence', 'false')));
 begin
     if v_number_id is null then
-        raise exception using errcode = 'PT409', message = 'This number is already connected.',
-            hint = 'One number serves one business through one provider: disconnect it where it is active.';
+        perform private.refuse(
+            'PT409', 'number_taken', p_locale => (select u.locale from public.users u where u.id = p_admin_id));
     end if;
     delete from public.channel_secrets
     where tenant_id = v_tenant_id and number_id = v_number_id and kind in ('next_token', 'old_token');
@@ -2167,8 +2568,7 @@ begin
     where tenant_id = v_tenant_id and id = p_number_id
     for no key update;
     if not found then
-        raise exception using errcode = 'PT404', message = 'There is no such number in your business.',
-            hint = 'Read its id from whatsapp_numbers.';
+        perform private.refuse('PT404', 'no_number');
     end if;
     return v_number;
 end
@@ -2199,8 +2599,7 @@ declare
     v_number public.whatsapp_numbers := private.number_lock(p_number_id);
 begin
     if not v_number.is_active then
-        raise exception using errcode = 'PT409', message = 'This number is disconnected.',
-            hint = 'Connect it again with its token: connect-number.';
+        perform private.refuse('PT409', 'number_disconnected');
     end if;
     perform private.channel_mend(v_number.tenant_id, v_number.id);
 end
@@ -2817,6 +3216,7 @@ create table public.messages (
     agent_id uuid,
     template_id uuid,
     forced_by uuid,
+    forced_reason text,
     type text not null,
     content text,
     data jsonb,
@@ -2879,6 +3279,7 @@ comment on column public.messages.content is 'pii: text, or the caption of a med
 comment on column public.messages.is_named is
     'It came with the customer''s name: the last one that did gave customer_leads.user_name.';
 comment on column public.messages.forced_by is 'The member of staff who sent it against the rules, knowing the cost.';
+comment on column public.messages.forced_reason is 'pii: why, in the words of forced_by';
 comment on column public.messages.consented_cost is 'The estimate that forced_by was shown, and agreed to.';
 comment on column public.messages.scheduled_at is 'When it was meant to go out; null: at once.';
 comment on column public.messages.idempotency_key is
@@ -2910,6 +3311,8 @@ create index messages_tenant_id_template_id_idx
 create unique index messages_tenant_id_idempotency_key
     on public.messages (tenant_id, idempotency_key) where idempotency_key is not null;
 create index messages_tenant_id_agent_id_idx on public.messages (tenant_id, agent_id) where agent_id is not null;
+-- A day of a business, wherever its messages are: what statistics are counted from.
+create index messages_tenant_id_provider_at_idx on public.messages (tenant_id, provider_at);
 
 -- The same message is delivered again for days: it is stored once. After the indexes, for the reason given at
 -- customer_leads_pkey; and no other index may hold number_id, or the planner, who thinks that tenant and number alone
@@ -2974,8 +3377,7 @@ declare
     v_tenant_id uuid := private.my_tenant_id();
 begin
     if v_tenant_id is null then
-        raise exception using errcode = 'PT403', message = 'You hold no seat in a business.',
-            hint = 'Ask an admin of the business to invite you.';
+        perform private.refuse('PT403', 'no_seat');
     end if;
     return v_tenant_id;
 end
@@ -2994,8 +3396,7 @@ begin
     for no key update;
     select * into v_conversation from public.conversations where tenant_id = p_tenant_id and id = p_conversation_id;
     if not found then
-        raise exception using errcode = 'PT404', message = 'There is no such conversation.',
-            hint = 'Read its id from inbox_list() or conversations.';
+        perform private.refuse('PT404', 'no_conversation');
     end if;
     return v_conversation;
 end
@@ -3155,8 +3556,7 @@ declare
     v_conversation public.conversations := private.conversation_locked(private.require_staff(), p_conversation_id);
 begin
     if v_conversation.status = 'closed' then
-        raise exception using errcode = 'PT409', message = 'This conversation is closed already.',
-            hint = 'Use conversation_reopen() to go on with it.';
+        perform private.refuse('PT409', 'conversation_closed');
     end if;
     perform private.conversations_finish(v_conversation.tenant_id, array[p_conversation_id], 'staff');
     update public.conversations
@@ -3175,8 +3575,7 @@ begin
     if p_user_id is not null and not exists (
         select from public.users where tenant_id = v_conversation.tenant_id and id = p_user_id and is_active
     ) then
-        raise exception using errcode = 'PT404', message = 'There is no such colleague.',
-            hint = 'Pass users.id of an active member of the business, or null for nobody.';
+        perform private.refuse('PT404', 'no_colleague');
     end if;
     update public.conversations set assigned_to = p_user_id
     where tenant_id = v_conversation.tenant_id and id = p_conversation_id
@@ -3194,8 +3593,7 @@ begin
         select from public.conversations
         where tenant_id = v_conversation.tenant_id and chat_id = v_conversation.chat_id and status = 'open'
     ) then
-        raise exception using errcode = 'PT409', message = 'This chat has an open conversation already.',
-            hint = 'Go on there, or close it first.';
+        perform private.refuse('PT409', 'conversation_open');
     end if;
     update public.conversations set status = 'open', closed_at = null, closed_reason = null, reopened_at = (select private.clock())
     where tenant_id = v_conversation.tenant_id and id = p_conversation_id
@@ -3212,8 +3610,7 @@ begin
     update public.chats set unread_count = 0
     where tenant_id = v_tenant_id and id = p_chat_id and unread_count > 0;
     if not found and not exists (select from public.chats where tenant_id = v_tenant_id and id = p_chat_id) then
-        raise exception using errcode = 'PT404', message = 'There is no such chat.',
-            hint = 'Read its id from inbox_list() or chats.';
+        perform private.refuse('PT404', 'no_chat');
     end if;
 end
 $$;
@@ -3350,12 +3747,12 @@ begin
         m.type, m.content, m.data, m.wa_message_id, m.reply_to, m.status, m.provider_at,
         m.sent_at, m.delivered_at, m.read_at, m.failed_at, m.error_code,
         m.error_message, m.edited_at, m.revoked_at, m.reactions,
-        (
+        case when m.type <> 'text' then (
             select jsonb_agg(jsonb_build_object('id', f.id, 'mime', f.mime, 'filename', f.filename, 'size', f.size,
                 'status', f.status, 'storage_path', f.storage_path))
             from public.media f
             where f.tenant_id = m.tenant_id and f.message_id = m.id
-        )
+        ) end
     from public.messages m
     -- RLS adds the tenant
     where m.chat_id = p_chat_id
@@ -3425,6 +3822,7 @@ create table public.webhook_logs (
     attempts int not null default 1,
     next_attempt_at timestamptz,
     error text,
+    taken_at timestamptz not null default now(),
     applied_at timestamptz,
     is_unmodelled boolean not null default false,
     constraint webhook_logs_pkey primary key (id),
@@ -3439,6 +3837,8 @@ comment on table public.webhook_logs is
 comment on column public.webhook_logs.payload is 'pii: the change as the provider sent it';
 comment on column public.webhook_logs.raw is 'pii: the bytes, where they could not be parsed';
 comment on column public.webhook_logs.events is 'pii: the canonical events while they wait to be applied';
+comment on column public.webhook_logs.taken_at is
+    'When the database took it up: before, it was on its way to us and waited; until applied_at it was worked on.';
 comment on column public.webhook_logs.is_unmodelled is
     'Something in it is nothing that we know, or lacks what we need of it: payload has it.';
 comment on column public.webhook_logs.error is 'pii: the database may quote a value';
@@ -3448,6 +3848,8 @@ create index webhook_logs_tenant_id_received_at_unmodelled_idx
     on public.webhook_logs (tenant_id, received_at desc) where is_unmodelled;
 create index webhook_logs_tenant_id_next_attempt_at_idx
     on public.webhook_logs (tenant_id, next_attempt_at) where status = 'failed';
+-- there should be none: to be counted at any time
+create index webhook_logs_tenant_id_dead_idx on public.webhook_logs (tenant_id) where status = 'dead';
 
 alter table public.webhook_logs enable row level security;
 grant select on public.webhook_logs to authenticated;
@@ -3554,6 +3956,14 @@ begin
 end
 $$;
 
+-- Did this send fail because the customer refuses marketing? Said so inside WhatsApp (131050), or to Twilio (21610).
+create function private.is_refusal(p_body jsonb) returns boolean
+language plpgsql immutable set search_path = '' as $$
+begin
+    return coalesce(p_body #>> '{error,code}' in ('131050', '21610'), false);
+end
+$$;
+
 -- Would this event change that message? Asked before anything is written. The answer, like all that changes do, must
 -- not depend on the order in which they come: of two that speak of the same second, the greater text decides.
 create function private.changes_message(p_message public.messages, p_kind text, p_at timestamptz, p_body jsonb)
@@ -3573,6 +3983,9 @@ begin
             end, true)
             or p_body ->> 'status' = 'failed' and p_at = p_message.failed_at
                 and coalesce(p_body #>> '{error,code}', '') < coalesce(p_message.error_code::text, '')
+            -- what a customer refuses counts, though another failure was told first
+            or private.is_refusal(p_body) and (p_message.error_code::text, p_message.failed_at)
+                is distinct from (p_body #>> '{error,code}', p_at)
             or private.is_first_pricing(p_message.pricing, p_at, p_body -> 'pricing'))
         when 'edit' then
             not private.message_versions(p_message) @> jsonb_build_array(
@@ -3718,11 +4131,18 @@ begin
         v_answered := private.inbox_touch(v_stored);
         perform private.inbox_media(v_stored);
         perform private.activity_note(v_stored);
+        perform private.sequences_replied(v_stored);
+        perform private.manual_sends_note(v_stored);
         if cardinality(v_refusals) = 0 then
             perform private.replies_await(v_stored);
         else
             -- a refusal is confirmed, not discussed
             perform private.opt_outs_confirm(v_stored, v_refusals);
+            perform private.enrollments_end(array(
+                select distinct (m.tenant_id, m.chat_id)::private.chat_ref
+                from unnest(v_stored) m
+                join unnest(v_refusals) r on r.tenant_id = m.tenant_id and r.lead_id = m.lead_id
+            ), 'opted_out', 'opted_out');
             perform private.replies_await(array(
                 select m from unnest(v_stored) m where not exists (
                     select from unnest(v_refusals) r
@@ -3730,6 +4150,7 @@ begin
                         and r.wa_message_id = m.wa_message_id)));
         end if;
         perform private.replies_cancel(v_answered);
+        perform private.sequences_trigger(v_stored);
         v_changes := v_changes || private.early_events_take(v_stored);
     end if;
     if cardinality(v_changes) > 0 then
@@ -3781,7 +4202,7 @@ begin
         l.body ->> 'field', (l.body ->> 'received_at')::timestamptz, nullif(l.body -> 'payload', 'null'),
         decode(l.body ->> 'raw', 'base64'), case when l.error is not null then l.body -> 'events' end,
         case when l.error is null then 'applied' when l.body ->> 'error' is null then 'failed' else 'dead' end,
-        l.error, case when l.error is null then now() end,
+        l.error, case when l.error is null then clock_timestamp() end,
         case when l.error is not null and l.body ->> 'error' is null then now() + interval '1 minute' end,
         jsonb_path_exists(l.body, '$.events[*] ? (@.kind == "other")')
     from unnest(p_bodies, p_tenants, p_errors) as l (body, tenant_id, error)
@@ -3791,6 +4212,7 @@ end
 $$;
 
 -- What became of each payload of a batch that was applied as a set: logged if it is new, and answered.
+-- "product_events" are what the function's log says of it; of ids, a few will do.
 create function private.inbox_settle(
     p_batch jsonb, p_payloads private.inbox_payload[], p_events private.inbox_event[],
     p_stored private.inbox_message[]
@@ -3808,7 +4230,10 @@ begin
             'stored', o.stored,
             'repeated', case when o.is_known then o.told else o.told - o.news + o.messages - o.stored end,
             'error', case when not o.is_known then o.obstacle end)
-            || case when o.is_live then '{"wake": ["reply"]}' else '{}' end::jsonb order by o.position),
+            || case when o.is_live then '{"wake": ["reply"]}' else '{}' end::jsonb
+            || case when o.received is null and o.failures is null then '{}' else jsonb_build_object(
+                'product_events', coalesce(o.received, '[]') || coalesce(o.failures, '[]')) end
+            order by o.position),
         array_agg(o.body order by o.position) filter (where not o.is_known),
         array_agg(o.tenant_id order by o.position) filter (where not o.is_known),
         array_agg(o.obstacle order by o.position) filter (where not o.is_known)
@@ -3816,6 +4241,11 @@ begin
     from (
         select
             p.position, b.body, p.tenant_id, private.inbox_obstacle(b.body, p.number_id) as obstacle,
+            case when s.message_ids is not null then jsonb_build_object(
+                'event', 'whatsapp.message.received', 'tenant_id', p.tenant_id, 'number_id', p.number_id,
+                'provider', p.provider, 'count', cardinality(s.message_ids),
+                'message_ids', s.message_ids[:20], 'chat_ids', s.chat_ids[:20]) end as received,
+            e.failures,
             jsonb_array_length(p.events) as told, coalesce(e.messages, 0) as messages,
             coalesce(s.stored, 0) as stored, coalesce(s.is_live, false) as is_live,
             case when p.number_id is null then jsonb_array_length(p.events) else coalesce(e.news, 0) end as news,
@@ -3823,12 +4253,21 @@ begin
         from unnest(p_payloads) p
         join jsonb_array_elements(p_batch) with ordinality as b (body, position) on b.position = p.position
         left join (
-            select position, count(*) as news, count(*) filter (where kind in ('message', 'echo')) as messages
+            select position, count(*) as news, count(*) filter (where kind in ('message', 'echo')) as messages,
+                jsonb_agg(jsonb_build_object(
+                    'event', 'whatsapp.send.failed', 'tenant_id', tenant_id, 'number_id', number_id,
+                    'provider', provider, 'count', 1, 'message_ids', array[target_id],
+                    'error_code', body #> '{error,code}'))
+                    filter (where kind = 'status' and target_id is not null and body ->> 'status' = 'failed')
+                    as failures
             from unnest(p_events)
             group by position
         ) as e on e.position = p.position
         left join (
-            select position, count(message_id) as stored, bool_or(is_live and kind = 'message') as is_live
+            select position, count(message_id) as stored, bool_or(is_live and kind = 'message') as is_live,
+                -- neither histories nor content that came later
+                array_agg(message_id) filter (where kind = 'message' and conversation_id is not null) as message_ids,
+                array_agg(chat_id) filter (where kind = 'message' and conversation_id is not null) as chat_ids
             from unnest(p_stored)
             group by position
         ) as s on s.position = p.position
@@ -4024,7 +4463,7 @@ $$;
 -- These run with the rights of service_role, the only one who may call webhook_receive() and its sisters.
 grant execute on function
     private.as_uuid(text), private.inbox_route(jsonb),
-    private.changes_message(public.messages, text, timestamptz, jsonb),
+    private.is_refusal(jsonb), private.changes_message(public.messages, text, timestamptz, jsonb),
     private.event_detail(jsonb), private.is_stand_in(text), private.is_first_pricing(jsonb, timestamptz, jsonb),
     private.message_versions(public.messages),
     private.inbox_fresh(private.inbox_payload[]), private.inbox_apply(private.inbox_event[]),
@@ -5782,6 +6221,8 @@ begin
     where a.tenant_id = p_tenant_id and a.subject = p_other_id::text and not exists (
         select from public.alerts b
         where b.tenant_id = p_tenant_id and b.kind = a.kind and b.subject = p_chat_id::text and b.resolved_at is null);
+    perform private.enrollments_join(
+        (p_tenant_id, p_chat_id)::private.chat_ref, (p_tenant_id, p_other_id)::private.chat_ref);
     perform private.references_move('public.chats', p_tenant_id, p_other_id, p_chat_id);
     delete from public.chats where tenant_id = p_tenant_id and id = p_other_id;
 
@@ -5928,15 +6369,17 @@ begin
 end
 $$;
 
--- What either of them refused stays refused, whatever the other said before: a statement of its own, so that it also
--- stays when the statements of both are added up again. Only what the customer says from now on takes it back.
+-- What either of them refused stays refused, whatever the other said before. Where the statements of both do not add up
+-- to that, it becomes a statement of its own: only what the customer says from now on takes it back.
 create function private.refusal_keep(p_lead public.customer_leads, p_other public.customer_leads) returns void
 language plpgsql set search_path = '' as $$
 begin
+    perform private.consents_fold(array[p_lead.tenant_id], array[p_lead.id]);
     perform private.consents_record(array[(
-        p_lead.tenant_id, p_lead.id, 'opt_out', s.scope, 'merge', null, private.clock())::private.consent])
+        l.tenant_id, l.id, 'opt_out', s.scope, 'merge', null, private.clock())::private.consent])
     from (select min(scope) from unnest(array[p_lead.opt_out_scope, p_other.opt_out_scope]) as scope) as s (scope)
-    where s.scope is not null;
+    join public.customer_leads l on l.tenant_id = p_lead.tenant_id and l.id = p_lead.id
+    where s.scope is not null and coalesce(l.opt_out_scope > s.scope, true);  -- all comes before marketing
 end
 $$;
 
@@ -5988,8 +6431,7 @@ create function private.require_user() returns uuid
 language plpgsql stable set search_path = '' as $$
 begin
     if coalesce(private.my_role() not in ('admin', 'user'), true) then
-        raise exception using errcode = 'PT403', message = 'Your role may not change leads.',
-            hint = 'Ask an admin for the role user.';
+        perform private.refuse('PT403', 'leads_role');
     end if;
     return private.my_tenant_id();
 end
@@ -6005,16 +6447,13 @@ declare
     v_lead public.customer_leads;
 begin
     if p_lead_id = p_other_lead_id then
-        raise exception using errcode = 'PT400', message = 'That is one customer.',
-            hint = 'Pass two different customer_leads.id.';
+        perform private.refuse('PT400', 'one_lead');
     elsif (select count(*) from public.customer_leads
             where tenant_id = v_tenant_id and id in (p_lead_id, p_other_lead_id)) < 2
     then
-        raise exception using errcode = 'PT404', message = 'There are no two such customers.',
-            hint = 'Pass two different customer_leads.id of your business.';
+        perform private.refuse('PT404', 'no_two_leads');
     elsif p_keep not in (p_lead_id, p_other_lead_id) then
-        raise exception using errcode = 'PT400', message = 'The details to keep are of neither customer.',
-            hint = 'Pass one of the two ids as p_keep, or nothing.';
+        perform private.refuse('PT400', 'merge_keep');
     end if;
     if cardinality(v_leads) = 2 then
         perform private.leads_join(v_leads[1], v_leads[2], p_keep, private.my_user_id());
@@ -6031,8 +6470,7 @@ declare
     v_tenant_id uuid := private.require_user();
 begin
     if p_lead_id = p_other_lead_id then
-        raise exception using errcode = 'PT400', message = 'That is one customer.',
-            hint = 'Pass two different customer_leads.id.';
+        perform private.refuse('PT400', 'one_lead');
     end if;
     update public.lead_merge_candidates
     set status = 'dismissed', resolved_at = now(), resolved_by = private.my_user_id()
@@ -6043,8 +6481,7 @@ begin
         where tenant_id = v_tenant_id and lead_id = least(p_lead_id, p_other_lead_id)
             and other_lead_id = greatest(p_lead_id, p_other_lead_id)
     ) then
-        raise exception using errcode = 'PT404', message = 'Nobody took these two for one customer.',
-            hint = 'Read lead_merge_candidates for the pairs that wait.';
+        perform private.refuse('PT404', 'no_merge_candidate');
     end if;
 end
 $$;
@@ -6346,39 +6783,54 @@ begin
 end
 $$;
 
--- What a whole message says about hearing from us: null, or {"kind", "scope", "is_only_after_bulk"}.
-create function private.consent_said(p_tenant_id uuid, p_text text) returns jsonb
-language plpgsql stable set search_path = '' as $$
-declare
-    v_phrase text;
+-- A message as keywords are compared: null where it is too long to be one.
+create function private.consent_phrase(p_text text) returns text
+language plpgsql immutable set search_path = '' as $$
 begin
     if p_text is null or length(p_text) > 60 then
         return null;
     end if;
     -- a word with a hand or a face beside it is that word
-    v_phrase := coalesce(
+    return coalesce(
         nullif(private.fold(regexp_replace(p_text, '[\u2190-\u2bff\U0001f000-\U0001faff]', ' ', 'g')), ''),
         private.fold(p_text));
-    return coalesce(
-        (
-            select case
-                when s.opt_out_keywords <> '{}' and v_phrase = any (
-                    array(select private.fold(k) from unnest(s.opt_out_keywords) as k))
-                    then '{"kind": "opt_out", "scope": "marketing", "is_only_after_bulk": false}'::jsonb
-                when s.opt_in_keywords <> '{}' and v_phrase = any (
-                    array(select private.fold(k) from unnest(s.opt_in_keywords) as k))
-                    then '{"kind": "opt_in", "scope": "all", "is_only_after_bulk": false}'
-            end
-            from public.tenant_settings s
-            where s.tenant_id = p_tenant_id
-        ),
-        (
-            select jsonb_build_object('kind', k.kind, 'scope', k.scope, 'is_only_after_bulk', k.is_only_after_bulk)
-            from public.consent_keywords k
-            where k.phrase = v_phrase
-            order by k.is_only_after_bulk
-            limit 1
-        ));
+end
+$$;
+
+-- Which events of customers are statements about hearing from us, by whole messages: the tenant's own words go first.
+create function private.consents_said(p_events private.inbox_event[], p_live_after timestamptz)
+returns table (ordinality bigint, kind text, scope text, is_only_after_bulk boolean)
+language plpgsql stable rows 1 set search_path = '' as $$
+begin
+    return query
+    with phrases as materialized (
+        select e.ordinality, e.tenant_id, private.consent_phrase(e.body ->> 'text') as phrase
+        from unnest(p_events) with ordinality as e
+        where e.kind = 'message' and e.at > p_live_after and (e.body ->> 'history')::boolean is not true
+    ),
+    own as materialized (
+        select s.tenant_id, w.kind, w.scope, private.fold(w.word) as phrase
+        from (select distinct p.tenant_id from phrases p where p.phrase is not null) as d
+        join public.tenant_settings s on s.tenant_id = d.tenant_id
+        cross join lateral (
+            select 'opt_out' as kind, 'marketing' as scope, unnest(s.opt_out_keywords) as word
+            union all
+            select 'opt_in', 'all', unnest(s.opt_in_keywords)
+        ) as w
+    )
+    select distinct on (p.ordinality) p.ordinality, k.kind, k.scope, k.is_only_after_bulk
+    from phrases p
+    cross join lateral (
+        select o.kind, o.scope, false as is_only_after_bulk, 1 as n
+        from own o
+        where o.tenant_id = p.tenant_id and o.phrase = p.phrase
+        union all
+        select k.kind, k.scope, k.is_only_after_bulk, 2
+        from public.consent_keywords k
+        where k.phrase = p.phrase
+    ) as k
+    where p.phrase is not null
+    order by p.ordinality, k.n, k.is_only_after_bulk, k.kind desc;
 end
 $$;
 
@@ -6422,23 +6874,20 @@ begin
             filter (where s.kind = 'opt_out' and s.source = 'keyword')
     into v_said, v_refusals
     from unnest(p_events) with ordinality as e
-    cross join lateral (
-        select case when e.kind = 'message' and e.at > v_live_after
-                and (e.body ->> 'history')::boolean is not true
-            then private.consent_said(e.tenant_id, e.body ->> 'text') end as word
-        offset 0
-    ) as w
-    cross join lateral (
-        select w.word ->> 'kind' as kind, w.word ->> 'scope' as scope, 'keyword' as source
-        where w.word is not null and (not (w.word ->> 'is_only_after_bulk')::boolean or private.follows_bulk(
-            e.tenant_id, e.number_id, p_leads[e.ordinality], e.at, array(
+    join (
+        select w.ordinality, w.kind, w.scope, 'keyword' as source
+        from private.consents_said(p_events, v_live_after) w
+        join unnest(p_events) with ordinality as said on said.ordinality = w.ordinality
+        where not w.is_only_after_bulk or private.follows_bulk(
+            said.tenant_id, said.number_id, p_leads[said.ordinality], said.at, array(
                 select x.at from unnest(p_events) with ordinality as x
-                where x.kind = 'echo' and x.tenant_id = e.tenant_id and x.number_id = e.number_id
-                    and p_leads[x.ordinality] = p_leads[e.ordinality])))
+                where x.kind = 'echo' and x.tenant_id = said.tenant_id and x.number_id = said.number_id
+                    and p_leads[x.ordinality] = p_leads[said.ordinality]))
         union all
-        select case e.body ->> 'value' when 'stop' then 'opt_out' else 'opt_in' end, 'marketing', 'provider'
-        where e.kind = 'preference' and e.body ->> 'value' in ('stop', 'resume', 'signup')
-    ) as s;
+        select p.ordinality, case p.body ->> 'value' when 'stop' then 'opt_out' else 'opt_in' end, 'marketing', 'provider'
+        from unnest(p_events) with ordinality as p
+        where p.kind = 'preference' and p.body ->> 'value' in ('stop', 'resume', 'signup')
+    ) as s on s.ordinality = e.ordinality;
     if v_said is null then
         return array[]::private.refusal[];
     end if;
@@ -6451,7 +6900,7 @@ begin
 end
 $$;
 
--- Sends that failed because the customer refuses marketing: said so inside WhatsApp (131050), or to Twilio (21610).
+-- Sends that failed because the customer refuses marketing.
 create function private.consents_of_failures(p_events private.inbox_event[]) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -6462,7 +6911,7 @@ begin
     into v_said
     from unnest(p_events) e
     join public.messages m on m.tenant_id = e.tenant_id and m.id = e.target_id
-    where e.kind = 'status' and e.body #>> '{error,code}' in ('131050', '21610');
+    where e.kind = 'status' and private.is_refusal(e.body);
     if v_said is not null then
         perform private.consents_record(v_said);
     end if;
@@ -6489,10 +6938,23 @@ $$;
 
 grant execute on function
     private.consents_record(private.consent[]), private.consents_fold(uuid[], uuid[]),
-    private.consent_said(uuid, text), private.follows_bulk(uuid, uuid, uuid, timestamptz, timestamptz[]),
+    private.consent_phrase(text), private.consents_said(private.inbox_event[], timestamptz),
+    private.follows_bulk(uuid, uuid, uuid, timestamptz, timestamptz[]),
     private.inbox_consent(private.inbox_event[], uuid[]), private.consents_of_failures(private.inbox_event[]),
     private.opt_outs_confirm(private.inbox_message[], private.refusal[])
     to service_role;
+
+-- The chats of a lead, locked in the order of their ids.
+create function private.chats_locked(p_tenant_id uuid, p_lead_id uuid) returns private.chat_ref[]
+language plpgsql set search_path = '' as $$
+begin
+    return array(
+        select (c.tenant_id, c.id)::private.chat_ref from public.chats c
+        where c.tenant_id = p_tenant_id and c.lead_id = p_lead_id
+        order by c.id
+        for no key update);
+end
+$$;
 
 -- Definer: staff may not write consent events, only report what a customer told them.
 create function private.consent_record(p_lead_id uuid, p_kind text, p_scope text, p_evidence text) returns jsonb
@@ -6501,16 +6963,16 @@ declare
     v_tenant_id uuid := private.require_staff();
 begin
     if p_kind is null or p_kind not in ('opt_out', 'opt_in') or p_scope is null or p_scope not in ('all', 'marketing') then
-        raise exception using errcode = 'PT400', message = 'This is no statement about hearing from us.',
-            hint = 'p_kind is opt_out or opt_in, p_scope is marketing or all.';
-    elsif coalesce(btrim(p_evidence), '') = '' then
-        raise exception using errcode = 'PT400', message = 'A statement needs its evidence.',
-            hint = 'Say in p_evidence when and how the customer told you.';
+        perform private.refuse('PT400', 'consent');
+    elsif private.is_blank(p_evidence) or length(p_evidence) > 2000 then
+        perform private.refuse('PT400', 'consent_evidence', '{"longest": 2000}');
     end if;
     perform from public.customer_leads where tenant_id = v_tenant_id and id = p_lead_id;
     if not found then
-        raise exception using errcode = 'PT404', message = 'There is no such lead.',
-            hint = 'Read its id from customer_leads.';
+        perform private.refuse('PT404', 'no_lead');
+    end if;
+    if p_kind = 'opt_out' then
+        perform private.enrollments_end(private.chats_locked(v_tenant_id, p_lead_id), 'opted_out', 'opted_out');
     end if;
     perform private.consents_record(array[(
         v_tenant_id, p_lead_id, p_kind, p_scope, 'staff', p_evidence, private.clock())::private.consent]);
@@ -6577,7 +7039,7 @@ create unique index ai_agents_tenant_id_default_key on public.ai_agents (tenant_
 create trigger ai_agents_touch_updated_at before update on public.ai_agents
     for each row execute function private.touch_updated_at();
 create trigger ai_agents_plan_limit after insert or update of is_active, tenant_id on public.ai_agents
-    for each row when (new.is_active) execute function private.enforce_plan_limit('AI agent');
+    for each row when (new.is_active) execute function private.enforce_plan_limit();
 
 alter table public.ai_agents enable row level security;
 grant select,
@@ -7448,7 +7910,7 @@ create type private.send_candidate as (
 
 -- May these be sent now, and what would it cost? The one place that knows. Verdicts: send, wait (until not_before, by
 -- private.clock(); then ask again), template (only as a template), manual (a person must decide), never. Every reason
--- is in private.send_phrases(), said in words; with the verdict send any but window_open, no_window and template is a
+-- is in private.phrases, said in words; with the verdict send any but window_open, no_window and template is a
 -- warning. is_forced overrides what a person may judge: a refusal of marketing, a block, a takeover, hours and quality;
 -- the message goes out with that as its warning. Nobody overrides a refusal of all messages, what the provider would
 -- not deliver anyway, or the plan. Where only so many may go (plan, Meta's messaging limit), the first ones asked for
@@ -7731,11 +8193,9 @@ grant execute on function private.free_entry_open(private.sent[]), private.sends
 
 -- The send decision in words, for people who are about to write.
 
--- Every reason of private.send_decisions() as a sentence, per language. kind: reason (why it does not go out now, or
--- simply goes), warning (it may go, but), note (what comes after: price, free entry point), hint (what to do).
-create function private.send_phrases() returns table (kind text, reason text, es text, en text, pt text)
-language sql immutable rows 45 set search_path = '' as $$
-    values
+-- Every reason of private.send_decisions() as a sentence. reason: why it does not go out now, or simply goes; warning:
+-- it may go, but; note: what comes after, which is price and free entry point; hint: what to do.
+insert into private.phrases (kind, reason, es, en, pt) values
     ('reason', 'window_open', 'La ventana está abierta hasta {until}', 'The window is open until {until}',
         'A janela está aberta até {until}'),
     ('reason', 'no_window', 'Este número no tiene ventana: se puede escribir siempre',
@@ -7765,7 +8225,8 @@ language sql immutable rows 45 set search_path = '' as $$
     ('reason', 'human_takeover', 'Una persona atiende este chat; el agente calla',
         'A person has taken this chat over; the agent is silent',
         'Uma pessoa atende este chat; o agente fica em silêncio'),
-    ('warning', 'human_takeover', 'Atención: una persona atiende este chat', 'Note that a person has taken this chat over',
+    ('warning', 'human_takeover', 'Atención: una persona atiende este chat',
+        'Note that a person has taken this chat over',
         'Atenção: uma pessoa atende este chat'),
     ('reason', 'templates_unsupported', 'Este número no admite plantillas', 'This number cannot send templates',
         'Este número não envia modelos'),
@@ -7793,7 +8254,8 @@ language sql immutable rows 45 set search_path = '' as $$
         'O WhatsApp não entrega promoções a números dos Estados Unidos'),
     ('reason', 'number_paused', 'El número está en pausa; se intenta otra vez {until}',
         'The number is paused; it is tried again {until}', 'O número está em pausa; tenta-se de novo {until}'),
-    ('reason', 'number_stopped', 'El número está detenido y el mensaje espera: un administrador debe conectarlo otra vez',
+    ('reason', 'number_stopped',
+        'El número está detenido y el mensaje espera: un administrador debe conectarlo otra vez',
         'The number is stopped and the message waits: an admin must connect it again',
         'O número está parado e a mensagem espera: um administrador deve conectá-lo de novo'),
     ('reason', 'bulk_paused', 'Los envíos masivos de este número están en pausa; se intenta otra vez {until}',
@@ -7829,6 +8291,15 @@ language sql immutable rows 45 set search_path = '' as $$
     ('hint', 'force', 'Para enviarlo de todos modos, use p_force con el costo que se muestra.',
         'To send it all the same, use p_force with the cost shown.',
         'Para enviar mesmo assim, use p_force com o custo mostrado.'),
+    ('hint', 'number_inactive', 'Un administrador puede activarlo otra vez.', 'An admin may switch it on again.',
+        'Um administrador pode ativá-lo de novo.'),
+    ('hint', 'opted_out', 'Si el cliente cambió de opinión, regístrelo con consent_record.',
+        'If the customer thinks otherwise now, note it with consent_record.',
+        'Se o cliente mudou de ideia, registe-o com consent_record.'),
+    ('hint', 'marketing_to_us', 'Elija una plantilla de utilidad.', 'Choose a utility template.',
+        'Escolha um modelo de utilidade.'),
+    ('hint', 'plan_quota', 'Cambie a un plan mayor o espere al mes próximo.',
+        'Change to a larger plan, or wait until next month.', 'Mude para um plano maior ou espere pelo próximo mês.'),
     ('hint', 'nothing', 'No se puede hacer nada al respecto.', 'Nothing can be done about it.',
         'Não há nada a fazer.'),
     ('note', 'price', 'costo estimado {cost}', 'estimated cost {cost}', 'custo estimado {cost}'),
@@ -7839,25 +8310,12 @@ language sql immutable rows 45 set search_path = '' as $$
     ('note', 'free_entry_point', 'sin costo: el cliente vino de un anuncio',
         'at no cost: the customer came from an ad', 'sem custo: o cliente veio de um anúncio'),
     ('note', 'reply_by', 'responda antes de {reply_by} y 72 horas serán sin costo',
-        'answer by {reply_by} and 72 hours will be at no cost', 'responda até {reply_by} e 72 horas serão sem custo')
-$$;
-
--- A phrase with its blanks filled in. A locale we do not speak is answered in Spanish.
-create function private.send_phrase(p_kind text, p_reason text, p_locale text, p_values jsonb) returns text
-language plpgsql stable set search_path = '' as $$
-declare
-    v_phrase text;
-    v_name text;
-begin
-    select case split_part(p_locale, '-', 1) when 'en' then p.en when 'pt' then p.pt else p.es end into v_phrase
-    from private.send_phrases() p
-    where p.kind = p_kind and p.reason = p_reason;
-    for v_name in select * from jsonb_object_keys(p_values) loop
-        v_phrase := replace(v_phrase, '{' || v_name || '}', coalesce(p_values ->> v_name, ''));
-    end loop;
-    return v_phrase;
-end
-$$;
+        'answer by {reply_by} and 72 hours will be at no cost', 'responda até {reply_by} e 72 horas serão sem custo'),
+    ('refusal', 'purpose', 'No existe el propósito «{purpose}».', 'There is no purpose "{purpose}".',
+        'Não existe o propósito «{purpose}».'),
+    ('hint', 'purpose', 'Es reply, staff, sequence, daily_action o call_followup.',
+        'It is reply, staff, sequence, daily_action or call_followup.',
+        'É reply, staff, sequence, daily_action ou call_followup.');
 
 -- How long, roughly: 5 min, 3 h, 2 días.
 create function private.span_words(p_span interval, p_locale text) returns text
@@ -7914,14 +8372,14 @@ declare
         else 'price_unverified' end;
 begin
     return concat_ws('; ',
-        private.send_phrase(v_kind, v_reason, p_reader.locale, jsonb_build_object(
+        private.phrase(v_kind, v_reason, jsonb_build_object(
             'ago', private.span_words(v_now - p_chat.window_expires_at, p_reader.locale),
-            'until', private.moment_words(v_until, p_reader.timezone, p_reader.locale, v_now))),
-        case when p_decision ->> 'verdict' <> 'never' or p_can_force then private.send_phrase('note', v_price, p_reader.locale,
-            jsonb_build_object('cost', (p_decision ->> 'currency') || ' ' || trim_scale(v_cost))) end,
+            'until', private.moment_words(v_until, p_reader.timezone, p_reader.locale, v_now)), p_reader.locale),
+        case when p_decision ->> 'verdict' <> 'never' or p_can_force then private.phrase('note', v_price,
+            jsonb_build_object('cost', (p_decision ->> 'currency') || ' ' || trim_scale(v_cost)), p_reader.locale) end,
         case when private.free_entry_reply_by(p_chat) > v_now and p_decision ->> 'verdict' = 'send'
-            then private.send_phrase('note', 'reply_by', p_reader.locale, jsonb_build_object('reply_by',
-                private.moment_words(p_chat.free_entry_reply_by, p_reader.timezone, p_reader.locale, v_now))) end);
+            then private.phrase('note', 'reply_by', jsonb_build_object('reply_by', private.moment_words(
+                p_chat.free_entry_reply_by, p_reader.timezone, p_reader.locale, v_now)), p_reader.locale) end);
 end
 $$;
 
@@ -7944,16 +8402,13 @@ declare
 begin
     select * into v_chat from public.chats c where c.tenant_id = v_tenant_id and c.id = p_chat_id;
     if not found then
-        raise exception using errcode = 'PT404', message = 'There is no such chat.',
-            hint = 'Read its id from inbox_list() or chats.';
+        perform private.refuse('PT404', 'no_chat');
     elsif p_template_id is not null and not exists (
         select from public.message_templates t where t.tenant_id = v_tenant_id and t.id = p_template_id
     ) then
-        raise exception using errcode = 'PT404', message = 'There is no such template.',
-            hint = 'Read its id from message_templates.';
+        perform private.refuse('PT404', 'no_template');
     elsif p_purpose is null or p_purpose not in ('reply', 'staff', 'sequence', 'daily_action', 'call_followup') then
-        raise exception using errcode = 'PT400', message = format('There is no purpose %L.', p_purpose),
-            hint = 'It is reply, staff, sequence, daily_action or call_followup.';
+        perform private.refuse('PT400', 'purpose', jsonb_build_object('purpose', p_purpose));
     end if;
     select * into v_reader from public.users u where u.id = private.my_user_id();
 
@@ -7984,7 +8439,7 @@ end
 $$;
 
 grant execute on function
-    private.send_phrases(), private.send_phrase(text, text, text, jsonb), private.span_words(interval, text),
+    private.span_words(interval, text),
     private.moment_words(timestamptz, text, text, timestamptz),
     private.send_sentence(public.chats, jsonb, boolean, public.users) to authenticated, service_role;
 grant execute on function public.send_preview(uuid, text, uuid, text, boolean) to authenticated;
@@ -8056,8 +8511,7 @@ declare
 begin
     perform from public.chats where tenant_id = v_tenant_id and id = p_chat_id for no key update;
     if not found then
-        raise exception using errcode = 'PT404', message = 'There is no such chat.',
-            hint = 'Read its id from inbox_list() or chats.';
+        perform private.refuse('PT404', 'no_chat');
     end if;
     update public.ai_threads set closed_at = v_now, closed_reason = 'cleared'
     where tenant_id = v_tenant_id and chat_id = p_chat_id and closed_at is null;
@@ -8720,6 +9174,12 @@ begin
     from unnest(p_errands) e
     where m.tenant_id = e.tenant_id and m.id = e.message_id;
 
+    -- its sequence says what becomes of a step instead
+    perform private.steps_take_back(array(
+        select (o.tenant_id, o.message_id)::private.message_ref
+        from unnest(p_errands) e
+        join public.outbox o on o.tenant_id = e.tenant_id and o.message_id = e.message_id
+        where e.verdict <> 'wait' and o.purpose = 'sequence'));
     for v_refused in
         delete from public.outbox o
         using unnest(p_errands) e
@@ -8753,8 +9213,9 @@ $$;
 
 -- Take messages to send, for p_lease_seconds: {"claim", "now", "messages": [{…, "send_at": its slot, "spacing":
 -- seconds between two slots of its number}], "next_in_ms": until something else may be due, null when time alone
--- brings nothing, "unknown": sends of lost workers that nobody can tell about}. The send decision is asked once more
--- for each. p_worker: who asks, since a busy number stays with one; p_lead_ms: what it needs before it can send.
+-- brings nothing, "unknown": sends of lost workers that nobody can tell about, "closed": what may not go as it is
+-- since its window has closed, for the log}. The send decision is asked once more for each. p_worker: who asks, since
+-- a busy number stays with one; p_lead_ms: what it needs before it can send.
 create function public.outbox_claim(
     p_limit int default 50, p_lease_seconds int default 30, p_worker uuid default null, p_lead_ms int default 0
 ) returns jsonb
@@ -8765,16 +9226,23 @@ declare
     v_lead interval := make_interval(secs => p_lead_ms / 1000.0);
     v_errands private.errand[] := private.errands_due(p_limit, p_worker, v_lead);
     v_messages jsonb;
+    v_closed jsonb;
 begin
     if cardinality(v_errands) > 0 then
         perform private.errands_rest(array(select e from unnest(v_errands) e where e.rests_until is not null));
         v_errands := private.errands_decided(array(select e from unnest(v_errands) e where e.rests_until is null));
         perform private.errands_refuse(array(select e from unnest(v_errands) e where e.verdict <> 'send'));
+        select jsonb_agg(jsonb_build_object('tenant_id', e.tenant_id, 'number_id', e.number_id, 'chat_id', e.chat_id,
+            'message_id', e.message_id, 'reason', e.reason))
+        into v_closed
+        from unnest(v_errands) e
+        where e.reason = 'window_closed';
         v_messages := private.errands_take(
             array(select e from unnest(v_errands) e where e.verdict = 'send'), v_claim, p_lease_seconds, p_worker);
     end if;
     return jsonb_build_object(
         'claim', v_claim, 'messages', coalesce(v_messages, '[]'), 'unknown', v_unknown,
+        'closed', coalesce(v_closed, '[]'),
         'next_in_ms', case when v_messages is null then ceil(private.outbox_next_in(p_worker, v_lead) * 1000) else 0 end,
         'now', clock_timestamp());
 end
@@ -9221,19 +9689,8 @@ grant execute on function
 create type private.send_request as (
     chat_id uuid, lead_id uuid, number_id uuid, type text, content text, template_id uuid, parameters jsonb,
     media jsonb, reply_to text, send_at timestamptz, is_forced boolean, expected_cost numeric, currency text,
-    idempotency_key text
+    idempotency_key text, reason text
 );
-
--- Refuse: the sentence and the hint are for people, details ({"reason", …} as text) for programs.
-create function private.send_refuse(
-    p_code text, p_reason text, p_message text, p_hint text, p_details jsonb default '{}'
-) returns void
-language plpgsql stable set search_path = '' as $$
-begin
-    raise exception using errcode = p_code, message = p_message, hint = p_hint,
-        detail = (jsonb_strip_nulls(p_details) || jsonb_build_object('reason', p_reason))::text;
-end
-$$;
 
 -- The message as people see it, with what was decided about it.
 create function private.message_shown(p_tenant_id uuid, p_message_id uuid) returns jsonb
@@ -9256,17 +9713,15 @@ begin
     if p_key is null then
         return null;
     elsif length(p_key) not between 1 and 200 then
-        perform private.send_refuse('PT400', 'idempotency_key', 'The idempotency key is empty or too long.',
-            'Use 1 to 200 characters, new for each message: a uuid.');
+        perform private.refuse('PT400', 'idempotency_key');
     end if;
     perform pg_advisory_xact_lock(hashtextextended(format('messages.idempotency_key %s %s', p_tenant_id, p_key), 0));
     select m.id, m.request_hash into v_message
     from public.messages m
     where m.tenant_id = p_tenant_id and m.idempotency_key = p_key;
     if v_message.request_hash <> p_hash then
-        perform private.send_refuse('PT409', 'idempotency_conflict',
-            'Another message was sent with this idempotency key.', 'Use a new key for each message.',
-            jsonb_build_object('message_id', v_message.id));
+        perform private.refuse(
+            'PT409', 'idempotency_conflict', p_details => jsonb_build_object('message_id', v_message.id));
     end if;
     return v_message.id;
 end
@@ -9295,8 +9750,7 @@ begin
                 and c.lead_id = coalesce(p_request.lead_id, c.lead_id) end
     for no key update;
     if not found then
-        perform private.send_refuse('PT404', 'no_chat', 'There is no such chat.',
-            'Give p_chat_id from inbox_list(), or p_lead_id and p_number_id of your business to begin one.');
+        perform private.refuse('PT404', 'no_chat');
     end if;
     return v_chat;
 end
@@ -9309,11 +9763,12 @@ language plpgsql stable set search_path = '' as $$
 declare
     v_longest int := case p_number.provider when 'twilio' then 1600 else 4096 end;
 begin
-    if coalesce(btrim(p_request.content, E' \n\r\t'), '') = '' then
-        perform private.send_refuse('PT400', 'empty', 'The message has no text.', 'Give it in p_content.');
+    if private.is_blank(p_request.content) then
+        perform private.refuse('PT400', 'empty');
     elsif length(p_request.content) > v_longest then
-        perform private.send_refuse('PT400', 'too_long', format('The text is too long: %s characters, at most %s.',
-            length(p_request.content), v_longest), 'Send it in parts.', jsonb_build_object('longest', v_longest));
+        perform private.refuse('PT400', 'too_long',
+            jsonb_build_object('length', length(p_request.content), 'longest', v_longest),
+            jsonb_build_object('longest', v_longest));
     end if;
     return jsonb_build_object('content', p_request.content);
 end
@@ -9327,32 +9782,26 @@ declare
     v_filled jsonb;
 begin
     if p_number.provider = 'whapi' then
-        perform private.send_refuse('PT409', 'templates_unsupported', 'Numbers of Whapi have no templates.',
-            'Write a text: it may be sent at any time.');
+        perform private.refuse('PT409', 'templates_unsupported');
     end if;
     select * into v_template
     from public.message_templates t
     where t.tenant_id = p_number.tenant_id and t.id = p_request.template_id;
     if not found then
-        perform private.send_refuse('PT404', 'no_template', 'There is no such template.',
-            'Give p_template_id from message_templates.');
+        perform private.refuse('PT404', 'no_template');
     elsif (v_template.provider, v_template.waba_id) is distinct from (p_number.provider,
         case p_number.provider when 'twilio' then p_number.account_id else p_number.waba_id end)
     then
-        perform private.send_refuse('PT409', 'template_of_other_account', format(
-            'The template %s belongs to another WhatsApp account than %s.', v_template.name, p_number.display_name),
-            'Choose one whose waba_id is that of the number.');
+        perform private.refuse('PT409', 'template_of_other_account',
+            jsonb_build_object('name', v_template.name, 'number', p_number.display_name));
     end if;
     v_filled := private.template_message(v_template, p_request.parameters);
     if v_filled ? 'reason' then
-        perform private.send_refuse(case v_filled ->> 'reason' when 'template_parameters' then 'PT400' else 'PT409' end,
+        perform private.refuse_as(case v_filled ->> 'reason' when 'template_parameters' then 'PT400' else 'PT409' end,
             v_filled ->> 'reason', v_filled ->> 'message', v_filled ->> 'hint');
     end if;
     return jsonb_build_object('content', v_filled -> 'text', 'template_id', v_template.id,
-        'data', jsonb_build_object('category', v_template.category, 'template', jsonb_build_object(
-            'name', v_template.name, 'language', v_template.language, 'category', v_template.category,
-            'provider_template_id', v_template.provider_template_id, 'components', v_filled -> 'components',
-            'variables', v_filled -> 'variables', 'parameters', coalesce(p_request.parameters, '{}'))));
+        'data', private.template_data(v_template, v_filled, p_request.parameters));
 end
 $$;
 
@@ -9361,22 +9810,22 @@ create function private.compose_media(p_number public.whatsapp_numbers, p_reques
 returns jsonb
 language plpgsql stable set search_path = '' as $$
 declare
-    v_media jsonb := case when p_request.media ? 'media_id'
-        then private.media_reference(p_number, p_request.media) else p_request.media end;
-    v_fault text := private.media_fault(p_request.type, v_media);
+    v_label text := private.phrase('label', p_request.type);
+    v_media jsonb := case when p_request.media ->> 'media_id' is not null
+        then private.media_reference(p_number, p_request) else p_request.media end;
+    v_fault text := coalesce(
+        private.media_fault(v_label, p_request.type, v_media),
+        private.phrase('fault', case
+            when p_number.provider = 'twilio' and v_media ->> 'link' is null then 'file_twilio_link'
+            when p_request.content is not null and p_request.type in ('audio', 'sticker') then 'file_no_text'
+            when p_number.provider = 'twilio' and p_request.content <> '' and p_request.type <> 'image'
+                then 'file_twilio_text'
+            when length(p_request.content) > 1024 then 'file_text_long'
+        end, jsonb_build_object('label', v_label, 'length', length(p_request.content))));
 begin
-    v_fault := case
-        when v_fault is not null then v_fault
-        when p_number.provider = 'twilio' and v_media ->> 'link' is null then 'must have a link: Twilio takes nothing else'
-        when p_request.content is not null and p_request.type in ('audio', 'sticker') then 'cannot have a text with it'
-        when p_number.provider = 'twilio' and p_request.content <> '' and p_request.type <> 'image'
-            then 'cannot have a text with it on Twilio: send that as its own message'
-        when length(p_request.content) > 1024 then format('has too long a text: %s characters, at most 1024',
-            length(p_request.content))
-    end;
     if v_fault is not null then
-        perform private.send_refuse('PT400', 'media', format('The %s %s.', p_request.type, v_fault),
-            'p_media names the file; its text, if it has one, is p_content.');
+        perform private.refuse('PT400', 'media',
+            jsonb_build_object('fault', upper(left(v_fault, 1)) || substr(v_fault, 2)));
     end if;
     return jsonb_build_object('content', p_request.content, 'data',
         jsonb_build_object('media', v_media - '{filename,mime,size}'::text[])
@@ -9384,25 +9833,27 @@ begin
 end
 $$;
 
--- A file that was sent or received before, as the provider knows it: for seven days, on the number it came to.
-create function private.media_reference(p_number public.whatsapp_numbers, p_media jsonb) returns jsonb
+-- A file that was sent or received before, as the provider knows it: as long as it is kept there, on the number it
+-- came to. What was asked for besides a file name stays, to be refused.
+create function private.media_reference(p_number public.whatsapp_numbers, p_request private.send_request)
+returns jsonb
 language plpgsql stable set search_path = '' as $$
 declare
     v_file jsonb;
 begin
-    select jsonb_build_object('id', f.provider_media_id, 'mime', f.mime, 'size', f.size, 'filename', f.filename)
+    select jsonb_build_object('id', f.provider_media_id, 'mime', f.mime, 'size', f.size, 'filename',
+        case when p_request.type = 'document' then f.filename end)
     into v_file
     from public.media f
     join public.messages m on m.tenant_id = f.tenant_id and m.id = f.message_id
-    where f.tenant_id = p_number.tenant_id and f.id::text = lower(p_media ->> 'media_id')
+    where f.tenant_id = p_number.tenant_id and f.id::text = lower(p_request.media ->> 'media_id')
         and m.number_id = p_number.id and f.provider_media_id is not null
-        and m.provider_at > (select private.clock()) - interval '7 days';
+        and coalesce(f.expires_at, m.provider_at + interval '7 days')
+            > greatest((select private.clock()), p_request.send_at);
     if not found then
-        perform private.send_refuse('PT409', 'media_gone', 'WhatsApp has this file no more, or not for this number.',
-            'Files can be sent on for 7 days, from the number they came to. Give a link to it instead.');
+        perform private.refuse('PT409', 'media_gone');
     end if;
-    return jsonb_strip_nulls(case p_media ->> 'filename' is null when true then v_file
-        else v_file || jsonb_build_object('filename', p_media -> 'filename') end);
+    return jsonb_strip_nulls(v_file) || (p_request.media - 'media_id');
 end
 $$;
 
@@ -9433,13 +9884,32 @@ begin
             and m.chat_id = p_chat.id;
     end if;
     if v_quoted.id is null then
-        perform private.send_refuse('PT404', 'no_quoted_message', 'The message to be quoted is not in this chat.',
-            'p_reply_to is id or wa_message_id of a message of the same chat.');
+        perform private.refuse('PT404', 'no_quoted_message');
     elsif v_quoted.wa_message_id is null then
-        perform private.send_refuse('PT409', 'quote_not_sent', 'The message to be quoted has not been sent yet.',
-            'Wait until it is sent.');
+        perform private.refuse('PT409', 'quote_not_sent');
     end if;
     return v_quoted.wa_message_id;
+end
+$$;
+
+-- A moment that a person or their program wrote: 2026-11-21T15:30, by the caller's own clock unless it has an offset.
+create function private.moment_read(p_written text) returns timestamptz
+language plpgsql stable set search_path = '' as $$
+declare
+    v_zone text;
+begin
+    if p_written is null then
+        return null;
+    elsif p_written !~ '^\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?( ?(Z|[+-]\d\d(:?\d\d)?))?$' then
+        perform private.refuse('PT400', 'moment');
+    elsif p_written ~ ':.*[Z+-]' then
+        return p_written::timestamptz;
+    end if;
+    select u.timezone into v_zone from public.users u where u.id = private.my_user_id();
+    return p_written::timestamp at time zone v_zone;
+exception
+    when datetime_field_overflow or invalid_datetime_format or invalid_parameter_value then
+        perform private.refuse('PT400', 'moment');
 end
 $$;
 
@@ -9450,8 +9920,7 @@ declare
     v_now timestamptz := private.clock();
 begin
     if p_send_at > v_now + interval '1 year' then
-        perform private.send_refuse('PT400', 'send_at', 'A message can be scheduled for one year ahead at most.',
-            'Choose an earlier p_send_at.');
+        perform private.refuse('PT400', 'send_at');
     end if;
     return case when p_send_at > v_now then p_send_at end;
 end
@@ -9465,11 +9934,9 @@ declare
     v_made jsonb;
 begin
     if v_misfits <> '' then
-        perform private.send_refuse('PT400', 'misfit', format('A message of type %s takes no %s.', p_request.type,
-            v_misfits), 'Leave it out, or choose another p_type.');
+        perform private.refuse('PT400', 'misfit', jsonb_build_object('type', p_request.type, 'arguments', v_misfits));
     elsif private.chat_address(p_chat.tenant_id, p_chat.id) is null then
-        perform private.send_refuse('PT409', 'no_address', 'This customer has no address on WhatsApp.',
-            'They must write to you first.');
+        perform private.refuse('PT409', 'no_address');
     end if;
     select * into v_number from public.whatsapp_numbers n where n.tenant_id = p_chat.tenant_id and n.id = p_chat.number_id;
     v_made := case
@@ -9479,8 +9946,7 @@ begin
             then private.compose_media(v_number, p_request)
     end;
     if v_made is null then
-        perform private.send_refuse('PT400', 'type', format('There is no type %L of message.', p_request.type),
-            'Choose text, template, image, audio, video, document or sticker.');
+        perform private.refuse('PT400', 'type', jsonb_build_object('type', p_request.type));
     end if;
     return private.outgoing(p_chat.tenant_id, p_chat.id, 'staff', 'staff', 'human', v_made ->> 'content',
         p_request.type, p_data => v_made -> 'data', p_send_at => private.send_time(p_request.send_at),
@@ -9521,21 +9987,24 @@ declare
     v_reader public.users;
 begin
     select * into v_reader from public.users where id = private.my_user_id();
-    perform private.send_refuse('PT409', p_decision ->> 'reason',
+    perform private.refuse_as('PT409', p_decision ->> 'reason',
         private.send_sentence(p_chat, p_decision, p_can_force, v_reader) || '.',
         coalesce(nullif(concat_ws(' ',
             case when p_decision ->> 'verdict' = 'template' or p_decision ->> 'reason' like 'template\_%'
-                then private.send_phrase('hint', 'choose_template', v_reader.locale, '{}') end,
-            case when p_can_force then private.send_phrase('hint', 'force', v_reader.locale, '{}') end), ''),
-            private.send_phrase('hint', 'nothing', v_reader.locale, '{}')),
+                then private.phrase('hint', 'choose_template') else private.phrase('hint', p_decision ->> 'reason') end,
+            case when p_can_force then private.phrase('hint', 'force') end), ''), private.phrase('hint', 'nothing')),
         p_decision || jsonb_build_object('window_expires_at', p_chat.window_expires_at, 'can_force', p_can_force));
 end
 $$;
 
+-- The cost of a decision as the reader is told it: USD 0.0125, or that nobody knows it.
 create function private.cost_words(p_decision jsonb) returns text
-language sql immutable set search_path = '' as $$
-    select (p_decision ->> 'currency') || ' ' || round((p_decision ->> 'estimated_cost')::numeric, 4)
-        || case p_decision ->> 'is_verified' when 'false' then ' (unverified rate)' else '' end
+language plpgsql stable set search_path = '' as $$
+begin
+    return case when p_decision ->> 'estimated_cost' is null then private.phrase('label', 'cost_unknown')
+        else (p_decision ->> 'currency') || ' ' || trim_scale((p_decision ->> 'estimated_cost')::numeric)
+            || case p_decision ->> 'is_verified' when 'false' then private.phrase('label', 'cost_unverified') else '' end end;
+end
 $$;
 
 -- Who forces a message agrees to its cost as they were shown it; it may have changed since.
@@ -9543,19 +10012,17 @@ create function private.send_consent(p_request private.send_request, p_decision 
 language plpgsql stable set search_path = '' as $$
 declare
     v_cost numeric := round((p_decision ->> 'estimated_cost')::numeric, 6);
-    v_words text := coalesce(private.cost_words(p_decision), 'not known');
+    v_words jsonb := jsonb_build_object('cost', private.cost_words(p_decision),
+        'shown', p_request.currency || ' ' || trim_scale(p_request.expected_cost));
 begin
     if round(p_request.expected_cost, 6) = v_cost and upper(p_request.currency) = p_decision ->> 'currency'
         or v_cost is null and p_request.expected_cost is null
     then
         return;
     elsif p_request.expected_cost is null or p_request.currency is null then
-        perform private.send_refuse('PT400', 'cost_not_shown',
-            format('Who forces a message must have seen its estimated cost, which is %s.', v_words),
-            'Show it, then send it along as p_expected_cost and p_currency.', p_decision);
+        perform private.refuse('PT400', 'cost_not_shown', v_words, p_decision);
     end if;
-    perform private.send_refuse('PT409', 'cost_changed', format('The estimated cost is now %s, no longer %s %s.',
-        v_words, p_request.currency, p_request.expected_cost), 'Show the new one, and send again with it.', p_decision);
+    perform private.refuse('PT409', 'cost_changed', v_words, p_decision);
 end
 $$;
 
@@ -9622,6 +10089,9 @@ begin
         return private.message_shown(v_tenant_id, v_id);
     end if;
     v_chat := private.send_chat(v_tenant_id, p_request);
+    if length(p_request.reason) > 500 then
+        perform private.refuse('PT400', 'force_reason');
+    end if;
     v_message := private.send_compose(v_chat, p_request);
     v_decision := private.send_permit(v_chat, v_message, p_request);
     if v_decision ? 'is_forced' then
@@ -9636,7 +10106,8 @@ begin
     set idempotency_key = p_request.idempotency_key,
         request_hash = case when p_request.idempotency_key is not null then v_hash end,
         scheduled_at = v_message.send_at,
-        consented_cost = case when v_decision ? 'is_forced' then p_request.expected_cost end
+        consented_cost = case when v_decision ? 'is_forced' then p_request.expected_cost end,
+        forced_reason = case when v_decision ? 'is_forced' then nullif(btrim(p_request.reason), '') end
     where m.tenant_id = v_tenant_id and m.id = v_id;
     perform private.message_decided(v_tenant_id, v_id, v_decision);
     return private.message_shown(v_tenant_id, v_id);
@@ -9655,13 +10126,19 @@ begin
     for no key update;
     select * into v_message from public.messages m where m.tenant_id = p_tenant_id and m.id = p_message_id;
     if not found then
-        perform private.send_refuse('PT404', 'no_message', 'There is no such message.',
-            'Read its id from messages_list().');
+        perform private.refuse('PT404', 'no_message');
     elsif v_message.direction = 'inbound' then
-        perform private.send_refuse('PT409', 'received', 'The customer wrote this message.',
-            'Only your own can be canceled or sent again.');
+        perform private.refuse('PT409', 'received');
     end if;
     return v_message;
+end
+$$;
+
+-- {"state": how it stands with a message, in the caller's words}; what is still queued here is in a worker's hands.
+create function private.message_state(p_message public.messages) returns jsonb
+language plpgsql stable set search_path = '' as $$
+begin
+    return jsonb_build_object('state', private.phrase('label', 'message_' || p_message.status));
 end
 $$;
 
@@ -9671,11 +10148,8 @@ declare
     v_message public.messages := private.message_locked(private.require_staff(), p_message_id);
 begin
     if cardinality(private.outbox_cancel(v_message.tenant_id, array[p_message_id])) = 0 then
-        perform private.send_refuse('PT409', 'not_queued', format('This message cannot be canceled: it is %s.',
-            case v_message.status when 'queued' then 'being sent' when 'sending' then 'being sent'
-                when 'unknown' then 'unknown whether it was sent' when 'canceled' then 'canceled already'
-                else v_message.status end),
-            'Only what waits can be canceled.', jsonb_build_object('status', v_message.status));
+        perform private.refuse('PT409', 'not_queued', private.message_state(v_message),
+            jsonb_build_object('status', v_message.status));
     end if;
     return private.message_shown(v_message.tenant_id, p_message_id);
 end
@@ -9692,18 +10166,16 @@ declare
     v_decision jsonb;
 begin
     if v_message.status not in ('failed', 'skipped', 'canceled', 'unknown') then
-        perform private.send_refuse('PT409', 'not_failed', format('There is nothing to repeat: this message is %s.',
-            v_message.status), 'Only what failed, was skipped or canceled can be sent again.',
+        perform private.refuse('PT409', 'not_failed', private.message_state(v_message),
             jsonb_build_object('status', v_message.status));
     elsif v_message.status = 'unknown' and not coalesce(p_force, false) then
-        perform private.send_refuse('PT409', 'unknown', 'Nobody knows whether this message was sent.',
-            'Compare with the phone; if it did not arrive, repeat it with p_force.');
+        perform private.refuse('PT409', 'unknown');
     end if;
     select * into v_template from public.message_templates t
     where t.tenant_id = v_message.tenant_id and t.id = v_message.template_id;
     if private.template_obstacle(v_template) is not null and v_template.id is not null then
-        perform private.send_refuse('PT409', 'template_' || v_template.status, private.template_obstacle(v_template),
-            'Send another template instead.');
+        perform private.refuse_as('PT409', 'template_' || v_template.status, private.template_obstacle(v_template),
+            private.phrase('hint', 'template_status'));
     end if;
     select * into v_chat from public.chats c where c.tenant_id = v_message.tenant_id and c.id = v_message.chat_id;
     v_decision := private.send_decide(private.outgoing(v_message.tenant_id, v_message.chat_id, 'staff',
@@ -9721,24 +10193,26 @@ begin
 end
 $$;
 grant execute on function private.message_send(private.send_request), private.message_cancel(uuid),
-    private.message_retry(uuid, boolean) to authenticated;
+    private.message_retry(uuid, boolean), private.moment_read(text) to authenticated;
 
 -- What staff call. Each answers with the message as it is then, and its `decision`; a refusal stores nothing.
 
 -- p_type text: p_content. template: p_template_id, p_parameters (see 22_templates.sql). image, audio, video, document,
 -- sticker: p_media {"link" | "id" | "media_id", "filename", "mime", "size"}, with p_content as its text. To p_chat_id,
--- or to p_lead_id on p_number_id. p_send_at schedules it. p_force, with the cost that was shown, overrules what a
--- person may overrule. p_idempotency_key: asking again with the same key answers with the same message.
+-- or to p_lead_id on p_number_id. p_send_at (ISO 8601, without an offset by the caller's clock) schedules it. p_force,
+-- with the cost that was shown, overrules what a person may overrule; p_reason: why, in their words. p_idempotency_key:
+-- asking again with the same key answers with the same message.
 create function public.message_send(
     p_chat_id uuid default null, p_type text default 'text', p_content text default null,
     p_template_id uuid default null, p_parameters jsonb default null, p_media jsonb default null,
-    p_reply_to text default null, p_send_at timestamptz default null, p_force boolean default false,
+    p_reply_to text default null, p_send_at text default null, p_force boolean default false,
     p_expected_cost numeric default null, p_currency text default null, p_idempotency_key text default null,
-    p_lead_id uuid default null, p_number_id uuid default null
+    p_lead_id uuid default null, p_number_id uuid default null, p_reason text default null
 ) returns jsonb
 language sql set search_path = '' as $$
     select private.message_send((p_chat_id, p_lead_id, p_number_id, p_type, p_content, p_template_id, p_parameters,
-        p_media, p_reply_to, p_send_at, p_force, p_expected_cost, p_currency, p_idempotency_key)::private.send_request)
+        p_media, p_reply_to, private.moment_read(p_send_at), p_force, p_expected_cost, p_currency, p_idempotency_key,
+        p_reason)::private.send_request)
 $$;
 
 create function public.message_cancel(p_message_id uuid) returns jsonb
@@ -9752,9 +10226,132 @@ language sql set search_path = '' as $$
 $$;
 grant execute on function
     public.message_send(
-        uuid, text, text, uuid, jsonb, jsonb, text, timestamptz, boolean, numeric, text, text, uuid, uuid),
+        uuid, text, text, uuid, jsonb, jsonb, text, text, boolean, numeric, text, text, uuid, uuid, text),
     public.message_cancel(uuid), public.message_retry(uuid, boolean)
     to authenticated;
+
+insert into private.phrases (kind, reason, es, en, pt) values
+    ('refusal', 'idempotency_key', 'La clave de idempotencia está vacía o es demasiado larga.',
+        'The idempotency key is empty or too long.', 'A chave de idempotência está vazia ou é longa demais.'),
+    ('hint', 'idempotency_key', 'Use de 1 a 200 caracteres, nuevos en cada mensaje: un uuid.',
+        'Use 1 to 200 characters, new for each message: a uuid.',
+        'Use de 1 a 200 caracteres, novos em cada mensagem: um uuid.'),
+    ('refusal', 'idempotency_conflict', 'Con esta clave de idempotencia ya se envió otro mensaje.',
+        'Another message was sent with this idempotency key.',
+        'Com esta chave de idempotência já se enviou outra mensagem.'),
+    ('hint', 'idempotency_conflict', 'Use una clave nueva para cada mensaje.', 'Use a new key for each message.',
+        'Use uma chave nova para cada mensagem.'),
+    ('refusal', 'empty', 'El mensaje no tiene texto.', 'The message has no text.', 'A mensagem não tem texto.'),
+    ('hint', 'empty', 'Escríbalo en p_content.', 'Give it in p_content.', 'Escreva-o em p_content.'),
+    ('refusal', 'too_long', 'El texto es demasiado largo: {length} caracteres, como mucho {longest}.',
+        'The text is too long: {length} characters, at most {longest}.',
+        'O texto é longo demais: {length} caracteres, no máximo {longest}.'),
+    ('hint', 'too_long', 'Envíelo en partes.', 'Send it in parts.', 'Envie-o em partes.'),
+    ('refusal', 'templates_unsupported', 'Los números de Whapi no tienen plantillas.',
+        'Numbers of Whapi have no templates.', 'Os números da Whapi não têm modelos.'),
+    ('hint', 'templates_unsupported', 'Escriba un texto: se puede enviar en cualquier momento.',
+        'Write a text: it may be sent at any time.', 'Escreva um texto: pode ser enviado a qualquer momento.'),
+    ('refusal', 'no_template', 'No hay tal plantilla.', 'There is no such template.', 'Não há tal modelo.'),
+    ('hint', 'no_template', 'Tome su id de message_templates.', 'Read its id from message_templates.',
+        'Leia o seu id em message_templates.'),
+    ('refusal', 'template_of_other_account', 'La plantilla {name} es de otra cuenta de WhatsApp que {number}.',
+        'The template {name} belongs to another WhatsApp account than {number}.',
+        'O modelo {name} é de outra conta do WhatsApp que {number}.'),
+    ('hint', 'template_of_other_account', 'Elija una de la misma cuenta (waba_id) que el número.',
+        'Choose one whose waba_id is that of the number.', 'Escolha um da mesma conta (waba_id) que o número.'),
+    ('refusal', 'media', '{fault}.', '{fault}.', '{fault}.'),
+    ('hint', 'media', 'p_media indica el archivo; su texto, si lo tiene, va en p_content.',
+        'p_media names the file; its text, if it has one, is p_content.',
+        'p_media indica o arquivo; o seu texto, se o tiver, vai em p_content.'),
+    ('refusal', 'media_gone', 'WhatsApp ya no tiene este archivo, o no para este número, o no lo tendrá a esa hora.',
+        'WhatsApp has this file no more, or not for this number, or will not have it by then.',
+        'O WhatsApp já não tem este arquivo, ou não para este número, ou não o terá a essa hora.'),
+    ('hint', 'media_gone',
+        'Un archivo se puede reenviar mientras el proveedor lo guarda, desde el número al que llegó. Use un enlace.',
+        'A file can be sent on while its provider keeps it, from the number it came to. Give a link to it instead.',
+        'Um arquivo pode ser reenviado enquanto o provedor o guarda, do número ao qual chegou. Use um link.'),
+    ('refusal', 'no_quoted_message', 'El mensaje que se cita no está en este chat.',
+        'The message to be quoted is not in this chat.', 'A mensagem citada não está neste chat.'),
+    ('hint', 'no_quoted_message', 'p_reply_to es id o wa_message_id de un mensaje del mismo chat.',
+        'p_reply_to is id or wa_message_id of a message of the same chat.',
+        'p_reply_to é id ou wa_message_id de uma mensagem do mesmo chat.'),
+    ('refusal', 'quote_not_sent', 'El mensaje que se cita todavía no se ha enviado.',
+        'The message to be quoted has not been sent yet.', 'A mensagem citada ainda não foi enviada.'),
+    ('hint', 'quote_not_sent', 'Espere a que se envíe.', 'Wait until it is sent.', 'Espere que seja enviada.'),
+    ('refusal', 'moment', 'Esto no es una fecha con hora.', 'This is no date with a time.',
+        'Isto não é uma data com hora.'),
+    ('hint', 'moment', 'Escríbala como 2026-11-21T15:30, con desfase (-05:00) si no es la de su reloj.',
+        'Write it as 2026-11-21T15:30, with an offset (-05:00) unless it is by your own clock.',
+        'Escreva-a como 2026-11-21T15:30, com desvio (-05:00) se não for a do seu relógio.'),
+    ('refusal', 'send_at', 'Un mensaje se puede programar como mucho con un año de antelación.',
+        'A message can be scheduled for one year ahead at most.',
+        'Uma mensagem pode ser agendada com um ano de antecedência no máximo.'),
+    ('hint', 'send_at', 'Elija un p_send_at anterior.', 'Choose an earlier p_send_at.',
+        'Escolha um p_send_at anterior.'),
+    ('refusal', 'misfit', 'Un mensaje de tipo {type} no lleva {arguments}.',
+        'A message of type {type} takes no {arguments}.',
+        'Uma mensagem do tipo {type} não leva {arguments}.'),
+    ('hint', 'misfit', 'Quítelo o elija otro p_type.', 'Leave it out, or choose another p_type.',
+        'Retire-o ou escolha outro p_type.'),
+    ('refusal', 'no_address', 'Este cliente no tiene dirección en WhatsApp.',
+        'This customer has no address on WhatsApp.',
+        'Este cliente não tem endereço no WhatsApp.'),
+    ('hint', 'no_address', 'Primero debe escribirle a usted.', 'They must write to you first.',
+        'Primeiro ele deve escrever-lhe.'),
+    ('refusal', 'type', 'No existe el tipo de mensaje «{type}».', 'There is no type "{type}" of message.',
+        'Não existe o tipo de mensagem «{type}».'),
+    ('hint', 'type', 'Elija text, template, image, audio, video, document o sticker.',
+        'Choose text, template, image, audio, video, document or sticker.',
+        'Escolha text, template, image, audio, video, document ou sticker.'),
+    ('refusal', 'force_reason', 'El motivo es demasiado largo: como mucho 500 caracteres.',
+        'The reason is too long: at most 500 characters.', 'O motivo é longo demais: no máximo 500 caracteres.'),
+    ('hint', 'force_reason', 'Resúmalo en p_reason.', 'Sum it up in p_reason.', 'Resuma-o em p_reason.'),
+    ('label', 'cost_unknown', 'desconocido', 'not known', 'desconhecido'),
+    ('label', 'cost_unverified', ' (tarifa sin verificar)', ' (unverified rate)', ' (tarifa não verificada)'),
+    ('refusal', 'cost_not_shown', 'Quien fuerza un mensaje debe haber visto su costo estimado: {cost}.',
+        'Who forces a message must have seen its estimated cost: {cost}.',
+        'Quem força uma mensagem deve ter visto o seu custo estimado: {cost}.'),
+    ('hint', 'cost_not_shown', 'Muéstrelo y envíelo en p_expected_cost y p_currency.',
+        'Show it, then send it along as p_expected_cost and p_currency.',
+        'Mostre-o e envie-o em p_expected_cost e p_currency.'),
+    ('refusal', 'cost_changed', 'El costo estimado es ahora {cost}, ya no {shown}.',
+        'The estimated cost is now {cost}, no longer {shown}.', 'O custo estimado agora é {cost}, já não {shown}.'),
+    ('hint', 'cost_changed', 'Muestre el nuevo y envíe otra vez con él.', 'Show the new one, and send again with it.',
+        'Mostre o novo e envie de novo com ele.'),
+    ('refusal', 'no_message', 'No hay tal mensaje.', 'There is no such message.', 'Não há tal mensagem.'),
+    ('hint', 'no_message', 'Tome su id de messages_list().', 'Read its id from messages_list().',
+        'Leia o seu id em messages_list().'),
+    ('refusal', 'received', 'Este mensaje lo escribió el cliente.', 'The customer wrote this message.',
+        'Esta mensagem foi escrita pelo cliente.'),
+    ('hint', 'received', 'Solo los suyos se pueden cancelar o enviar otra vez.',
+        'Only your own can be canceled or sent again.', 'Só as suas podem ser canceladas ou enviadas de novo.'),
+    ('refusal', 'not_queued', 'Este mensaje no se puede cancelar: {state}.',
+        'This message cannot be canceled: {state}.',
+        'Esta mensagem não pode ser cancelada: {state}.'),
+    ('hint', 'not_queued', 'Solo se puede cancelar lo que espera.', 'Only what waits can be canceled.',
+        'Só se pode cancelar o que espera.'),
+    ('refusal', 'not_failed', 'No hay nada que repetir: {state}.', 'There is nothing to repeat: {state}.',
+        'Não há nada para repetir: {state}.'),
+    ('hint', 'not_failed', 'Solo se puede enviar otra vez lo que falló, se omitió o se canceló.',
+        'Only what failed, was skipped or canceled can be sent again.',
+        'Só se pode enviar de novo o que falhou, foi omitido ou cancelado.'),
+    ('refusal', 'unknown', 'Nadie sabe si este mensaje se envió.', 'Nobody knows whether this message was sent.',
+        'Ninguém sabe se esta mensagem foi enviada.'),
+    ('hint', 'unknown', 'Compare con el teléfono; si no llegó, repítalo con p_force.',
+        'Compare with the phone; if it did not arrive, repeat it with p_force.',
+        'Compare com o telefone; se não chegou, repita-a com p_force.'),
+    ('label', 'message_queued', 'espera o se está enviando', 'it waits or is being sent',
+        'espera ou está a ser enviada'),
+    ('label', 'message_sending', 'se está enviando', 'it is being sent', 'está a ser enviada'),
+    ('label', 'message_sent', 'ya se envió', 'it is sent', 'já foi enviada'),
+    ('label', 'message_delivered', 'ya se entregó', 'it is delivered', 'já foi entregue'),
+    ('label', 'message_read', 'el cliente ya lo leyó', 'it is read', 'o cliente já a leu'),
+    ('label', 'message_played', 'el cliente ya lo escuchó', 'it is played', 'o cliente já a ouviu'),
+    ('label', 'message_failed', 'su envío falló', 'it failed', 'o envio falhou'),
+    ('label', 'message_skipped', 'no se envió', 'it was skipped', 'não foi enviada'),
+    ('label', 'message_canceled', 'ya está cancelado', 'it is canceled already', 'já está cancelada'),
+    ('label', 'message_unknown', 'no se sabe si se envió', 'it is unknown whether it was sent',
+        'não se sabe se foi enviada');
 
 
 -- sql/70_pending_manual.sql
@@ -9774,10 +10371,13 @@ create table public.pending_manual (
     sent_manually boolean not null default false,
     done_at timestamptz,
     done_by uuid,
+    message_id uuid,
     constraint pending_manual_pkey primary key (tenant_id, id),
     constraint pending_manual_chat_id_fkey foreign key (tenant_id, chat_id) references public.chats (tenant_id, id)
         on delete cascade,
     constraint pending_manual_done_by_fkey foreign key (tenant_id, done_by) references public.users (tenant_id, id),
+    constraint pending_manual_message_id_fkey foreign key (tenant_id, message_id)
+        references public.messages (tenant_id, id) on delete set null (message_id),
     constraint pending_manual_source_check check (source in ('sequence', 'daily_action', 'call_followup')),
     constraint pending_manual_priority_check check (priority between 1 and 5),
     constraint pending_manual_status_check check (status in ('open', 'done', 'dismissed')),
@@ -9788,42 +10388,22 @@ comment on column public.pending_manual.text is 'pii: names the customer, and ma
 comment on column public.pending_manual.reason is 'Why no machine may send it: a reason of private.send_decisions().';
 comment on column public.pending_manual.priority is 'The higher, the sooner.';
 comment on column public.pending_manual.sent_manually is 'A person sent it, here or on the phone.';
+comment on column public.pending_manual.done_by is 'null: it was written on the phone, by whomever.';
+comment on column public.pending_manual.message_id is 'What was sent, where that is known.';
 
 create index pending_manual_tenant_id_chat_id_idx on public.pending_manual (tenant_id, chat_id);
 create index pending_manual_tenant_id_open_idx
     on public.pending_manual (tenant_id, priority desc, added_at) where status = 'open';
 create index pending_manual_tenant_id_done_by_idx
     on public.pending_manual (tenant_id, done_by) where done_by is not null;
+create index pending_manual_tenant_id_message_id_idx
+    on public.pending_manual (tenant_id, message_id) where message_id is not null;
 
 alter table public.pending_manual enable row level security;
 grant select on public.pending_manual to authenticated;
 grant select, insert, update, delete on public.pending_manual to service_role;
 create policy pending_manual_select_member on public.pending_manual for select to authenticated
     using (tenant_id = (select private.my_tenant_id()));
-
--- The queue as a person works through it: the urgent first, then the oldest.
-create function public.pending_manual_list(p_limit int default 100, p_source text default null) returns table (
-    id uuid, chat_id uuid, source text, reason text, priority smallint, text text, added_at timestamptz,
-    lead_id uuid, lead_name text, lead_phone text, window_open boolean, window_expires_at timestamptz,
-    free_entry_until timestamptz, wa_link text
-)
-language plpgsql stable rows 100 set search_path = '' as $$
-begin
-    return query
-    select
-        p.id, p.chat_id, p.source, p.reason, p.priority, p.text, p.added_at, l.id,
-        coalesce(l.name, l.user_name, l.phone), l.phone,
-        coalesce(c.window_expires_at > (select private.clock()), false) or n.provider = 'whapi', c.window_expires_at,
-        c.free_entry_until, 'https://wa.me/' || l.phone || '?text=' || private.url_encode(p.text)
-    from public.pending_manual p
-    join public.chats c on c.tenant_id = p.tenant_id and c.id = p.chat_id
-    join public.customer_leads l on l.tenant_id = c.tenant_id and l.id = c.lead_id
-    join public.whatsapp_numbers n on n.tenant_id = c.tenant_id and n.id = c.number_id
-    where p.status = 'open' and (p_source is null or p.source = p_source)
-    order by p.priority desc, p.added_at, p.id
-    limit least(p_limit, 500);
-end
-$$;
 
 -- A text as a part of a URL (RFC 3986): all but the unreserved characters as percent and hex.
 create function private.url_encode(p_text text) returns text
@@ -9836,6 +10416,30 @@ begin
 end
 $$;
 
+-- What became of entries: p_status done, with what was sent and by whom where that is known, or dismissed.
+create type private.pending_end as (tenant_id uuid, id uuid, message_id uuid, done_by uuid);
+
+-- End those that are open. Whoever calls it has their chats locked. Returns them as they are now.
+create function private.pendings_end(p_ends private.pending_end[], p_status text) returns setof public.pending_manual
+language plpgsql set search_path = '' as $$
+declare
+    v_entries public.pending_manual[];
+begin
+    with ended as (
+        update public.pending_manual p
+        set status = p_status, sent_manually = p_status = 'done', done_at = (select private.clock()),
+            done_by = e.done_by, message_id = e.message_id
+        from unnest(p_ends) e
+        where p.tenant_id = e.tenant_id and p.id = e.id and p.status = 'open'
+        returning p.*
+    )
+    select array_agg(ended::public.pending_manual) into v_entries from ended;
+    perform private.daily_dealt_with(e.tenant_id, e.chat_id) from unnest(v_entries) e where e.source = 'daily_action';
+    perform private.steps_dealt_with(v_entries);
+    return query select e.* from unnest(v_entries) e;
+end
+$$;
+
 -- Definer: staff may not write the queue, only say what became of an entry.
 create function private.pending_manual_end(p_id uuid, p_status text) returns public.pending_manual
 language plpgsql security definer set search_path = '' as $$
@@ -9843,16 +10447,34 @@ declare
     v_tenant_id uuid := private.require_staff();
     v_entry public.pending_manual;
 begin
-    update public.pending_manual
-    set status = p_status, sent_manually = p_status = 'done', done_at = private.clock(), done_by = private.my_user_id()
-    where tenant_id = v_tenant_id and id = p_id and status = 'open'
-    returning * into v_entry;
+    perform private.pending_locked(v_tenant_id, p_id);
+    select * into v_entry
+    from private.pendings_end(array[(v_tenant_id, p_id, null, private.my_user_id())::private.pending_end], p_status);
+    return v_entry;
+end
+$$;
+
+-- An open entry, with its lead and chat locked.
+create function private.pending_locked(p_tenant_id uuid, p_id uuid) returns public.pending_manual
+language plpgsql set search_path = '' as $$
+declare
+    v_entry public.pending_manual;
+    v_lead_id uuid;
+begin
+    select c.lead_id into v_lead_id
+    from public.pending_manual p
+    join public.chats c on c.tenant_id = p.tenant_id and c.id = p.chat_id
+    where p.tenant_id = p_tenant_id and p.id = p_id;
+    perform from public.customer_leads where tenant_id = p_tenant_id and id = v_lead_id for no key update;
+    perform from public.chats c
+    where c.tenant_id = p_tenant_id and c.id = (
+        select p.chat_id from public.pending_manual p where p.tenant_id = p_tenant_id and p.id = p_id)
+    for no key update;
+    select * into v_entry
+    from public.pending_manual p
+    where p.tenant_id = p_tenant_id and p.id = p_id and p.status = 'open';
     if not found then
-        raise exception using errcode = 'PT404', message = 'There is no such open entry.',
-            hint = 'Read its id from pending_manual_list(); somebody may have dealt with it meanwhile.';
-    end if;
-    if v_entry.source = 'daily_action' then
-        perform private.daily_dealt_with(v_tenant_id, v_entry.chat_id);
+        perform private.refuse('PT404', 'no_pending_manual');
     end if;
     return v_entry;
 end
@@ -9869,7 +10491,2124 @@ language sql set search_path = '' as $$
 $$;
 
 grant execute on function private.url_encode(text), private.pending_manual_end(uuid, text),
-    public.pending_manual_list(int, text), public.pending_manual_done(uuid), public.pending_manual_dismiss(uuid)
+    public.pending_manual_done(uuid), public.pending_manual_dismiss(uuid) to authenticated;
+grant execute on function private.pendings_end(private.pending_end[], text) to service_role;
+
+-- Was it this that a person wrote? Texts are compared by their words: case, accents, punctuation, blanks and emoji do
+-- not matter, and what was changed a little is still the same.
+
+-- The words, and the groups of three letters they are made of: as those of pg_trgm, without the extension.
+create function private.trigrams(p_text text) returns text[]
+language plpgsql immutable strict parallel safe set search_path = '' as $$
+begin
+    return array(
+        select distinct substr(w.padded, n, 3)
+        from regexp_split_to_table(left(p_text, 4096), ' ') as word
+        cross join lateral (select '  ' || word || ' ' as padded) as w
+        cross join lateral generate_series(1, length(w.padded) - 2) as n
+        where word <> '');
+end
+$$;
+
+create function private.plain_words(p_text text) returns text
+language plpgsql immutable strict parallel safe set search_path = '' as $$
+begin
+    return private.fold(regexp_replace(p_text, '[\u2190-\u2bff\U0001f000-\U0001faff]', ' ', 'g'));
+end
+$$;
+
+-- From 0 to 1: how much of both texts is in common; or, of one that is long enough to be told from a greeting, how
+-- much of it was written, whatever was added.
+create function private.text_likeness(p_wanted text, p_written text) returns numeric
+language plpgsql immutable strict parallel safe set search_path = '' as $$
+declare
+    v_wanted text := private.plain_words(p_wanted);
+    v_written text := private.plain_words(p_written);
+    v_these text[] := private.trigrams(v_wanted);
+    v_those text[] := private.trigrams(v_written);
+    v_common numeric;
+begin
+    if v_wanted = v_written then
+        return case when v_wanted = '' then 0 else 1 end;
+    elsif cardinality(v_these) = 0 or cardinality(v_those) = 0 then
+        return 0;
+    end if;
+    v_common := (select count(*) from unnest(v_these) t where t = any(v_those));
+    return least(0.99, greatest(
+        v_common / (cardinality(v_these) + cardinality(v_those) - v_common),
+        case when length(v_wanted) >= 25 then 0.9 * v_common / cardinality(v_these) end));
+end
+$$;
+
+-- The open entry of a chat that this text is; null: none, or it cannot be told which.
+create function private.pending_match(p_tenant_id uuid, p_chat_id uuid, p_text text) returns uuid
+language plpgsql stable set search_path = '' as $$
+begin
+    return (
+        select m.id
+        from (
+            select p.id, l.likeness, lead(l.likeness) over (order by l.likeness desc) as runner_up,
+                row_number() over (order by l.likeness desc) as place
+            from public.pending_manual p
+            cross join lateral private.text_likeness(p.text, p_text) as l (likeness)
+            where p.tenant_id = p_tenant_id and p.chat_id = p_chat_id and p.status = 'open'
+        ) as m
+        where m.place = 1 and m.likeness >= 0.65
+            and coalesce(m.runner_up < case m.likeness when 1 then 1 else m.likeness - 0.1 end, true));
+end
+$$;
+grant execute on function private.trigrams(text), private.plain_words(text), private.text_likeness(text, text),
+    private.pending_match(uuid, uuid, text) to service_role;
+
+
+-- sql/71_sequences.sql
+
+-- Sequences: messages that follow each other, days apart, for everybody who was enrolled. Steps of a version never
+-- change: who edits a sequence makes a new version, and enrollments stay on theirs until they are moved.
+
+create table public.sequences (
+    tenant_id uuid,
+    id uuid default private.uuid7(),
+    name text not null,
+    description text,
+    goal text,
+    goal_tags text[] not null default '{}',
+    goal_statuses text[] not null default '{}',
+    goal_outcomes text[] not null default '{}',
+    stop_tags text[] not null default '{}',
+    stop_statuses text[] not null default '{}',
+    stop_outcomes text[] not null default '{}',
+    after_reply text not null default 'manual',
+    resume_after_hours int,
+    priority smallint not null default 2,
+    version int not null default 1,
+    is_active boolean not null default false,
+    deleted_at timestamptz,
+    created_at timestamptz not null default now(),
+    updated_at timestamptz not null default now(),
+    constraint sequences_pkey primary key (tenant_id, id),
+    constraint sequences_tenant_id_fkey foreign key (tenant_id) references public.users (id),
+    constraint sequences_name_check check (btrim(name) <> '' and length(name) <= 200),
+    constraint sequences_description_check check (length(description) <= 2000),
+    constraint sequences_goal_check check (length(goal) <= 2000),
+    constraint sequences_after_reply_check check (
+        after_reply in ('never', 'silence', 'manual') and (after_reply = 'silence') = (resume_after_hours is not null)),
+    constraint sequences_resume_after_hours_check check (resume_after_hours between 1 and 8760),
+    constraint sequences_priority_check check (priority between 1 and 5),
+    constraint sequences_deleted_at_check check (deleted_at is null or not is_active)
+);
+comment on table public.sequences is 'Sequences of messages. What is here holds at once for everybody enrolled.';
+comment on column public.sequences.goal is 'What it is for, in the business''s words.';
+comment on column public.sequences.goal_tags is 'A lead with one of them is done: the enrollment is completed.';
+comment on column public.sequences.goal_statuses is 'The same for lead_status and profile_status.';
+comment on column public.sequences.goal_outcomes is
+    'The same for the outcome of a conversation that was closed since the enrollment; * is any outcome.';
+comment on column public.sequences.stop_tags is 'A lead with one of them gets no more: the enrollment is stopped.';
+comment on column public.sequences.stop_statuses is 'The same for lead_status and profile_status.';
+comment on column public.sequences.stop_outcomes is 'The same for the outcome of a conversation, as goal_outcomes.';
+comment on column public.sequences.after_reply is
+    'When the customer has written it goes on never, after resume_after_hours of silence, or when staff say so.';
+comment on column public.sequences.priority is 'Of what a person has to send; the higher, the sooner.';
+comment on column public.sequences.version is 'Of the steps that new enrollments get.';
+comment on column public.sequences.is_active is 'Only then is anybody enrolled, and anything sent.';
+
+-- Names are free again when a sequence is deleted.
+create unique index sequences_tenant_id_name_key on public.sequences (tenant_id, lower(name)) where deleted_at is null;
+
+create trigger sequences_touch_updated_at before update on public.sequences
+    for each row execute function private.touch_updated_at();
+
+alter table public.sequences enable row level security;
+grant select on public.sequences to authenticated;
+grant select, insert, update, delete on public.sequences to service_role;
+create policy sequences_select_member on public.sequences for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+
+create table public.sequence_versions (
+    tenant_id uuid,
+    sequence_id uuid,
+    version int,
+    published_at timestamptz not null default now(),
+    published_by uuid,
+    constraint sequence_versions_pkey primary key (tenant_id, sequence_id, version),
+    constraint sequence_versions_sequence_id_fkey foreign key (tenant_id, sequence_id)
+        references public.sequences (tenant_id, id) on delete cascade,
+    constraint sequence_versions_published_by_fkey foreign key (tenant_id, published_by)
+        references public.users (tenant_id, id),
+    constraint sequence_versions_version_check check (version >= 1)
+);
+comment on table public.sequence_versions is 'Every edition of a sequence''s steps; what is published stays as it is.';
+
+create index sequence_versions_tenant_id_published_by_idx
+    on public.sequence_versions (tenant_id, published_by) where published_by is not null;
+
+alter table public.sequence_versions enable row level security;
+grant select on public.sequence_versions to authenticated;
+grant select, insert, update, delete on public.sequence_versions to service_role;
+create policy sequence_versions_select_member on public.sequence_versions for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+
+create table public.sequence_steps (
+    tenant_id uuid,
+    sequence_id uuid,
+    version int,
+    order_position int,
+    key text not null,
+    delay_minutes int not null default 0,
+    local_time time,
+    window_margin_minutes int,
+    type text not null,
+    text text,
+    media jsonb,
+    template_id uuid,
+    parameters jsonb,
+    on_window_closed text not null default 'skip_to_manual',
+    constraint sequence_steps_pkey primary key (tenant_id, sequence_id, version, order_position),
+    constraint sequence_steps_key_key unique (tenant_id, sequence_id, version, key),
+    constraint sequence_steps_version_fkey foreign key (tenant_id, sequence_id, version)
+        references public.sequence_versions (tenant_id, sequence_id, version) on delete cascade,
+    constraint sequence_steps_template_id_fkey foreign key (tenant_id, template_id)
+        references public.message_templates (tenant_id, id),
+    constraint sequence_steps_order_position_check check (order_position >= 1),
+    constraint sequence_steps_key_check check (key ~ '^[A-Za-z0-9_.-]{1,64}$'),
+    constraint sequence_steps_delay_minutes_check check (delay_minutes between 0 and 527040),
+    constraint sequence_steps_window_margin_minutes_check check (window_margin_minutes between 1 and 1380),
+    constraint sequence_steps_timing_check check (local_time is null or window_margin_minutes is null),
+    constraint sequence_steps_type_check check (
+        case type when 'text' then text is not null and media is null
+            when 'template' then template_id is not null and text is null and media is null
+            else type in ('image', 'audio', 'video', 'document') and media is not null end),
+    constraint sequence_steps_on_window_closed_check check (
+        on_window_closed in ('skip_to_manual', 'use_template', 'wait', 'stop')
+        and (on_window_closed <> 'use_template' or template_id is not null))
+);
+comment on table public.sequence_steps is
+    'The steps of an edition. A step is due delay_minutes after the one before, then at local_time if it has one, or '
+    'not later than window_margin_minutes before the window closes.';
+comment on column public.sequence_steps.key is 'The same step in every edition, as the business calls it.';
+comment on column public.sequence_steps.local_time is 'By the customer''s clock: the first such time after the delay.';
+comment on column public.sequence_steps.window_margin_minutes is
+    'Just before the window closes: so long before it, or earlier where many close together.';
+comment on column public.sequence_steps.text is 'With placeholders; see private.placeholder_names().';
+comment on column public.sequence_steps.template_id is
+    'What is sent as a step of type template, or in its place when the window is closed.';
+comment on column public.sequence_steps.parameters is 'Of the template, whose texts may have placeholders.';
+
+create index sequence_steps_tenant_id_template_id_idx
+    on public.sequence_steps (tenant_id, template_id) where template_id is not null;
+
+alter table public.sequence_steps enable row level security;
+grant select on public.sequence_steps to authenticated;
+grant select, insert, update, delete on public.sequence_steps to service_role;
+create policy sequence_steps_select_member on public.sequence_steps for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+
+-- sequence_triggers: what enrolls customers by itself.
+create table public.sequence_triggers (
+    tenant_id uuid,
+    sequence_id uuid,
+    kind text,
+    value text default '',
+    constraint sequence_triggers_pkey primary key (tenant_id, sequence_id, kind, value),
+    constraint sequence_triggers_sequence_id_fkey foreign key (tenant_id, sequence_id)
+        references public.sequences (tenant_id, id) on delete cascade,
+    constraint sequence_triggers_kind_check check (
+        case when kind in ('new_lead') then value = '' when kind = 'ad' then true
+            else kind in ('keyword', 'tag', 'status') and value <> '' end),
+    constraint sequence_triggers_value_check check (length(value) <= 200)
+);
+comment on table public.sequence_triggers is 'What enrolls a customer in a sequence who never was in it.';
+comment on column public.sequence_triggers.value is
+    'keyword: a word or phrase within a message; tag, status: what the lead gets; ad: its id, or empty for any.';
+
+alter table public.sequence_triggers enable row level security;
+grant select on public.sequence_triggers to authenticated;
+grant select, insert, update, delete on public.sequence_triggers to service_role;
+create policy sequence_triggers_select_member on public.sequence_triggers for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+
+
+-- sql/72_enrollments.sql
+
+-- Enrollments: customers on their way through a sequence, and what became of each step.
+-- Whoever changes an enrollment has its chat locked, or takes enrollments in the order of their ids.
+
+create table public.sequence_enrollments (
+    tenant_id uuid,
+    id uuid default private.uuid7(),
+    sequence_id uuid not null,
+    version int not null,
+    chat_id uuid not null,
+    position int not null default 1,
+    next_run_at timestamptz not null,
+    status text not null default 'active',
+    reason text,
+    waits_for text,
+    last_step_at timestamptz,
+    last_message_id uuid,
+    replied_at timestamptz,
+    source text not null,
+    enrolled_at timestamptz not null,
+    enrolled_by uuid,
+    changed_at timestamptz not null,
+    constraint sequence_enrollments_pkey primary key (tenant_id, id),
+    constraint sequence_enrollments_version_fkey foreign key (tenant_id, sequence_id, version)
+        references public.sequence_versions (tenant_id, sequence_id, version),
+    constraint sequence_enrollments_chat_id_fkey foreign key (tenant_id, chat_id)
+        references public.chats (tenant_id, id) on delete cascade,
+    constraint sequence_enrollments_last_message_id_fkey foreign key (tenant_id, last_message_id)
+        references public.messages (tenant_id, id),
+    constraint sequence_enrollments_enrolled_by_fkey foreign key (tenant_id, enrolled_by)
+        references public.users (tenant_id, id),
+    constraint sequence_enrollments_position_check check (position >= 1),
+    constraint sequence_enrollments_status_check check (
+        status in ('active', 'paused', 'completed', 'stopped', 'replied', 'blocked', 'opted_out')),
+    constraint sequence_enrollments_reason_check check ((status = 'active') = (reason is null)),
+    constraint sequence_enrollments_source_check check (
+        source in ('staff', 'new_lead', 'ad', 'keyword', 'tag', 'status'))
+) with (fillfactor = 70);
+comment on table public.sequence_enrollments is
+    'Who is in which sequence, how far, and when the next step is due. A chat is in one at a time.';
+comment on column public.sequence_enrollments.position is 'Of the step that comes next; past the last one: none.';
+comment on column public.sequence_enrollments.next_run_at is 'Business time; it keeps its value while paused.';
+comment on column public.sequence_enrollments.reason is 'Why it is paused, or how it ended.';
+comment on column public.sequence_enrollments.waits_for is
+    'Why the step that is due has not been run yet: a reason of private.send_decisions(), or previous_step.';
+comment on column public.sequence_enrollments.last_message_id is 'Of the last step that was put into the outbox.';
+comment on column public.sequence_enrollments.replied_at is
+    'When the customer last wrote while it was not over; also on one that goes on, or is paused for another reason.';
+comment on column public.sequence_enrollments.source is 'Staff, or the kind of trigger.';
+comment on column public.sequence_enrollments.changed_at is 'Business time of the last change of status.';
+
+-- One at a time; also what a chat is looked up by.
+create unique index sequence_enrollments_tenant_id_chat_id_live_key
+    on public.sequence_enrollments (tenant_id, chat_id) where status in ('active', 'paused');
+create index sequence_enrollments_tenant_id_chat_id_idx on public.sequence_enrollments (tenant_id, chat_id);
+create index sequence_enrollments_tenant_id_sequence_id_version_idx
+    on public.sequence_enrollments (tenant_id, sequence_id, version, status);
+create index sequence_enrollments_tenant_id_last_message_id_idx
+    on public.sequence_enrollments (tenant_id, last_message_id) where last_message_id is not null;
+create index sequence_enrollments_tenant_id_enrolled_by_idx
+    on public.sequence_enrollments (tenant_id, enrolled_by) where enrolled_by is not null;
+-- What a reply has paused, in the order in which it may go on.
+create index sequence_enrollments_tenant_id_sequence_id_replied_at_idx
+    on public.sequence_enrollments (tenant_id, sequence_id, replied_at) where status = 'paused' and reason = 'replied';
+-- What is due: of a business, and whether there is anything at all.
+create index sequence_enrollments_tenant_id_next_run_at_idx
+    on public.sequence_enrollments (tenant_id, next_run_at) where status = 'active';
+create index sequence_enrollments_next_run_at_idx
+    on public.sequence_enrollments (next_run_at) where status = 'active';
+
+alter table public.sequence_enrollments enable row level security;
+grant select on public.sequence_enrollments to authenticated;
+grant select, insert, update, delete on public.sequence_enrollments to service_role;
+create policy sequence_enrollments_select_member on public.sequence_enrollments for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+
+-- sequence_history: each step that was run. Its key is why no step is run twice.
+create table public.sequence_history (
+    tenant_id uuid,
+    enrollment_id uuid,
+    step_key text,
+    sequence_id uuid not null,
+    version int not null,
+    position int not null,
+    outcome text not null,
+    reason text,
+    message_id uuid,
+    pending_manual_id uuid,
+    planned_at timestamptz not null,
+    at timestamptz not null,
+    constraint sequence_history_pkey primary key (tenant_id, enrollment_id, step_key),
+    constraint sequence_history_enrollment_id_fkey foreign key (tenant_id, enrollment_id)
+        references public.sequence_enrollments (tenant_id, id) on delete cascade,
+    constraint sequence_history_message_id_fkey foreign key (tenant_id, message_id)
+        references public.messages (tenant_id, id),
+    constraint sequence_history_pending_manual_id_fkey foreign key (tenant_id, pending_manual_id)
+        references public.pending_manual (tenant_id, id) on delete set null (pending_manual_id),
+    constraint sequence_history_outcome_check check (outcome in ('sent', 'manual', 'done', 'skipped', 'stopped'))
+);
+comment on table public.sequence_history is 'What became of each step of each enrollment, and why.';
+comment on column public.sequence_history.outcome is
+    'sent: put into the outbox, whose message tells its fate; manual: given to a person; done: a person sent it; '
+    'skipped: passed over; stopped: the sequence ended instead.';
+comment on column public.sequence_history.reason is 'Of the send decision, or what staff said.';
+comment on column public.sequence_history.message_id is 'What was sent; of a manual step the message that was skipped.';
+comment on column public.sequence_history.planned_at is 'When it was due.';
+
+create index sequence_history_tenant_id_message_id_idx
+    on public.sequence_history (tenant_id, message_id) where message_id is not null;
+create index sequence_history_tenant_id_pending_manual_id_idx
+    on public.sequence_history (tenant_id, pending_manual_id) where pending_manual_id is not null;
+-- What statistics of a sequence read.
+create index sequence_history_tenant_id_sequence_id_idx on public.sequence_history (tenant_id, sequence_id, at);
+
+alter table public.sequence_history enable row level security;
+grant select on public.sequence_history to authenticated;
+grant select, insert, update, delete on public.sequence_history to service_role;
+create policy sequence_history_select_member on public.sequence_history for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+
+-- A step of an enrollment that waits in the outbox, taken back: nothing of it has gone out.
+create type private.message_ref as (tenant_id uuid, message_id uuid);
+
+-- Take steps back whose messages will not be sent: the enrollment is again where it was before, the step due at once.
+-- One that was over because of it goes on, unless its chat is in another by now.
+create function private.steps_take_back(p_messages private.message_ref[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    with held as materialized (
+        select e.tenant_id, e.id, h.step_key, h.message_id, h.position
+        from unnest(p_messages) m
+        join public.sequence_history h on h.tenant_id = m.tenant_id and h.message_id = m.message_id
+        join public.sequence_enrollments e on e.tenant_id = h.tenant_id and e.id = h.enrollment_id
+        where e.status in ('active', 'paused') or e.status = 'completed' and not exists (
+            select from public.sequence_enrollments o
+            where o.tenant_id = e.tenant_id and o.chat_id = e.chat_id and o.status in ('active', 'paused'))
+        order by e.tenant_id, e.id
+        for no key update of e
+    ),
+    forgotten as (
+        delete from public.sequence_history h
+        using held w
+        where h.tenant_id = w.tenant_id and h.enrollment_id = w.id and h.step_key = w.step_key
+    ),
+    canceled as (
+        update public.messages m set status = 'canceled'
+        from held w
+        where m.tenant_id = w.tenant_id and m.id = w.message_id
+    )
+    update public.sequence_enrollments e
+    set position = least(e.position, w.position), next_run_at = (select private.clock()), waits_for = null,
+        last_message_id = null, status = case e.status when 'completed' then 'active' else e.status end,
+        reason = case when e.status <> 'completed' then e.reason end
+    from held w
+    where e.tenant_id = w.tenant_id and e.id = w.id;
+end
+$$;
+
+-- Take back what sequences have in the outbox for these chats and nobody has begun to send.
+create function private.steps_recall(p_chats private.chat_ref[]) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_messages private.message_ref[];
+begin
+    with mine as (
+        select o.tenant_id, o.message_id
+        from unnest(p_chats) c
+        cross join lateral (
+            select * from public.outbox o
+            where o.tenant_id = c.tenant_id and o.chat_id = c.chat_id and o.purpose = 'sequence' and o.state = 'queued'
+            offset 0
+        ) as k
+        join public.outbox o on o.tenant_id = k.tenant_id and o.message_id = k.message_id
+        order by o.tenant_id, o.message_id
+        for update of o
+    ),
+    gone as (
+        delete from public.outbox o
+        using mine m
+        where o.tenant_id = m.tenant_id and o.message_id = m.message_id and o.state = 'queued'
+        returning o.tenant_id, o.message_id
+    ),
+    noted as (
+        update public.messages m set status = 'canceled'
+        from gone g
+        where m.tenant_id = g.tenant_id and m.id = g.message_id
+    )
+    select array_agg((tenant_id, message_id)::private.message_ref) into v_messages from gone;
+    if v_messages is not null then
+        perform private.steps_take_back(v_messages);
+    end if;
+end
+$$;
+
+-- The live enrollments of these chats, locked in the order of their ids.
+create function private.enrollments_live(p_chats private.chat_ref[]) returns setof public.sequence_enrollments
+language plpgsql set search_path = '' as $$
+begin
+    return query
+    select e.*
+    from (select distinct c.tenant_id, c.chat_id from unnest(p_chats) c) as w
+    cross join lateral (
+        select l.id from public.sequence_enrollments l
+        where l.tenant_id = w.tenant_id and l.chat_id = w.chat_id and l.status in ('active', 'paused')
+        limit 1
+    ) as k
+    join public.sequence_enrollments e on e.tenant_id = w.tenant_id and e.id = k.id
+    order by e.tenant_id, e.id
+    for no key update of e;
+end
+$$;
+
+-- Active enrollments of these chats pause, for that reason: replied, staff, probably_blocked, blocked, ... A step that
+-- waits in the outbox is taken back. Those that are paused already stay so for their own reason.
+create function private.enrollments_hold(p_chats private.chat_ref[], p_reason text) returns void
+language plpgsql set search_path = '' as $$
+begin
+    perform private.steps_recall(p_chats);
+    update public.sequence_enrollments e
+    set status = 'paused', reason = p_reason, changed_at = (select private.clock())
+    from private.enrollments_live(p_chats) l
+    where l.status = 'active' and e.tenant_id = l.tenant_id and e.id = l.id;
+end
+$$;
+
+-- Those paused for that reason go on: what was due meanwhile is due now, once, and what waited for a window is tried.
+create function private.enrollments_release(p_chats private.chat_ref[], p_reason text) returns void
+language plpgsql set search_path = '' as $$
+begin
+    update public.sequence_enrollments e
+    set status = 'active', reason = null, changed_at = k.now, waits_for = null,
+        next_run_at = case when e.waits_for is not null then k.now else greatest(e.next_run_at, k.now) end
+    from private.enrollments_live(p_chats) l, private.clock() k (now)
+    where l.status = 'paused' and l.reason = p_reason and e.tenant_id = l.tenant_id and e.id = l.id;
+end
+$$;
+
+-- Enrollments of these chats that are not over end: p_status is completed, stopped, replied, blocked or opted_out.
+create function private.enrollments_end(p_chats private.chat_ref[], p_status text, p_reason text) returns void
+language plpgsql set search_path = '' as $$
+begin
+    perform private.steps_recall(p_chats);
+    update public.sequence_enrollments e
+    set status = p_status, reason = p_reason, changed_at = (select private.clock()), waits_for = null
+    from private.enrollments_live(p_chats) l
+    where e.tenant_id = l.tenant_id and e.id = l.id;
+end
+$$;
+
+-- Two chats become one, the other's enrollment with it: one stays, that of p_chat.
+create function private.enrollments_join(p_chat private.chat_ref, p_other private.chat_ref) returns void
+language plpgsql set search_path = '' as $$
+begin
+    if exists (
+        select from public.sequence_enrollments e
+        where e.tenant_id = p_chat.tenant_id and e.chat_id = p_chat.chat_id and e.status in ('active', 'paused')
+    ) then
+        perform private.enrollments_end(array[p_other], 'stopped', 'merged');
+    end if;
+end
+$$;
+
+grant execute on function
+    private.steps_take_back(private.message_ref[]), private.steps_recall(private.chat_ref[]),
+    private.enrollments_live(private.chat_ref[]), private.enrollments_hold(private.chat_ref[], text),
+    private.enrollments_release(private.chat_ref[], text), private.enrollments_end(private.chat_ref[], text, text)
+    to service_role;
+
+
+-- sql/73_sequence_editing.sql
+
+-- Writing sequences: a document is checked whole, and each fault is told with its place. What people edit and what
+-- they import goes the same way.
+
+insert into private.phrases (kind, reason, es, en, pt) values
+    ('refusal', 'no_sequence', 'No hay tal secuencia.', 'There is no such sequence.', 'Não há tal sequência.'),
+    ('hint', 'no_sequence', 'Tome su id de sequences; una borrada ya no se puede cambiar.',
+        'Read its id from sequences; one that was deleted cannot be changed.',
+        'Leia o seu id em sequences; uma apagada já não se pode mudar.'),
+    ('refusal', 'sequence_name', 'name: ya hay otra secuencia que se llama «{name}».',
+        'name: another sequence is called "{name}" already.', 'name: já há outra sequência que se chama "{name}".'),
+    ('hint', 'sequence_name', 'Elija otro nombre.', 'Choose another name.', 'Escolha outro nome.'),
+    ('refusal', 'sequence_switch', 'Falta p_is_active.', 'p_is_active is missing.', 'Falta p_is_active.'),
+    ('hint', 'sequence_switch', 'Diga true o false.', 'Say true or false.', 'Diga true ou false.');
+
+-- Placeholders: {{name}}, or {{name|amigo}} with what stands there when the name is not known.
+
+-- What a placeholder may be called; besides these {{metadata.…}} with a key of customer_leads.metadata.
+create function private.placeholder_names() returns text[]
+language sql immutable set search_path = '' as $$
+    select array['name', 'first_name', 'user_name', 'phone', 'email', 'company', 'customer_type', 'status', 'label1',
+        'label2', 'label3', 'next_action', 'business', 'number']
+$$;
+
+-- What is wrong with the placeholders of a text; null: nothing.
+create function private.placeholder_fault(p_text text) returns text
+language plpgsql immutable set search_path = '' as $$
+declare
+    v_unknown text := (
+        select string_agg(format('{{%s}}', p.name), ', ')
+        from regexp_matches(p_text, '\{\{([^{}|]*)(?:\|[^{}]*)?\}\}', 'g') as m
+        cross join lateral (select btrim(m[1]) as name) as p
+        where p.name <> all (private.placeholder_names()) and p.name !~ '^metadata\.\S+$');
+begin
+    return case
+        when v_unknown <> '' then format('has an unknown placeholder: %s', v_unknown)
+        when regexp_replace(p_text, '\{\{([^{}|]*)(\|[^{}]*)?\}\}', '', 'g') ~ '\{\{|\}\}'
+            then 'has a placeholder that is not closed, or not opened'
+    end;
+end
+$$;
+
+-- A text with its placeholders filled in. p_is_json: it is JSON, and stays it.
+create function private.placeholders_fill(p_text text, p_values jsonb, p_is_json boolean default false) returns text
+language plpgsql immutable set search_path = '' as $$
+begin
+    if p_text is null or position('{{' in p_text) = 0 then
+        return p_text;
+    end if;
+    return (
+        select string_agg(concat(p.words, coalesce(
+            case when p_is_json then substr(v.value::text, 2, length(v.value::text) - 2) else v.value #>> '{}' end,
+            btrim(substr(p.blank[2], 2)))), '' order by p.n)
+        from rows from (
+            unnest(regexp_split_to_array(p_text, '\{\{[^{}|]*(?:\|[^{}]*)?\}\}')),
+            regexp_matches(p_text, '\{\{([^{}|]*)(\|[^{}]*)?\}\}', 'g')
+        ) with ordinality as p (words, blank, n)
+        left join lateral (
+            select to_jsonb(nullif(btrim(p_values #>> string_to_array(btrim(p.blank[1]), '.', '')), '')) as value
+        ) as v on true);
+end
+$$;
+
+-- {placeholder: value} of a lead, for messages from that number.
+create function private.placeholder_values(
+    p_lead public.customer_leads, p_number public.whatsapp_numbers, p_business text
+) returns jsonb
+language plpgsql immutable set search_path = '' as $$
+declare
+    v_name text := coalesce(nullif(p_lead.name, p_lead.phone), p_lead.user_name);
+begin
+    return jsonb_build_object('name', v_name, 'first_name', split_part(btrim(v_name), ' ', 1),
+        'user_name', p_lead.user_name, 'phone', p_lead.phone, 'email', p_lead.email, 'company', p_lead.company,
+        'customer_type', p_lead.customer_type, 'status', coalesce(p_lead.profile_status, p_lead.lead_status),
+        'label1', p_lead.label1, 'label2', p_lead.label2, 'label3', p_lead.label3, 'next_action', p_lead.next_action,
+        'business', p_business, 'number', p_number.display_name, 'metadata', p_lead.metadata);
+end
+$$;
+
+-- Documents.
+
+-- What is wrong with a value, given what it should be; null: nothing, or it is left out. kind: text (from..to
+-- characters), integer, list (from..to items), words (a list of texts), choice and object (of those words), time,
+-- span ({"hours", "minutes"}: from..to minutes).
+create function private.json_fault(p_value jsonb, p_kind text, p_from int, p_to int, p_words text[]) returns text
+language plpgsql immutable set search_path = '' as $$
+declare
+    v_type text := coalesce(jsonb_typeof(p_value), 'null');
+    v_text text := p_value #>> '{}';
+begin
+    return case
+        when v_type = 'null' then null
+        when p_kind in ('text', 'choice', 'time') and v_type <> 'string' then 'must be a text'
+        when p_kind = 'integer' and (v_type <> 'number' or v_text !~ '^-?\d{1,9}$') then 'must be a whole number'
+        when p_kind in ('list', 'words') and v_type <> 'array' then 'must be a list'
+        when p_kind in ('object', 'span') and v_type <> 'object' then 'must be an object'
+        when p_kind = 'text' and length(btrim(v_text)) < p_from then 'is empty'
+        when p_kind = 'text' and length(v_text) > p_to then
+            format('is too long: %s characters, at most %s', length(v_text), p_to)
+        when p_kind = 'choice' and v_text <> all (p_words) then
+            format('is %s; it must be one of %s', v_text, array_to_string(p_words, ', '))
+        when p_kind = 'time' and v_text !~ '^([01]\d|2[0-3]):[0-5]\d$' then 'must be a time of day: HH:MM'
+        when p_kind = 'integer' and v_text::int not between p_from and p_to then
+            format('is %s; it must be from %s to %s', v_text, p_from, p_to)
+        when p_kind = 'list' and jsonb_array_length(p_value) not between p_from and p_to then
+            format('has %s items; it must have from %s to %s', jsonb_array_length(p_value), p_from, p_to)
+        when p_kind = 'words' and (jsonb_array_length(p_value) > 100 or p_value @? 'strict $[*] ? (@.type() != "string"
+            || @ like_regex "^\\s*$" || @ like_regex "^.{201}")') then 'must be a list of at most 100 short texts'
+        when p_kind = 'object' and exists (select from jsonb_object_keys(p_value) k where k <> all (p_words)) then
+            format('has an unknown key: %s; it may have %s', (
+                select string_agg(k, ', ') from jsonb_object_keys(p_value) k where k <> all (p_words)),
+                array_to_string(p_words, ', '))
+        when p_kind = 'span' and (p_value - '{days,hours,minutes}'::text[] <> '{}'
+            or p_value @? 'strict $.* ? (@.type() != "number" || @ < 0 || @ > 600000 || @.floor() != @)') then
+            'must be {"days", "hours", "minutes"}, whole numbers'
+        when p_kind = 'span' and private.span_minutes(p_value) not between p_from and p_to then
+            format('is %s minutes; it must be from %s to %s', private.span_minutes(p_value), p_from, p_to)
+    end;
+end
+$$;
+
+create function private.span_minutes(p_span jsonb) returns int
+language sql immutable set search_path = '' as $$
+    select coalesce((p_span ->> 'days')::numeric * 1440, 0)::int + coalesce((p_span ->> 'hours')::numeric * 60, 0)::int
+        + coalesce((p_span ->> 'minutes')::numeric, 0)::int
+$$;
+
+-- A value as it must be an array to be looked into; whatever is wrong with it is told elsewhere.
+create function private.json_items(p_value jsonb) returns jsonb
+language sql immutable set search_path = '' as $$
+    select case jsonb_typeof(p_value) when 'array' then p_value else '[]' end
+$$;
+
+-- What is wrong with a document but its steps, in the order in which it is read.
+create function private.sequence_head_faults(p_document jsonb) returns table (path text, fault text)
+language plpgsql immutable rows 1 set search_path = '' as $$
+begin
+    return query
+    select c.path, coalesce(
+        case when c.is_required and coalesce(jsonb_typeof(c.value), 'null') = 'null' then 'is missing' end,
+        private.json_fault(c.value, c.kind, c.at_least, c.at_most, c.words)) as fault
+    from (
+        values
+            (1, 'document', p_document, true, 'object', null, null, array['format', 'name', 'description', 'priority',
+                'goal', 'stop', 'on_reply', 'triggers', 'steps']),
+            (2, 'name', p_document -> 'name', true, 'text', 1, 200, null),
+            (3, 'description', p_document -> 'description', false, 'text', 0, 2000, null),
+            (4, 'priority', p_document -> 'priority', false, 'integer', 1, 5, null),
+            (5, 'goal', p_document -> 'goal', false, 'object', null, null,
+                array['description', 'tags', 'statuses', 'outcomes']),
+            (6, 'goal.description', p_document #> '{goal,description}', false, 'text', 0, 2000, null),
+            (7, 'goal.tags', p_document #> '{goal,tags}', false, 'words', null, null, null),
+            (8, 'goal.statuses', p_document #> '{goal,statuses}', false, 'words', null, null, null),
+            (9, 'goal.outcomes', p_document #> '{goal,outcomes}', false, 'words', null, null, null),
+            (10, 'stop', p_document -> 'stop', false, 'object', null, null, array['tags', 'statuses', 'outcomes']),
+            (11, 'stop.tags', p_document #> '{stop,tags}', false, 'words', null, null, null),
+            (12, 'stop.statuses', p_document #> '{stop,statuses}', false, 'words', null, null, null),
+            (13, 'stop.outcomes', p_document #> '{stop,outcomes}', false, 'words', null, null, null),
+            (14, 'on_reply', p_document -> 'on_reply', false, 'object', null, null, array['resume', 'hours']),
+            (15, 'on_reply.resume', p_document #> '{on_reply,resume}', p_document ? 'on_reply', 'choice', null, null,
+                array['never', 'silence', 'manual']),
+            (16, 'on_reply.hours', p_document #> '{on_reply,hours}', p_document #>> '{on_reply,resume}' = 'silence',
+                'integer', 1, 8760, null),
+            (17, 'triggers', p_document -> 'triggers', false, 'list', 0, 100, null),
+            (18, 'steps', p_document -> 'steps', true, 'list', 1, 100, null)
+    ) as c (n, path, value, is_required, kind, at_least, at_most, words)
+    union all
+    select format('triggers[%s]%s', t.n - 1, c.path), coalesce(
+        case when c.is_required and coalesce(jsonb_typeof(c.value), 'null') = 'null' then 'is missing'
+            when c.path = '.value' and t.item ->> 'on' = 'new_lead' and c.value is not null then
+                'does not belong to new_lead' end,
+        private.json_fault(c.value, c.kind, 1, 200, c.words))
+    from jsonb_array_elements(private.json_items(p_document -> 'triggers')) with ordinality as t (item, n)
+    cross join lateral (
+        values
+            ('', t.item, true, 'object', array['on', 'value']),
+            ('.on', t.item -> 'on', true, 'choice', array['new_lead', 'ad', 'keyword', 'tag', 'status']),
+            ('.value', t.item -> 'value', t.item ->> 'on' in ('keyword', 'tag', 'status'), 'text', null)
+    ) as c (path, value, is_required, kind, words);
+end
+$$;
+
+-- What is wrong with the form of its steps.
+create function private.sequence_step_faults(p_document jsonb) returns table (path text, fault text)
+language plpgsql immutable rows 1 set search_path = '' as $$
+begin
+    return query
+    select format('steps[%s]%s', s.n - 1, c.path), coalesce(
+        case when c.is_required and coalesce(jsonb_typeof(c.value), 'null') = 'null' then 'is missing' end,
+        private.json_fault(c.value, c.kind, c.at_least, c.at_most, c.words),
+        case when c.path in ('.text', '.template.parameters') then private.placeholder_fault(c.value #>> '{}')
+            when c.path = '.key' and c.value #>> '{}' !~ '^[A-Za-z0-9_.-]{1,64}$' then
+                'must be of letters, digits, dots, dashes and underscores'
+            when c.path = '.key' and (
+                select count(*) from jsonb_array_elements(p_document -> 'steps') o where o -> 'key' = c.value) > 1
+                then 'is the key of another step too'
+            when c.path = '.media' and c.value is not null then btrim(private.media_fault(
+                '', c.value ->> 'type', c.value - 'type')) end)
+    from jsonb_array_elements(private.json_items(p_document -> 'steps')) with ordinality as s (item, n)
+    cross join lateral (
+        values
+            ('', s.item, true, 'object', null, null, array['key', 'after', 'at', 'before_window_closes', 'text', 'media',
+                'template', 'on_window_closed']),
+            ('.key', s.item -> 'key', false, 'text', 1, 64, null),
+            ('.after', s.item -> 'after', false, 'span', 0, 527040, null),
+            ('.at', s.item -> 'at', false, 'time', null, null, null),
+            ('.before_window_closes', s.item -> 'before_window_closes', false, 'span', 1, 1380, null),
+            ('.text', s.item -> 'text', false, 'text', 1, case when s.item ? 'media' then 1024 else 4096 end, null),
+            ('.media.type', s.item #> '{media,type}', s.item ? 'media', 'choice', null, null,
+                array['image', 'audio', 'video', 'document']),
+            ('.media', s.item -> 'media', false, 'object', null, null, array['type', 'link', 'id', 'filename', 'mime']),
+            ('.template', s.item -> 'template', s.item ->> 'on_window_closed' = 'use_template', 'object', null, null,
+                array['id', 'name', 'language', 'account', 'parameters']),
+            ('.template.parameters', s.item #> '{template,parameters}', false, 'object', null, null,
+                array['header', 'body', 'buttons']),
+            ('.on_window_closed', s.item -> 'on_window_closed', false, 'choice', null, null,
+                array['skip_to_manual', 'use_template', 'wait', 'stop'])
+    ) as c (path, value, is_required, kind, at_least, at_most, words)
+    union all
+    select format('steps[%s]', s.n - 1),
+        case
+            when not s.item ?| array['text', 'media', 'template'] then 'has nothing to send: text, media or template'
+            when s.item ? 'at' and s.item ? 'before_window_closes' then 'has both at and before_window_closes'
+            when s.item ? 'text' and s.item #>> '{media,type}' = 'audio' then 'has a text, which cannot go with audio'
+            when s.item ?| array['text', 'media'] and s.item ? 'template'
+                and s.item ->> 'on_window_closed' is distinct from 'use_template' then
+                'has a template beside its own text: say on_window_closed: use_template, or leave one out'
+        end
+    from jsonb_array_elements(private.json_items(p_document -> 'steps')) with ordinality as s (item, n)
+    where jsonb_typeof(s.item) = 'object';
+end
+$$;
+
+-- The template that a document means: by our id, or by name and language.
+create function private.template_meant(p_tenant_id uuid, p_template jsonb) returns setof public.message_templates
+language plpgsql stable rows 1 set search_path = '' as $$
+begin
+    return query
+    select t.*
+    from public.message_templates t
+    where t.tenant_id = p_tenant_id and t.status <> 'deleted'
+        and case when p_template ->> 'id' is not null then t.id::text = lower(p_template ->> 'id')
+            else t.name = p_template ->> 'name' and t.language = coalesce(p_template ->> 'language', t.language)
+                and t.waba_id = coalesce(p_template ->> 'account', t.waba_id) end
+    limit 2;
+end
+$$;
+
+-- What is wrong with the templates of its steps: they are not there, or are not filled in.
+create function private.sequence_template_faults(p_tenant_id uuid, p_document jsonb)
+returns table (path text, fault text)
+language plpgsql stable rows 1 set search_path = '' as $$
+begin
+    return query
+    select format('steps[%s].template', s.n - 1),
+        case
+            when count(t.id) = 0 then 'is not one of the business''s templates'
+            when count(t.id) > 1 then 'may be one of several: say its language and account, or its id'
+            else min(private.template_faults(t, coalesce(private.placeholders_fill(
+                s.item #>> '{template,parameters}', '{}'::jsonb || (
+                    select jsonb_object_agg(n, 'x') from unnest(private.placeholder_names()) n), true)::jsonb, '{}')))
+        end
+    from jsonb_array_elements(p_document -> 'steps') with ordinality as s (item, n)
+    left join lateral private.template_meant(p_tenant_id, s.item -> 'template') t on true
+    where s.item ? 'template'
+    group by s.n;
+end
+$$;
+
+-- Refuse a document for its first fault.
+create function private.sequence_check(p_tenant_id uuid, p_document jsonb) returns void
+language plpgsql stable set search_path = '' as $$
+declare
+    v_fault record;
+begin
+    select * into v_fault from private.sequence_head_faults(p_document) f where f.fault is not null limit 1;
+    if not found then
+        select * into v_fault from private.sequence_step_faults(p_document) f where f.fault is not null limit 1;
+    end if;
+    if not found then
+        select * into v_fault from private.sequence_template_faults(p_tenant_id, p_document) f
+        where f.fault is not null limit 1;
+    end if;
+    if found then
+        raise exception using errcode = 'PT400', message = format('%s %s.', v_fault.path, v_fault.fault),
+            hint = case when v_fault.fault like '%placeholder%'
+                then format('Placeholders are {{%s}} and {{metadata.…}}, each as {{name|what stands there instead}}.',
+                    array_to_string(private.placeholder_names(), '}}, {{'))
+                else 'Correct the document and save it again: nothing of it was changed.' end,
+            detail = jsonb_build_object('path', v_fault.path)::text;
+    end if;
+end
+$$;
+
+create function private.json_words(p_words jsonb) returns text[]
+language sql immutable set search_path = '' as $$
+    select array(select btrim(w) from jsonb_array_elements_text(private.json_items(p_words)) as w)
+$$;
+
+-- The steps of a checked document, as rows of that version. A step without a key is a new one.
+create function private.sequence_steps_of(
+    p_tenant_id uuid, p_sequence_id uuid, p_version int, p_document jsonb
+) returns setof public.sequence_steps
+language plpgsql volatile rows 10 set search_path = '' as $$
+begin
+    return query
+    select p_tenant_id, p_sequence_id, p_version, s.n::int,
+        coalesce(s.item ->> 'key', left(replace(gen_random_uuid()::text, '-', ''), 12)),
+        private.span_minutes(s.item -> 'after'), (s.item ->> 'at')::time,
+        nullif(private.span_minutes(s.item -> 'before_window_closes'), 0),
+        coalesce(s.item #>> '{media,type}', case when s.item ? 'text' then 'text' else 'template' end),
+        s.item ->> 'text', (s.item -> 'media') - 'type', t.id, jsonb_strip_nulls(s.item #> '{template,parameters}'),
+        coalesce(s.item ->> 'on_window_closed', 'skip_to_manual')
+    from jsonb_array_elements(p_document -> 'steps') with ordinality as s (item, n)
+    left join lateral private.template_meant(p_tenant_id, s.item -> 'template') t on s.item ? 'template'
+    order by s.n;
+end
+$$;
+
+-- The row of a checked document; what it does not say is as when it is new.
+create function private.sequence_row_of(p_row public.sequences, p_document jsonb) returns public.sequences
+language plpgsql immutable set search_path = '' as $$
+begin
+    p_row.name := btrim(p_document ->> 'name');
+    p_row.description := p_document ->> 'description';
+    p_row.goal := p_document #>> '{goal,description}';
+    p_row.goal_tags := private.json_words(p_document #> '{goal,tags}');
+    p_row.goal_statuses := private.json_words(p_document #> '{goal,statuses}');
+    p_row.goal_outcomes := private.json_words(p_document #> '{goal,outcomes}');
+    p_row.stop_tags := private.json_words(p_document #> '{stop,tags}');
+    p_row.stop_statuses := private.json_words(p_document #> '{stop,statuses}');
+    p_row.stop_outcomes := private.json_words(p_document #> '{stop,outcomes}');
+    p_row.after_reply := coalesce(p_document #>> '{on_reply,resume}', 'manual');
+    p_row.resume_after_hours := case p_row.after_reply when 'silence'
+        then (p_document #>> '{on_reply,hours}')::int end;
+    p_row.priority := coalesce((p_document ->> 'priority')::smallint, 2);
+    return p_row;
+end
+$$;
+
+-- The sequence, locked.
+create function private.sequence_locked(p_tenant_id uuid, p_sequence_id uuid) returns public.sequences
+language plpgsql set search_path = '' as $$
+declare
+    v_sequence public.sequences;
+begin
+    select * into v_sequence from public.sequences
+    where tenant_id = p_tenant_id and id = p_sequence_id and deleted_at is null
+    for no key update;
+    if not found then
+        perform private.refuse('PT404', 'no_sequence');
+    end if;
+    return v_sequence;
+end
+$$;
+
+-- Save a document as a sequence: a new one (p_sequence_id null; not active yet), or in place of what it says now. Steps
+-- that differ make a new version, which nobody is moved to. Answers {"id", "version", "changed"}; what is as it was
+-- changes nothing.
+create function private.sequence_save(p_tenant_id uuid, p_sequence_id uuid, p_document jsonb, p_by uuid) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+    v_was public.sequences;
+    v_row public.sequences;
+    v_has_new_steps boolean;
+    v_has_new_triggers boolean;
+begin
+    perform private.sequence_check(p_tenant_id, p_document);
+    if p_sequence_id is null then
+        v_row.tenant_id := p_tenant_id;
+        v_row.id := private.uuid7();
+        v_row.version := 0;
+        v_row.is_active := false;
+        v_row.created_at := now();
+        v_row.updated_at := now();
+        v_row := private.sequence_row_of(v_row, p_document);
+        insert into public.sequences select v_row.*;
+    else
+        v_was := private.sequence_locked(p_tenant_id, p_sequence_id);
+        v_row := private.sequence_row_of(v_was, p_document);
+    end if;
+    v_has_new_steps := private.sequence_steps_publish(v_row, p_document, p_by);
+    v_has_new_triggers := private.sequence_triggers_set(v_row, p_document);
+    v_row.version := v_row.version + v_has_new_steps::int;
+    if v_row is distinct from v_was then
+        update public.sequences
+        set (name, description, goal, goal_tags, goal_statuses, goal_outcomes, stop_tags, stop_statuses, stop_outcomes,
+            after_reply, resume_after_hours, priority, version)
+            = (select v_row.name, v_row.description, v_row.goal, v_row.goal_tags, v_row.goal_statuses,
+                v_row.goal_outcomes, v_row.stop_tags, v_row.stop_statuses, v_row.stop_outcomes, v_row.after_reply,
+                v_row.resume_after_hours, v_row.priority, v_row.version)
+        where tenant_id = p_tenant_id and id = v_row.id;
+    end if;
+    return jsonb_build_object('id', v_row.id, 'version', v_row.version,
+        'changed', v_row is distinct from v_was or v_has_new_triggers);
+exception when unique_violation then
+    perform private.refuse(
+        'PT409', 'sequence_name', jsonb_build_object('name', v_row.name), '{"path": "name"}');
+end
+$$;
+
+-- Publish the steps as the version after the row's, if they differ from that one. Answers whether they did.
+create function private.sequence_steps_publish(p_row public.sequences, p_document jsonb, p_by uuid) returns boolean
+language plpgsql set search_path = '' as $$
+declare
+    v_steps public.sequence_steps[] := array(select s from private.sequence_steps_of(
+        p_row.tenant_id, p_row.id, p_row.version, p_document) s);
+    v_was public.sequence_steps[] := array(
+        select s from public.sequence_steps s
+        where s.tenant_id = p_row.tenant_id and s.sequence_id = p_row.id and s.version = p_row.version
+        order by s.order_position);
+begin
+    if v_steps = v_was then
+        return false;
+    end if;
+    insert into public.sequence_versions (tenant_id, sequence_id, version, published_by)
+    values (p_row.tenant_id, p_row.id, p_row.version + 1, p_by);
+    insert into public.sequence_steps
+    select s.tenant_id, s.sequence_id, p_row.version + 1, s.order_position, s.key, s.delay_minutes, s.local_time,
+        s.window_margin_minutes, s.type, s.text, s.media, s.template_id, s.parameters, s.on_window_closed
+    from unnest(v_steps) s;
+    return true;
+end
+$$;
+
+-- Make the triggers those of the document. Answers whether any changed.
+create function private.sequence_triggers_set(p_row public.sequences, p_document jsonb) returns boolean
+language plpgsql set search_path = '' as $$
+declare
+    v_changed boolean;
+begin
+    with wanted as (
+        select distinct t ->> 'on' as kind, coalesce(btrim(t ->> 'value'), '') as value
+        from jsonb_array_elements(private.json_items(p_document -> 'triggers')) t
+    ),
+    gone as (
+        delete from public.sequence_triggers t
+        where t.tenant_id = p_row.tenant_id and t.sequence_id = p_row.id
+            and not exists (select from wanted w where w.kind = t.kind and w.value = t.value)
+        returning 1
+    ),
+    added as (
+        insert into public.sequence_triggers (tenant_id, sequence_id, kind, value)
+        select p_row.tenant_id, p_row.id, w.kind, w.value from wanted w
+        on conflict on constraint sequence_triggers_pkey do nothing
+        returning 1
+    )
+    select exists (select from gone) or exists (select from added) into v_changed;
+    return v_changed;
+end
+$$;
+
+-- Minutes as a span of a document.
+create function private.span_of(p_minutes int) returns jsonb
+language sql immutable set search_path = '' as $$
+    select jsonb_strip_nulls(jsonb_build_object('hours', nullif(p_minutes / 60, 0), 'minutes', nullif(p_minutes % 60, 0)))
+$$;
+
+-- The document of a sequence, as it is now: saving it changes nothing.
+create function private.sequence_document(p_tenant_id uuid, p_sequence_id uuid) returns jsonb
+language plpgsql stable set search_path = '' as $$
+begin
+    return (
+        select jsonb_strip_nulls(jsonb_build_object(
+            'name', s.name, 'description', s.description, 'priority', s.priority,
+            'goal', jsonb_build_object('description', s.goal, 'tags', s.goal_tags, 'statuses', s.goal_statuses,
+                'outcomes', s.goal_outcomes),
+            'stop', jsonb_build_object('tags', s.stop_tags, 'statuses', s.stop_statuses, 'outcomes', s.stop_outcomes),
+            'on_reply', jsonb_build_object('resume', s.after_reply, 'hours', s.resume_after_hours),
+            'triggers', (
+                select coalesce(jsonb_agg(jsonb_build_object('on', t.kind, 'value', nullif(t.value, ''))
+                    order by t.kind, t.value), '[]')
+                from public.sequence_triggers t
+                where t.tenant_id = s.tenant_id and t.sequence_id = s.id),
+            'steps', (
+                select jsonb_agg(jsonb_build_object(
+                    'key', p.key, 'after', private.span_of(p.delay_minutes), 'at', to_char(p.local_time, 'HH24:MI'),
+                    'before_window_closes', case when p.window_margin_minutes is not null
+                        then private.span_of(p.window_margin_minutes) end,
+                    'text', p.text, 'media', p.media || jsonb_build_object('type', p.type),
+                    'template', case when t.id is not null then jsonb_build_object('name', t.name,
+                        'language', t.language, 'account', t.waba_id, 'parameters', p.parameters) end,
+                    'on_window_closed', p.on_window_closed) order by p.order_position)
+                from public.sequence_steps p
+                left join public.message_templates t on t.tenant_id = p.tenant_id and t.id = p.template_id
+                where p.tenant_id = s.tenant_id and p.sequence_id = s.id and p.version = s.version)))
+        from public.sequences s
+        where s.tenant_id = p_tenant_id and s.id = p_sequence_id);
+end
+$$;
+
+-- What admins do. Definer: people may not write sequences.
+create function private.sequence_edit(p_sequence_id uuid, p_document jsonb) returns jsonb
+language plpgsql security definer set search_path = '' as $$
+begin
+    return private.sequence_save(private.require_admin(), p_sequence_id, p_document, private.my_user_id());
+end
+$$;
+
+-- The chats that are in a sequence now.
+create function private.sequence_chats(p_tenant_id uuid, p_sequence_id uuid) returns private.chat_ref[]
+language plpgsql stable set search_path = '' as $$
+begin
+    return array(
+        select (e.tenant_id, e.chat_id)::private.chat_ref from public.sequence_enrollments e
+        where e.tenant_id = p_tenant_id and e.sequence_id = p_sequence_id and e.status in ('active', 'paused'));
+end
+$$;
+
+-- Definer: people may not write sequences.
+create function private.sequence_set_active(p_sequence_id uuid, p_is_active boolean) returns public.sequences
+language plpgsql security definer set search_path = '' as $$
+declare
+    v_sequence public.sequences := private.sequence_locked(private.require_admin(), p_sequence_id);
+    v_chats private.chat_ref[] := private.sequence_chats(v_sequence.tenant_id, p_sequence_id);
+begin
+    if p_is_active is null then
+        perform private.refuse('PT400', 'sequence_switch');
+    end if;
+    update public.sequences set is_active = p_is_active
+    where tenant_id = v_sequence.tenant_id and id = p_sequence_id
+    returning * into v_sequence;
+    if p_is_active then
+        perform private.enrollments_release(v_chats, 'sequence_inactive');
+    else
+        perform private.enrollments_hold(v_chats, 'sequence_inactive');
+    end if;
+    return v_sequence;
+end
+$$;
+
+-- Definer: people may not write sequences.
+create function private.sequence_delete(p_sequence_id uuid) returns void
+language plpgsql security definer set search_path = '' as $$
+declare
+    v_tenant_id uuid := private.require_admin();
+begin
+    perform private.sequence_locked(v_tenant_id, p_sequence_id);
+    update public.sequences set is_active = false, deleted_at = private.clock()
+    where tenant_id = v_tenant_id and id = p_sequence_id;
+    delete from public.sequence_triggers where tenant_id = v_tenant_id and sequence_id = p_sequence_id;
+    perform private.enrollments_end(
+        private.sequence_chats(v_tenant_id, p_sequence_id), 'stopped', 'sequence_deleted');
+end
+$$;
+
+-- Save a sequence from its document (README: Sequences), a new one or an existing one; see private.sequence_save().
+create function public.sequence_save(p_document jsonb, p_sequence_id uuid default null) returns jsonb
+language sql set search_path = '' as $$
+    select private.sequence_edit(p_sequence_id, p_document)
+$$;
+
+-- Switched off, everybody in it pauses, and goes on where they were when it is switched on again.
+create function public.sequence_set_active(p_sequence_id uuid, p_is_active boolean) returns public.sequences
+language sql set search_path = '' set statement_timeout = '60s' as $$
+    select private.sequence_set_active(p_sequence_id, p_is_active)
+$$;
+
+-- Everybody in it stops. Its history stays.
+create function public.sequence_delete(p_sequence_id uuid) returns void
+language sql set search_path = '' set statement_timeout = '60s' as $$
+    select private.sequence_delete(p_sequence_id)
+$$;
+
+grant execute on function private.placeholder_names(), private.placeholder_fault(text),
+    private.placeholders_fill(text, jsonb, boolean),
+    private.placeholder_values(public.customer_leads, public.whatsapp_numbers, text) to service_role;
+grant execute on function private.sequence_edit(uuid, jsonb), private.sequence_set_active(uuid, boolean),
+    private.sequence_delete(uuid), public.sequence_save(jsonb, uuid), public.sequence_set_active(uuid, boolean),
+    public.sequence_delete(uuid) to authenticated;
+
+
+-- sql/73_sequence_enrolling.sql
+
+-- When steps are due, and who gets them: enrolling one customer, many, or those whom a trigger speaks of.
+
+-- When is it due?
+
+-- The first moment not before p_from at which a clock there shows that time. Of a time that it shows twice the first
+-- one; of one that it skips, as much later as it was put forward.
+create function private.local_time_after(p_time time, p_zone text, p_from timestamptz) returns timestamptz
+language plpgsql stable set search_path = '' as $$
+declare
+    v_day date := (p_from at time zone p_zone)::date - 1;
+    v_moment timestamptz;
+begin
+    loop
+        v_moment := (v_day + p_time) at time zone p_zone;
+        v_moment := (
+            select min(m) from unnest(array[v_moment - interval '1 hour', v_moment - interval '30 minutes', v_moment]) m
+            where m = v_moment or m at time zone p_zone = v_day + p_time);
+        exit when v_moment >= p_from;
+        v_day := v_day + 1;
+    end loop;
+    return v_moment;
+end
+$$;
+
+-- When a step is due whose predecessor went out at p_base. local_time: the first one from half the delay before it is
+-- over, twelve hours at most: a day after 9:00 and ten seconds it is 9:00, not the day after. p_spread: how much
+-- earlier than its margin a step goes that is to go before the window closes.
+create function private.step_due_at(
+    p_step public.sequence_steps, p_base timestamptz, p_zone text, p_window_expires_at timestamptz, p_spread interval
+) returns timestamptz
+language plpgsql stable set search_path = '' as $$
+declare
+    v_delay interval := make_interval(mins => p_step.delay_minutes);
+begin
+    return case
+        when p_step.local_time is not null then private.local_time_after(
+            p_step.local_time, p_zone, p_base + v_delay - least(v_delay / 2, interval '12 hours'))
+        when p_step.window_margin_minutes is not null then greatest(p_base + v_delay,
+            p_window_expires_at - make_interval(mins => p_step.window_margin_minutes) - p_spread)
+        else p_base + v_delay
+    end;
+end
+$$;
+
+-- The clock of a chat's customer, as for quiet hours.
+create function private.chat_zone(p_tenant_id uuid, p_chat_id uuid) returns text
+language plpgsql stable set search_path = '' as $$
+begin
+    return (
+        select coalesce(l.timezone, g.timezone, n.timezone)
+        from public.chats c
+        join public.customer_leads l on l.tenant_id = c.tenant_id and l.id = c.lead_id
+        join public.whatsapp_numbers n on n.tenant_id = c.tenant_id and n.id = c.number_id
+        left join lateral (
+            select k.timezone from public.calling_codes k
+            where k.prefix in (left(l.phone, 1), left(l.phone, 2), left(l.phone, 3), left(l.phone, 4))
+            order by length(k.prefix) desc
+            limit 1
+        ) as g on true
+        where c.tenant_id = p_tenant_id and c.id = p_chat_id);
+end
+$$;
+
+-- A chat's own place between 0 and 1, always the same: what is due together is spread by it.
+create function private.chat_share(p_chat_id uuid) returns float8
+language sql immutable parallel safe set search_path = '' as $$
+    select (hashtextextended(p_chat_id::text, 0) & 9007199254740991) / 9007199254740992.0
+$$;
+
+-- Over how long the steps of a sequence are spread that are to go out on a number before windows close: as long as half
+-- of the number's rate takes for everybody who is in it, six hours at most.
+create function private.spread_width(p_tenant_id uuid, p_sequence_id uuid, p_number_id uuid, p_crowd bigint)
+returns interval
+language plpgsql stable set search_path = '' as $$
+declare
+    v_crowd bigint := greatest(p_crowd, (
+        select count(*)
+        from (
+            select 1 from public.sequence_enrollments e
+            where e.tenant_id = p_tenant_id and e.sequence_id = p_sequence_id and e.status = 'active'
+            limit 100000
+        ) as crowd));
+    v_rate float8 := (
+        select private.number_rate(n, p)
+        from public.whatsapp_numbers n
+        left join public.number_pacing p on p.tenant_id = n.tenant_id and p.number_id = n.id
+        where n.tenant_id = p_tenant_id and n.id = p_number_id);
+begin
+    return make_interval(secs => least(6 * 3600, ceil(v_crowd / (0.5 * v_rate))));
+end
+$$;
+
+-- The next step of a chat: of which version, at what position, and when the one before went out.
+create type private.step_ask as (
+    tenant_id uuid, chat_id uuid, sequence_id uuid, version int, order_position int, base timestamptz
+);
+
+-- When these are due, in the order given; null: there is no such step.
+create function private.steps_due(p_asks private.step_ask[]) returns timestamptz[]
+language plpgsql stable set search_path = '' set plan_cache_mode = 'force_custom_plan' as $$
+begin
+    return array(
+        with asked as materialized (
+            select a.*, c.number_id, c.window_expires_at, s as step
+            from unnest(p_asks) with ordinality as a
+            left join public.sequence_steps s on s.tenant_id = a.tenant_id and s.sequence_id = a.sequence_id
+                and s.version = a.version and s.order_position = a.order_position
+            left join lateral (
+                select k.number_id, k.window_expires_at from public.chats k
+                where s.window_margin_minutes is not null and k.tenant_id = a.tenant_id and k.id = a.chat_id
+                limit 1
+            ) as c on true
+        ),
+        widths as materialized (
+            select g.*, private.spread_width(g.tenant_id, g.sequence_id, g.number_id, g.crowd) as width
+            from (
+                select a.tenant_id, a.sequence_id, a.number_id, count(*) as crowd from asked a
+                where a.number_id is not null
+                group by a.tenant_id, a.sequence_id, a.number_id
+            ) as g
+        )
+        select case when a.step is null then null
+            when (a.step).local_time is null and (a.step).window_margin_minutes is null
+                then a.base + make_interval(mins => (a.step).delay_minutes)
+            else private.step_due_at(a.step, a.base,
+                case when (a.step).local_time is not null then private.chat_zone(a.tenant_id, a.chat_id) end,
+                a.window_expires_at, w.width * private.chat_share(a.chat_id)) end
+        from asked a
+        left join widths w on w.tenant_id = a.tenant_id and w.sequence_id = a.sequence_id and w.number_id = a.number_id
+        order by a.ordinality);
+end
+$$;
+
+-- Enrolling.
+
+-- Somebody to be enrolled. chat_id null: they have none. is_again: also who was in this sequence before.
+create type private.enrollment_ask as (
+    tenant_id uuid, sequence_id uuid, lead_id uuid, chat_id uuid, source text, enrolled_by uuid, is_again boolean
+);
+
+-- Why these cannot be enrolled, in the order given; null: they can. A chat named twice is in it already.
+create function private.enrollment_obstacles(p_asks private.enrollment_ask[]) returns text[]
+language plpgsql stable set search_path = '' set plan_cache_mode = 'force_custom_plan' set work_mem = '64MB' as $$
+begin
+    return array(
+        select case
+            when s.is_active is not true then 'sequence_inactive'
+            when l.id is null then 'no_lead'
+            when not l.is_active then 'lead_inactive'
+            when c.id is null then 'no_chat'
+            when n.is_active is not true then 'number_inactive'
+            when l.opt_out_scope is not null then 'opted_out'
+            when c.block_state = 'confirmed' then 'blocked'
+            when row_number() over (partition by a.tenant_id, a.chat_id order by a.ordinality) > 1 or exists (
+                select from public.sequence_enrollments e
+                where e.tenant_id = a.tenant_id and e.chat_id = a.chat_id and e.status in ('active', 'paused')
+            ) then 'already_enrolled'
+            when not a.is_again and exists (
+                select from public.sequence_enrollments e
+                where e.tenant_id = a.tenant_id and e.chat_id = a.chat_id and e.sequence_id = a.sequence_id
+            ) then 'was_enrolled'
+        end
+        from unnest(p_asks) with ordinality as a
+        left join public.sequences s on s.tenant_id = a.tenant_id and s.id = a.sequence_id
+        left join public.chats c on c.tenant_id = a.tenant_id and c.id = a.chat_id
+        left join public.customer_leads l on l.tenant_id = a.tenant_id and l.id = a.lead_id
+        left join public.whatsapp_numbers n on n.tenant_id = c.tenant_id and n.id = c.number_id
+        order by a.ordinality);
+end
+$$;
+
+-- Enroll whoever can be. Answers, in the order given, null for who is in it now, else why not.
+create function private.enrollments_add(p_asks private.enrollment_ask[]) returns text[]
+language plpgsql set search_path = '' set plan_cache_mode = 'force_custom_plan' set work_mem = '64MB' as $$
+declare
+    v_now timestamptz := private.clock();
+    v_obstacles text[] := private.enrollment_obstacles(p_asks);
+    v_due timestamptz[] := private.steps_due(array(
+        select (a.tenant_id, a.chat_id, a.sequence_id, s.version, 1, v_now)::private.step_ask
+        from unnest(p_asks) with ordinality as a
+        left join public.sequences s on s.tenant_id = a.tenant_id and s.id = a.sequence_id
+        order by a.ordinality));
+    v_answers text[];
+begin
+    with judged as materialized (
+        select a.*, o.reason, o.due_at, s.version
+        from unnest(p_asks) with ordinality as a
+        join unnest(v_obstacles, v_due) with ordinality as o (reason, due_at, n) on o.n = a.ordinality
+        left join public.sequences s on s.tenant_id = a.tenant_id and s.id = a.sequence_id
+    ),
+    added as (
+        insert into public.sequence_enrollments (tenant_id, sequence_id, version, chat_id, next_run_at, source,
+            enrolled_at, enrolled_by, changed_at)
+        select j.tenant_id, j.sequence_id, j.version, j.chat_id, j.due_at, j.source, v_now, j.enrolled_by, v_now
+        from judged j
+        where j.reason is null
+        order by j.tenant_id, j.chat_id
+        -- somebody else was faster
+        on conflict (tenant_id, chat_id) where status in ('active', 'paused') do nothing
+        returning tenant_id, chat_id
+    )
+    select array_agg(coalesce(j.reason, case when d.chat_id is null then 'already_enrolled' end) order by j.ordinality)
+    into v_answers
+    from judged j
+    left join added d on j.reason is null and d.tenant_id = j.tenant_id and d.chat_id = j.chat_id;
+    return coalesce(v_answers, '{}');
+end
+$$;
+
+-- What became of them, counted: {"enrolled", "skipped", "reasons": {reason: how many}}.
+create function private.enrollments_counted(p_answers text[]) returns jsonb
+language sql immutable set search_path = '' as $$
+    select jsonb_build_object(
+        'enrolled', coalesce(sum(g.n) filter (where g.reason is null), 0),
+        'skipped', coalesce(sum(g.n) filter (where g.reason is not null), 0),
+        'reasons', coalesce(jsonb_object_agg(g.reason, g.n) filter (where g.reason is not null), '{}'))
+    from (select a as reason, count(*) as n from unnest(p_answers) a group by a) as g
+$$;
+
+-- The chat of each of these leads to write into: the one on that number, made if there is none and the customer has an
+-- address; or, when no number is named, the one last heard from on a number that is active. null: none.
+create function private.enrollment_chats(p_tenant_id uuid, p_leads uuid[], p_number_id uuid)
+returns table (lead_id uuid, chat_id uuid)
+language plpgsql set search_path = '' set plan_cache_mode = 'force_custom_plan' as $$
+begin
+    insert into public.chats (tenant_id, number_id, lead_id, last_interaction_at)
+    select p_tenant_id, p_number_id, l.id, (select private.clock())
+    from unnest(p_leads) as w (id)
+    join public.customer_leads l on l.tenant_id = p_tenant_id and l.id = w.id
+    where p_number_id is not null and l.is_active and l.opt_out_scope is null and exists (
+        select from public.lead_identities i
+        where i.tenant_id = l.tenant_id and i.lead_id = l.id and i.valid_to = 'infinity')
+    order by l.id
+    on conflict on constraint chats_tenant_id_number_id_lead_id_key do nothing;
+
+    return query
+    select w.id, c.id
+    from unnest(p_leads) as w (id)
+    left join lateral (
+        select k.id
+        from public.chats k
+        join public.whatsapp_numbers n on n.tenant_id = k.tenant_id and n.id = k.number_id
+        where k.tenant_id = p_tenant_id and k.lead_id = w.id and (p_number_id is null or k.number_id = p_number_id)
+        order by n.is_active desc, k.last_inbound_at desc nulls last, k.last_interaction_at desc
+        limit 1
+    ) as c on true;
+end
+$$;
+
+-- The time that a text says; null: it says none.
+create function private.as_time(p_text text) returns timestamptz
+language plpgsql stable set search_path = '' as $$
+begin
+    return p_text::timestamptz;
+exception when others then
+    return null;
+end
+$$;
+
+-- Refuse a filter that cannot be read, and say which key it is.
+create function private.filter_check(p_filter jsonb) returns void
+language plpgsql stable set search_path = '' as $$
+declare
+    v_fault text;
+begin
+    select format('%s %s.', c.key, coalesce(
+        case when c.key = 'p_filter' and jsonb_typeof(p_filter) is distinct from 'object' then 'must be an object' end,
+        private.json_fault(c.value, c.kind, 1, 100, c.words),
+        case when c.key like 'last\_activity%' and private.as_time(c.value #>> '{}') is null then 'must be a time' end))
+    into v_fault
+    from (
+        values
+            (1, 'p_filter', p_filter, 'object', array['tags', 'statuses', 'labels', 'last_activity_after',
+                'last_activity_before']),
+            (2, 'tags', p_filter -> 'tags', 'words', null),
+            (3, 'statuses', p_filter -> 'statuses', 'words', null),
+            (4, 'labels', p_filter -> 'labels', 'words', null),
+            (5, 'last_activity_after', p_filter -> 'last_activity_after', 'text', null),
+            (6, 'last_activity_before', p_filter -> 'last_activity_before', 'text', null)
+    ) as c (n, key, value, kind, words)
+    where c.key = 'p_filter' and jsonb_typeof(p_filter) is distinct from 'object'
+        or private.json_fault(c.value, c.kind, 1, 100, c.words) is not null
+        or c.key like 'last\_activity%' and c.value is not null and private.as_time(c.value #>> '{}') is null
+    order by c.n
+    limit 1;
+    if v_fault is not null then
+        raise exception using errcode = 'PT400', message = v_fault,
+            hint = 'Example: {"tags": ["vip"], "statuses": ["Lead"], "labels": ["Nuevo"], '
+                '"last_activity_before": "2026-01-31"}. Whoever fits all keys is enrolled; {} is everybody.';
+    end if;
+end
+$$;
+
+-- The active leads that a filter means: of each key that is given, one of its values.
+create function private.leads_filtered(p_tenant_id uuid, p_filter jsonb) returns uuid[]
+language plpgsql stable set search_path = '' set plan_cache_mode = 'force_custom_plan' as $$
+declare
+    v_tags text[] := private.json_words(p_filter -> 'tags');
+    v_statuses text[] := private.json_words(p_filter -> 'statuses');
+    v_labels text[] := private.json_words(p_filter -> 'labels');
+begin
+    perform private.filter_check(p_filter);
+    return array(
+        select l.id
+        from public.customer_leads l
+        where l.tenant_id = p_tenant_id and l.is_active
+            and (not p_filter ? 'tags' or l.tags && v_tags)
+            and (not p_filter ? 'statuses' or array[l.lead_status, l.profile_status] && v_statuses)
+            and (not p_filter ? 'labels' or array[l.label1, l.label2, l.label3] && v_labels)
+            and (not p_filter ? 'last_activity_after'
+                or l.last_activity >= (p_filter ->> 'last_activity_after')::timestamptz)
+            and (not p_filter ? 'last_activity_before'
+                or coalesce(l.last_activity, l.created_at) < (p_filter ->> 'last_activity_before')::timestamptz)
+        order by l.id);
+end
+$$;
+
+-- Definer: people may not write enrollments; tenant from require_user. p_filter or p_lead_id.
+create function private.sequence_enroll(
+    p_sequence_id uuid, p_lead_id uuid, p_filter jsonb, p_number_id uuid, p_again boolean
+) returns jsonb
+language plpgsql security definer set search_path = '' as $$
+declare
+    v_tenant_id uuid := private.require_user();
+    v_user_id uuid := private.my_user_id();
+    v_leads uuid[];
+begin
+    if not exists (
+        select from public.sequences where tenant_id = v_tenant_id and id = p_sequence_id and deleted_at is null
+    ) then
+        perform private.refuse('PT404', 'no_sequence');
+    elsif p_number_id is not null and not exists (
+        select from public.whatsapp_numbers where tenant_id = v_tenant_id and id = p_number_id
+    ) then
+        perform private.refuse('PT404', 'no_number');
+    end if;
+    v_leads := case when p_filter is not null then private.leads_filtered(v_tenant_id, p_filter)
+        else array(select id from public.customer_leads where tenant_id = v_tenant_id and id = p_lead_id) end;
+    if p_filter is null and cardinality(v_leads) = 0 then
+        perform private.refuse('PT404', 'no_lead');
+    end if;
+    return private.enrollments_counted(private.enrollments_add(array(
+        select (v_tenant_id, p_sequence_id, c.lead_id, c.chat_id, 'staff', v_user_id, p_again is true)
+            ::private.enrollment_ask
+        from private.enrollment_chats(v_tenant_id, v_leads, p_number_id) c)));
+end
+$$;
+
+-- Enroll a lead, in the chat last heard from, or on p_number_id. p_again: also who was in it before. Answers
+-- {"enrolled", "skipped", "reasons": {reason: how many}}; reasons are sequence_inactive, lead_inactive, no_chat,
+-- number_inactive, opted_out, blocked, already_enrolled (in this or another sequence) and was_enrolled.
+create function public.sequence_enroll(
+    p_sequence_id uuid, p_lead_id uuid, p_number_id uuid default null, p_again boolean default false
+) returns jsonb
+language sql set search_path = '' as $$
+    select private.sequence_enroll(p_sequence_id, p_lead_id, null, p_number_id, p_again)
+$$;
+
+-- Enroll every lead that fits {"tags", "statuses", "labels": lists, of which one must fit, "last_activity_after",
+-- "last_activity_before"}; answers like sequence_enroll().
+create function public.sequence_enroll_many(
+    p_sequence_id uuid, p_filter jsonb, p_number_id uuid default null, p_again boolean default false
+) returns jsonb
+language sql set search_path = '' set statement_timeout = '120s' as $$
+    select private.sequence_enroll(p_sequence_id, null, coalesce(p_filter, 'null'), p_number_id, p_again)
+$$;
+
+-- Triggers.
+
+-- Enroll customers whose messages a trigger speaks of: live ones only, never what a history brings. A new lead is one
+-- that this very delivery made.
+create function private.sequences_trigger(p_stored private.inbox_message[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    if not exists (
+        select
+        from (select distinct m.tenant_id from unnest(p_stored) m where m.is_live and m.kind = 'message') as w
+        where exists (
+            select from public.sequence_triggers t
+            where t.tenant_id = w.tenant_id and t.kind in ('new_lead', 'ad', 'keyword'))
+    ) then
+        return;
+    end if;
+    perform private.enrollments_add(array(
+        select distinct on (m.tenant_id, m.chat_id, t.sequence_id)
+            (m.tenant_id, t.sequence_id, m.lead_id, m.chat_id, t.kind, null, false)::private.enrollment_ask
+        from unnest(p_stored) m
+        join public.sequence_triggers t on t.tenant_id = m.tenant_id and t.kind in ('new_lead', 'ad', 'keyword')
+        join public.sequences s on s.tenant_id = t.tenant_id and s.id = t.sequence_id and s.is_active
+        where m.is_live and m.kind = 'message' and case t.kind
+            when 'new_lead' then exists (
+                select from public.customer_leads l
+                where l.tenant_id = m.tenant_id and l.id = m.lead_id and l.created_at = now())
+            when 'ad' then jsonb_typeof(m.body -> 'referral') = 'object'
+                and t.value in ('', m.body #>> '{referral,source_id}')
+            else position(
+                format(' %s ', private.fold(t.value)) in format(' %s ', private.fold(m.body ->> 'text'))) > 0
+        end
+        order by m.tenant_id, m.chat_id, t.sequence_id, m.at));
+end
+$$;
+
+-- after update of customer_leads: whoever got a tag or a status that a trigger speaks of. Definer: whoever may change a
+-- lead may not write enrollments; it enrolls the row's own lead in its own business's sequences.
+create function private.leads_trigger_sequences() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+    perform private.enrollments_add(coalesce(array_agg(
+        (a.tenant_id, a.sequence_id, a.lead_id, c.chat_id, a.kind, null, false)::private.enrollment_ask), '{}'))
+    from (
+        select distinct on (l.tenant_id, l.id, t.sequence_id) l.tenant_id, l.id as lead_id, t.sequence_id, t.kind
+        from fresh l
+        join stale o on o.tenant_id = l.tenant_id and o.id = l.id
+        join public.sequence_triggers t on t.tenant_id = l.tenant_id and case t.kind
+            when 'tag' then t.value = any (l.tags) and t.value <> all (o.tags)
+            when 'status' then t.value in (l.lead_status, l.profile_status)
+                and coalesce(t.value not in (o.lead_status, coalesce(o.profile_status, '')), true) end
+        join public.sequences s on s.tenant_id = t.tenant_id and s.id = t.sequence_id and s.is_active
+        where l.merged_into is null and (l.tags, l.lead_status, l.profile_status)
+            is distinct from (o.tags, o.lead_status, o.profile_status)
+        order by l.tenant_id, l.id, t.sequence_id, t.kind
+    ) as a
+    cross join lateral private.enrollment_chats(a.tenant_id, array[a.lead_id], null) c
+    having count(*) > 0;
+    return null;
+end
+$$;
+create trigger customer_leads_trigger_sequences after update on public.customer_leads
+    referencing old table as stale new table as fresh
+    for each statement execute function private.leads_trigger_sequences();
+
+grant execute on function
+    private.local_time_after(time, text, timestamptz), private.chat_zone(uuid, uuid), private.chat_share(uuid),
+    private.step_due_at(public.sequence_steps, timestamptz, text, timestamptz, interval),
+    private.spread_width(uuid, uuid, uuid, bigint), private.steps_due(private.step_ask[]),
+    private.enrollment_obstacles(private.enrollment_ask[]), private.enrollments_add(private.enrollment_ask[]),
+    private.sequences_trigger(private.inbox_message[])
+    to service_role;
+grant execute on function private.sequence_enroll(uuid, uuid, jsonb, uuid, boolean),
+    public.sequence_enroll(uuid, uuid, uuid, boolean), public.sequence_enroll_many(uuid, jsonb, uuid, boolean)
+    to authenticated;
+
+
+-- sql/73_sequence_running.sql
+
+-- Running sequences: what is due is claimed, judged, decided and written as a set, in one transaction. Whoever is
+-- killed has done nothing; whoever runs beside gets other enrollments; the key of sequence_history sees to it that no
+-- step is run twice.
+
+-- A due enrollment on its way through a batch. act: what is to be done: send, manual, wait, hold, end, pass (the step
+-- was run before), later (it is due at not_before, for now).
+create type private.step_run as (
+    tenant_id uuid, enrollment_id uuid, sequence_id uuid, version int, order_position int, step_key text, chat_id uuid,
+    planned_at timestamptz, act text, reason text, status text, not_before timestamptz, type text, text text,
+    data jsonb, template_id uuid, message_id uuid, pending_manual_id uuid, on_window_closed text
+);
+
+-- Enrollments that are due, with their chats locked: the same share for every business that has any. What somebody
+-- else has in hand is left to them.
+create function private.sequences_due(p_limit int) returns public.sequence_enrollments[]
+language plpgsql set search_path = '' as $$
+declare
+    v_now timestamptz := private.clock();
+begin
+    return array(
+        with recursive businesses as (
+            (select e.tenant_id from public.sequence_enrollments e where e.status = 'active' order by 1 limit 1)
+            union all
+            select following.tenant_id
+            from businesses b
+            cross join lateral (
+                select e.tenant_id from public.sequence_enrollments e
+                where e.status = 'active' and e.tenant_id > b.tenant_id
+                order by 1
+                limit 1
+            ) as following
+        ),
+        busy as materialized (
+            select b.tenant_id from businesses b
+            where exists (
+                select from public.sequence_enrollments e
+                where e.tenant_id = b.tenant_id and e.status = 'active' and e.next_run_at <= v_now)
+        )
+        select due.enrollment
+        from busy b
+        cross join lateral (
+            select e as enrollment
+            from public.sequence_enrollments e
+            join public.chats c on c.tenant_id = e.tenant_id and c.id = e.chat_id
+            where e.tenant_id = b.tenant_id and e.status = 'active' and e.next_run_at <= v_now
+            order by e.next_run_at
+            limit (select greatest(1, p_limit / count(*)) from busy)
+            for no key update of c, e skip locked
+        ) as due
+        limit p_limit);
+end
+$$;
+
+-- Has a conversation of the chat been closed since then, with one of these outcomes?
+create function private.has_outcome(p_tenant_id uuid, p_chat_id uuid, p_since timestamptz, p_outcomes text[])
+returns boolean
+language plpgsql stable set search_path = '' as $$
+begin
+    return exists (
+        select from public.conversations v
+        where v.tenant_id = p_tenant_id and v.chat_id = p_chat_id and v.closed_at >= p_since
+            and (v.outcome = any (p_outcomes) or v.outcome is not null and '*' = any (p_outcomes)));
+end
+$$;
+
+-- Why an enrollment is over, by what its sequence says of its goal (completed) or of stopping (stopped); null: neither.
+create function private.rule_met(
+    p_lead public.customer_leads, p_tags text[], p_statuses text[], p_outcomes text[], p_chat_id uuid,
+    p_since timestamptz
+) returns text
+language plpgsql stable set search_path = '' as $$
+begin
+    return case
+        when p_lead.tags && p_tags then 'tag'
+        when array[p_lead.lead_status, p_lead.profile_status] && p_statuses then 'status'
+        when p_outcomes <> '{}' and private.has_outcome(p_lead.tenant_id, p_chat_id, p_since, p_outcomes) then 'outcome'
+    end;
+end
+$$;
+
+-- What is to be done with due enrollments, before anything is asked of the send decision: act is send where that has to
+-- be asked. A step counts its delay from when the one before really went out; while that one waits in the outbox, so
+-- does this one.
+create function private.steps_judged(p_due public.sequence_enrollments[]) returns private.step_run[]
+language plpgsql stable set search_path = '' set plan_cache_mode = 'force_custom_plan' as $$
+declare
+    v_now timestamptz := private.clock();
+    v_next timestamptz[] := private.steps_due(array(
+        select (e.tenant_id, e.chat_id, e.sequence_id, e.version, e.position,
+            case when m.status in ('queued', 'sending') then v_now
+                else coalesce(m.sent_at, e.last_step_at, e.enrolled_at) end)::private.step_ask
+        from unnest(p_due) with ordinality as e
+        left join public.messages m on m.tenant_id = e.tenant_id and m.id = e.last_message_id
+        order by e.ordinality));
+begin
+    return array(
+        select (e.tenant_id, e.id, e.sequence_id, e.version, e.position, st.key, e.chat_id, e.next_run_at, j.verdict[1],
+            j.verdict[2], j.verdict[3],
+            case when j.verdict[1] = 'later' then greatest(due.at, v_now + interval '1 minute') end,
+            st.type, private.step_text(st, l, n, b.business_name),
+            case when st.media is not null then jsonb_build_object('media', st.media - '{filename,mime}'::text[])
+                || st.media - '{link,id}'::text[] end,
+            st.template_id, null, null, st.on_window_closed)::private.step_run
+        from unnest(p_due) with ordinality as e
+        join unnest(v_next) with ordinality as due (at, turn) on due.turn = e.ordinality
+        join public.sequences s on s.tenant_id = e.tenant_id and s.id = e.sequence_id
+        join public.chats c on c.tenant_id = e.tenant_id and c.id = e.chat_id
+        join public.customer_leads l on l.tenant_id = c.tenant_id and l.id = c.lead_id
+        join public.whatsapp_numbers n on n.tenant_id = c.tenant_id and n.id = c.number_id
+        join public.tenant_settings b on b.tenant_id = e.tenant_id
+        left join public.sequence_steps st on st.tenant_id = e.tenant_id and st.sequence_id = e.sequence_id
+            and st.version = e.version and st.order_position = e.position
+        left join public.messages m on m.tenant_id = e.tenant_id and m.id = e.last_message_id
+        cross join lateral (
+            select
+                private.rule_met(l, s.goal_tags, s.goal_statuses, s.goal_outcomes, e.chat_id, e.enrolled_at) as goal,
+                private.rule_met(l, s.stop_tags, s.stop_statuses, s.stop_outcomes, e.chat_id, e.enrolled_at) as stop
+        ) as r
+        cross join lateral (
+            select case
+                when s.deleted_at is not null then array['end', 'sequence_deleted', 'stopped']
+                when not s.is_active then array['hold', 'sequence_inactive']
+                when not l.is_active then array['end', 'lead_inactive', 'stopped']
+                when r.goal is not null then array['end', 'goal_' || r.goal, 'completed']
+                when r.stop is not null then array['end', 'stop_' || r.stop, 'stopped']
+                when st.key is null then array['end', 'done', 'completed']
+                when exists (
+                    select from public.sequence_history h
+                    where h.tenant_id = e.tenant_id and h.enrollment_id = e.id and h.step_key = st.key)
+                    then array['pass']
+                when m.status in ('queued', 'sending') then array['later', 'previous_step']
+                when due.at > v_now then array['later', null]
+                else array['send']
+            end as verdict
+        ) as j
+        order by e.ordinality);
+end
+$$;
+
+-- The text of a step for a customer; of a template step what fills it in, as JSON.
+create function private.step_text(
+    p_step public.sequence_steps, p_lead public.customer_leads, p_number public.whatsapp_numbers, p_business text
+) returns text
+language plpgsql stable set search_path = '' as $$
+begin
+    if position('{{' in coalesce(p_step.text, '')) = 0 then
+        return p_step.text;
+    end if;
+    return private.placeholders_fill(p_step.text, private.placeholder_values(p_lead, p_number, p_business));
+end
+$$;
+
+-- Parameters of the template of a step, filled in for a customer.
+create function private.step_parameters(p_run private.step_run) returns jsonb
+language plpgsql stable set search_path = '' as $$
+begin
+    return (
+        select private.placeholders_fill(st.parameters::text, private.placeholder_values(l, n, b.business_name), true)
+        from public.sequence_steps st
+        join public.chats c on c.tenant_id = st.tenant_id and c.id = p_run.chat_id
+        join public.customer_leads l on l.tenant_id = c.tenant_id and l.id = c.lead_id
+        join public.whatsapp_numbers n on n.tenant_id = c.tenant_id and n.id = c.number_id
+        join public.tenant_settings b on b.tenant_id = c.tenant_id
+        where st.tenant_id = p_run.tenant_id and st.sequence_id = p_run.sequence_id and st.version = p_run.version
+            and st.order_position = p_run.order_position);
+end
+$$;
+
+-- What becomes of a step, given what the send decision says. One that is to be tried again is spread, since many wait
+-- for the same moment: an hour where places are few, else five minutes.
+create function private.step_ruled(
+    p_run private.step_run, p_verdict text, p_reason text, p_not_before timestamptz, p_now timestamptz
+) returns private.step_run
+language plpgsql immutable set search_path = '' as $$
+begin
+    p_run.reason := p_reason;
+    if p_verdict = 'send' then
+        p_run.act := 'send';
+    elsif p_verdict = 'wait' then
+        p_run.act := 'wait';
+        p_run.not_before := greatest(p_not_before, p_now) + private.chat_share(p_run.chat_id)
+            * case when p_reason in ('messaging_limit', 'plan_quota') then interval '1 hour' else interval '5 minutes' end;
+    elsif p_verdict = 'never' and p_reason in ('blocked', 'number_inactive') then
+        p_run.act := 'hold';
+    elsif p_verdict = 'never' then
+        p_run.act := 'end';
+        p_run.status := case when p_reason like 'opted\_out%' then 'opted_out' else 'stopped' end;
+    elsif p_reason = 'window_closed' and p_run.on_window_closed = 'wait' then
+        -- a message of the customer brings it forward
+        p_run.act := 'wait';
+        p_run.not_before := p_now + interval '1 day' * (1 + private.chat_share(p_run.chat_id));
+    elsif p_reason = 'window_closed' and p_run.on_window_closed = 'stop' then
+        p_run.act := 'end';
+        p_run.status := 'stopped';
+    else
+        p_run.act := 'manual';
+    end if;
+    return p_run;
+end
+$$;
+
+-- The same runs, with what the send decision says of them. p_as_template: as the template of the step.
+create function private.steps_decided(p_runs private.step_run[], p_as_template boolean) returns private.step_run[]
+language plpgsql stable set search_path = '' as $$
+declare
+    v_now timestamptz := private.clock();
+begin
+    return array(
+        select private.step_ruled(r::private.step_run, d.verdict, d.reason, d.not_before, v_now)
+        from unnest(p_runs) r
+        join private.send_decisions(array(
+            select (r.enrollment_id, r.tenant_id, r.chat_id, 'sequence', p_as_template, null,
+                case when p_as_template then r.template_id end, false)::private.send_candidate
+            from unnest(p_runs) r)) d on d.ref = r.enrollment_id);
+end
+$$;
+
+-- Those to be sent as templates, filled in. What cannot be is for a person.
+create function private.steps_as_templates(p_runs private.step_run[]) returns private.step_run[]
+language plpgsql stable set search_path = '' as $$
+declare
+    v_run private.step_run;
+    v_runs private.step_run[] := '{}';
+    v_template public.message_templates;
+    v_parameters jsonb;
+    v_filled jsonb;
+begin
+    foreach v_run in array p_runs loop
+        select * into v_template from public.message_templates t
+        where t.tenant_id = v_run.tenant_id and t.id = v_run.template_id;
+        v_parameters := private.step_parameters(v_run);
+        v_filled := private.template_message(v_template, v_parameters);
+        if v_filled ? 'reason' then
+            v_run.act := 'manual';
+            v_run.reason := v_filled ->> 'reason';
+        elsif v_run.act = 'send' then
+            v_run.type := 'template';
+            v_run.text := v_filled ->> 'text';
+            v_run.data := private.template_data(v_template, v_filled, v_parameters);
+        else
+            v_run.text := coalesce(v_run.text, v_filled ->> 'text');
+        end if;
+        v_runs := v_runs || v_run;
+    end loop;
+    return v_runs;
+end
+$$;
+
+-- Ask the send decision about all that is to be sent: each as it is, and where the window is closed as its template, if
+-- it has one for that.
+create function private.steps_settled(p_runs private.step_run[]) returns private.step_run[]
+language plpgsql stable set search_path = '' as $$
+declare
+    v_runs private.step_run[] := private.steps_decided(
+        array(select r from unnest(p_runs) r where r.act = 'send' and r.type <> 'template'), false);
+    v_templates private.step_run[] := array(select r from unnest(p_runs) r where r.act = 'send' and r.type = 'template')
+        || array(
+            select r from unnest(v_runs) r
+            where r.act = 'manual' and r.reason = 'window_closed' and r.on_window_closed = 'use_template');
+begin
+    if cardinality(v_templates) > 0 then
+        v_templates := private.steps_decided(v_templates, true);
+        v_runs := array(
+                select r from unnest(v_runs) r
+                where not (r.act = 'manual' and r.reason = 'window_closed' and r.on_window_closed = 'use_template'))
+            || array(select r from unnest(v_templates) r where r.act not in ('send', 'manual'))
+            || private.steps_as_templates(array(select r from unnest(v_templates) r where r.act in ('send', 'manual')));
+    end if;
+    return v_runs || array(select r from unnest(p_runs) r where r.act <> 'send');
+end
+$$;
+
+-- Put what is to be sent into the outbox.
+create function private.steps_send(p_runs private.step_run[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    perform private.outbox_enqueue(array_agg(private.outgoing(r.tenant_id, r.chat_id, 'sequence', 'sequence',
+        'assistant', r.text, r.type, r.data, p_template_id => case r.type when 'template' then r.template_id end,
+        p_message_id => r.message_id) order by r.tenant_id, r.chat_id))
+    from unnest(p_runs) r
+    where r.act = 'send'
+    having count(*) > 0;
+end
+$$;
+
+-- Give to people what no machine may send: the message is kept as one that was skipped, and its text is in the queue.
+create function private.steps_to_people(p_runs private.step_run[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    insert into public.messages (tenant_id, id, chat_id, conversation_id, lead_id, number_id, direction, role, source,
+        type, content, data, template_id, status, send_verdict, send_reason, provider_at)
+    select r.tenant_id, r.message_id, c.id, v.id, c.lead_id, c.number_id, 'outbound', 'assistant', 'sequence', r.type,
+        r.text, r.data, case r.type when 'template' then r.template_id end, 'skipped', 'manual', r.reason,
+        (select private.clock())
+    from unnest(p_runs) r
+    join public.chats c on c.tenant_id = r.tenant_id and c.id = r.chat_id
+    left join public.conversations v on v.tenant_id = c.tenant_id and v.chat_id = c.id and v.status = 'open'
+    where r.act = 'manual';
+
+    insert into public.pending_manual (tenant_id, id, chat_id, source, reason, priority, text, added_at)
+    select r.tenant_id, r.pending_manual_id, r.chat_id, 'sequence', r.reason, s.priority,
+        concat_ws(E'\n', nullif(r.text, ''), r.data #>> '{media,link}'), (select private.clock())
+    from unnest(p_runs) r
+    join public.sequences s on s.tenant_id = r.tenant_id and s.id = r.sequence_id
+    where r.act = 'manual';
+end
+$$;
+
+-- Note what became of each step.
+create function private.steps_note(p_runs private.step_run[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    insert into public.sequence_history (tenant_id, enrollment_id, step_key, sequence_id, version, position, outcome,
+        reason, message_id, pending_manual_id, planned_at, at)
+    select r.tenant_id, r.enrollment_id, r.step_key, r.sequence_id, r.version, r.order_position,
+        case r.act when 'send' then 'sent' when 'manual' then 'manual' else 'stopped' end, r.reason, r.message_id,
+        r.pending_manual_id, r.planned_at, (select private.clock())
+    from unnest(p_runs) r
+    where r.act in ('send', 'manual') or r.act = 'end' and r.reason = 'window_closed';
+end
+$$;
+
+-- Move enrollments on: past a step that was run, to the time when it is tried again, or to their end.
+create function private.enrollments_move(p_runs private.step_run[]) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_now timestamptz := private.clock();
+    v_next timestamptz[] := private.steps_due(array(
+        select (r.tenant_id, r.chat_id, r.sequence_id, r.version, r.order_position + 1, v_now)::private.step_ask
+        from unnest(p_runs) with ordinality as r
+        order by r.ordinality));
+begin
+    update public.sequence_enrollments e
+    set position = case when w.is_run then r.order_position + 1 else e.position end,
+        next_run_at = case when w.is_run then coalesce(n.due_at, e.next_run_at)
+            when r.act = 'pass' then v_now else coalesce(r.not_before, e.next_run_at) end,
+        waits_for = case when r.act in ('wait', 'later') then r.reason end,
+        last_step_at = case when r.act in ('send', 'manual') then v_now else e.last_step_at end,
+        last_message_id = case r.act when 'send' then r.message_id when 'manual' then null else e.last_message_id end,
+        status = s.status,
+        reason = case when s.status = 'active' then null when w.is_run then 'done' else r.reason end,
+        changed_at = case when s.status = 'active' then e.changed_at else v_now end
+    from unnest(p_runs) with ordinality as r
+    join unnest(v_next) with ordinality as n (due_at, turn) on n.turn = r.ordinality
+    cross join lateral (select r.act in ('send', 'manual', 'pass') as is_run) as w
+    cross join lateral (
+        select case
+            when w.is_run and n.due_at is null then 'completed'
+            when r.act = 'hold' then 'paused'
+            when r.act = 'end' then r.status
+            else 'active'
+        end as status
+    ) as s
+    where e.tenant_id = r.tenant_id and e.id = r.enrollment_id;
+end
+$$;
+
+-- Run up to p_limit enrollments that are due. Answers how many there were and what became of them: {"claimed", "send",
+-- "manual", "wait", "later", "hold", "end", "pass"}, those that are not nothing.
+create function public.sequences_process(p_limit int default 1000) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+    v_runs private.step_run[] := private.steps_judged(private.sequences_due(p_limit));
+begin
+    if cardinality(v_runs) = 0 then
+        return '{"claimed": 0}';
+    end if;
+    v_runs := private.steps_settled(v_runs);
+    v_runs := array(
+        select (r.tenant_id, r.enrollment_id, r.sequence_id, r.version, r.order_position, r.step_key, r.chat_id,
+            r.planned_at, r.act, r.reason, r.status, r.not_before, r.type, r.text, r.data, r.template_id,
+            case when r.act in ('send', 'manual') then private.uuid7() end,
+            case when r.act = 'manual' then private.uuid7() end, r.on_window_closed)::private.step_run
+        from unnest(v_runs) r);
+    perform private.steps_to_people(v_runs);
+    perform private.steps_send(v_runs);
+    perform private.steps_note(v_runs);
+    perform private.enrollments_move(v_runs);
+    return (
+        select jsonb_object_agg(g.act, g.n)
+        from (
+            select r.act, count(*) as n from unnest(v_runs) r group by r.act
+            union all
+            select 'claimed', cardinality(v_runs)
+        ) as g);
+end
+$$;
+
+-- after update of whatsapp_numbers: one that is active again. Definer: the admin who switches it on may not write
+-- enrollments.
+create function private.number_resumes_sequences() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+    perform private.enrollments_release(array(
+        select (e.tenant_id, e.chat_id)::private.chat_ref
+        from public.sequence_enrollments e
+        join public.chats c on c.tenant_id = e.tenant_id and c.id = e.chat_id
+        where e.tenant_id = new.tenant_id and e.status = 'paused' and e.reason = 'number_inactive'
+            and c.number_id = new.id), 'number_inactive');
+    return null;
+end
+$$;
+create trigger whatsapp_numbers_resume_sequences after update of is_active on public.whatsapp_numbers
+    for each row when (new.is_active and not old.is_active) execute function private.number_resumes_sequences();
+
+-- Is anything due? One look into an index, however many enrollments there are.
+create function private.sequences_waiting() returns boolean
+language plpgsql stable set search_path = '' as $$
+begin
+    return exists (
+        select from public.sequence_enrollments e
+        where e.status = 'active' and e.next_run_at <= (select private.clock()));
+end
+$$;
+
+grant execute on function
+    private.sequences_due(int), private.has_outcome(uuid, uuid, timestamptz, text[]),
+    private.rule_met(public.customer_leads, text[], text[], text[], uuid, timestamptz),
+    private.steps_judged(public.sequence_enrollments[]),
+    private.step_text(public.sequence_steps, public.customer_leads, public.whatsapp_numbers, text),
+    private.step_parameters(private.step_run),
+    private.step_ruled(private.step_run, text, text, timestamptz, timestamptz),
+    private.steps_decided(private.step_run[], boolean), private.steps_as_templates(private.step_run[]),
+    private.steps_settled(private.step_run[]), private.steps_send(private.step_run[]),
+    private.steps_to_people(private.step_run[]), private.steps_note(private.step_run[]),
+    private.enrollments_move(private.step_run[]), private.sequences_waiting(), public.sequences_process(int)
+    to service_role;
+
+
+-- sql/74_sequence_desk.sql
+
+-- Sequences and people: what customers and staff do changes what a sequence does next.
+
+-- Customers: who writes is not written to by a sequence, until that is to go on.
+
+-- What customers have just written pauses the sequences of their chats, or ends them where they never go on; silence
+-- is counted anew. Costs chats without an enrollment one look-up by key in a batch's only query.
+create function private.sequences_replied(p_stored private.inbox_message[]) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_paused private.chat_ref[];
+    v_ended private.chat_ref[];
+begin
+    with written as (
+        select m.tenant_id, m.chat_id, max(m.at) as at
+        from unnest(p_stored) m
+        where m.kind = 'message' and m.is_live
+        group by m.tenant_id, m.chat_id
+    ),
+    noted as (
+        update public.sequence_enrollments e
+        set replied_at = greatest(e.replied_at, w.at)
+        from written w
+        cross join lateral (
+            select l.id from public.sequence_enrollments l
+            where l.tenant_id = w.tenant_id and l.chat_id = w.chat_id and l.status in ('active', 'paused')
+            limit 1
+        ) as k
+        where e.tenant_id = w.tenant_id and e.id = k.id
+        returning e.tenant_id, e.chat_id, e.sequence_id
+    )
+    select
+        array_agg((n.tenant_id, n.chat_id)::private.chat_ref) filter (where s.after_reply <> 'never'),
+        array_agg((n.tenant_id, n.chat_id)::private.chat_ref) filter (where s.after_reply = 'never')
+    into v_paused, v_ended
+    from noted n
+    join public.sequences s on s.tenant_id = n.tenant_id and s.id = n.sequence_id;
+    if v_paused is not null then
+        perform private.enrollments_hold(v_paused, 'replied');
+    end if;
+    if v_ended is not null then
+        perform private.enrollments_end(v_ended, 'replied', 'replied');
+    end if;
+end
+$$;
+
+-- Every minute: what a reply has paused goes on after so many hours in which the customer wrote nothing. Returns how
+-- many enrollments do.
+create function private.sequences_resume() returns int
+language plpgsql set search_path = '' as $$
+declare
+    v_silent private.chat_ref[];
+begin
+    select array_agg((e.tenant_id, e.chat_id)::private.chat_ref)
+    into v_silent
+    from public.sequences s
+    cross join lateral (
+        select w.tenant_id, w.chat_id from public.sequence_enrollments w
+        where w.tenant_id = s.tenant_id and w.sequence_id = s.id and w.status = 'paused' and w.reason = 'replied'
+            and w.replied_at <= private.clock() - make_interval(hours => s.resume_after_hours)
+        for no key update of w skip locked
+    ) as e
+    where s.after_reply = 'silence' and s.is_active;
+    if v_silent is not null then
+        perform private.enrollments_release(v_silent, 'replied');
+    end if;
+    return coalesce(cardinality(v_silent), 0);
+end
+$$;
+
+-- People: what they send by hand needs no machine, nor anybody else, to be sent again.
+
+-- Steps that waited for a person, whose entries have ended: what became of them, and with which message. The next
+-- step counts from now where nothing of the sequence has happened since.
+create function private.steps_dealt_with(p_entries public.pending_manual[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    update public.sequence_history h
+    set outcome = case e.status when 'done' then 'done' else 'skipped' end,
+        reason = case when e.status = 'dismissed' then 'dismissed' when e.done_by is null then 'phone' else 'staff' end,
+        message_id = coalesce(e.message_id, h.message_id), at = e.done_at
+    from unnest(p_entries) e
+    where e.source = 'sequence' and h.tenant_id = e.tenant_id and h.pending_manual_id = e.id and h.outcome = 'manual';
+end
+$$;
+
+-- What was just written on the phone ends the entries that it was.
+create function private.manual_sends_note(p_stored private.inbox_message[]) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_done private.pending_end[];
+begin
+    select array_agg(distinct (m.tenant_id, p.id, m.message_id, null)::private.pending_end)
+    into v_done
+    from unnest(p_stored) m
+    cross join lateral (
+        select o.chat_id from public.pending_manual o
+        where o.tenant_id = m.tenant_id and o.chat_id = m.chat_id and o.status = 'open'
+        limit 1
+    ) as waits
+    cross join lateral private.pending_match(m.tenant_id, m.chat_id, m.body ->> 'text') as p (id)
+    where m.kind = 'echo' and m.is_live and p.id is not null;
+    if v_done is not null then
+        perform private.pendings_end(v_done, 'done');
+    end if;
+end
+$$;
+grant execute on function private.sequences_replied(private.inbox_message[]), private.sequences_resume(),
+    private.steps_dealt_with(public.pending_manual[]), private.manual_sends_note(private.inbox_message[])
+    to service_role;
+
+-- The queue as a person works through it: the urgent first, then the oldest. wa_link: for the phone that the customer
+-- has now; null where none is known. of_type and media: of a step that is more than a text.
+create function public.pending_manual_list(p_limit int default 100, p_source text default null) returns table (
+    id uuid, chat_id uuid, source text, reason text, priority smallint, text text, added_at timestamptz,
+    lead_id uuid, lead_name text, lead_phone text, window_open boolean, window_expires_at timestamptz,
+    free_entry_until timestamptz, wa_link text, sequence_id uuid, sequence_name text, enrollment_id uuid,
+    step_key text, step_position int, of_type text, media jsonb
+)
+language plpgsql stable rows 100 set search_path = '' as $$
+begin
+    return query
+    select
+        p.id, p.chat_id, p.source, p.reason, p.priority, p.text, p.added_at, l.id,
+        coalesce(l.name, l.user_name, now.phone), now.phone,
+        coalesce(c.window_expires_at > (select private.clock()), false) or n.provider = 'whapi', c.window_expires_at,
+        c.free_entry_until, 'https://wa.me/' || now.phone || '?text=' || coalesce(private.url_encode(p.text), ''),
+        h.sequence_id, q.name, h.enrollment_id, h.step_key, h.position, coalesce(s.type, 'text'), s.media
+    from public.pending_manual p
+    join public.chats c on c.tenant_id = p.tenant_id and c.id = p.chat_id
+    join public.customer_leads l on l.tenant_id = c.tenant_id and l.id = c.lead_id
+    join public.whatsapp_numbers n on n.tenant_id = c.tenant_id and n.id = c.number_id
+    cross join lateral private.lead_phone_now(l.tenant_id, l.id, l.phone) as now (phone)
+    left join lateral (
+        select * from public.sequence_history r
+        where r.tenant_id = p.tenant_id and r.pending_manual_id = p.id and p.source = 'sequence'
+        limit 1
+    ) as h on true
+    left join public.sequences q on q.tenant_id = h.tenant_id and q.id = h.sequence_id
+    left join public.sequence_steps s
+        on s.tenant_id = h.tenant_id and s.sequence_id = h.sequence_id and s.version = h.version and s.key = h.step_key
+    where p.status = 'open' and (p_source is null or p.source = p_source)
+    order by p.priority desc, p.added_at, p.id
+    limit least(p_limit, 500);
+end
+$$;
+
+-- The phone by which a lead is reached now. A lead's own phone is the first one known: another may have taken its
+-- place since, or none.
+create function private.lead_phone_now(p_tenant_id uuid, p_lead_id uuid, p_first text) returns text
+language plpgsql stable set search_path = '' as $$
+declare
+    v_phones record;
+begin
+    select count(*) as known, max(i.value) filter (where i.valid_to = 'infinity') as now into v_phones
+    from public.lead_identities i
+    where i.tenant_id = p_tenant_id and i.lead_id = p_lead_id and i.kind = 'phone';
+    return case when v_phones.known = 0 then p_first else v_phones.now end;
+end
+$$;
+grant execute on function private.lead_phone_now(uuid, uuid, text), public.pending_manual_list(int, text)
     to authenticated;
 
 
@@ -10057,7 +12796,7 @@ begin
         resolved_at = coalesce(resolved_at, private.clock())
     where tenant_id = v_tenant_id and id = p_alert_id;
     if not found then
-        raise exception using errcode = 'PT404', message = 'There is no such alert.', hint = 'Read its id from alerts.';
+        perform private.refuse('PT404', 'no_alert');
     end if;
 end
 $$;
@@ -10066,6 +12805,170 @@ language sql set search_path = '' as $$
     select private.alert_resolve(p_alert_id)
 $$;
 grant execute on function private.alert_resolve(uuid), public.alert_resolve(uuid) to authenticated;
+
+
+-- sql/78_realtime.sql
+
+-- Realtime: front ends are told at once which rows have changed, by their ids, and read them with their own rights.
+-- Told after the commit, to whoever listens then and at most once: who connects again reads again.
+--
+-- Private channels: tenant:<tenant_id> for all staff of a business, user:<users.id> for one person.
+--   message.new     a message, of either side         {"message_id", "chat_id"}
+--   message.status  its status, text or reactions     {"message_id", "chat_id"}
+--   chat.attention  somebody must look, or need not   {"chat_id", "conversation_id"}
+--   chat.assigned   also to old and new holder        {"chat_id", "conversation_id"}
+--   lead.assigned   also to old and new holder        {"lead_id"}
+--   alert           opened, worse, or over            {"alert_id"}
+-- A payload is {"items": the newest hundred of these, "count": how many there are}; where count is more than there are
+-- items, read anew what is shown. One statement, however many rows it changes, makes one broadcast for a channel and
+-- event. Histories that come with a number are nobody's news.
+
+-- May listen: staff to their business, a person to themselves. Asked when a channel is joined, and again when its token
+-- is renewed. Nobody may send.
+create policy messages_select_listener on realtime.messages for select to authenticated
+    using (extension = 'broadcast' and topic in (
+        'tenant:' || (select private.my_tenant_id()), 'user:' || (select private.my_user_id())));
+
+-- Something to tell on a channel.
+create type private.broadcast_item as (event text, topic text, item jsonb);
+
+-- Tell each channel its items of an event together; p_items: oldest first. Nothing fails because nobody could be told.
+create function private.broadcast(p_items private.broadcast_item[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    if cardinality(p_items) > 0 then
+        perform realtime.send(
+            jsonb_build_object('items', jsonb_agg(i.item order by i.n) filter (where i.n <= 100), 'count', count(*)),
+            i.event, i.topic, true)
+        from (
+            select event, topic, item, row_number() over (partition by event, topic order by ordinality desc) as n
+            from unnest(p_items) with ordinality
+        ) as i
+        group by i.event, i.topic;
+    end if;
+exception
+    when others then
+        raise warning 'Nobody was told of %: %', p_items[1].event, sqlerrm;
+end
+$$;
+
+-- The triggers are definers: whoever makes the change, Realtime takes what we tell of it from us.
+create function private.messages_broadcast_new() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+    perform private.broadcast(array(
+        select ('message.new', 'tenant:' || m.tenant_id, jsonb_build_object('message_id', m.id, 'chat_id', m.chat_id)
+        )::private.broadcast_item
+        from made m
+        -- else it came with its number, as history
+        where m.conversation_id is not null or m.source not in ('customer', 'manual')
+        order by m.id));
+    return null;
+end
+$$;
+create trigger messages_broadcast_new after insert on public.messages
+    referencing new table as made for each statement execute function private.messages_broadcast_new();
+
+-- For those who look at it, a message that is on its way still waits.
+create function private.messages_broadcast_status() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+    perform private.broadcast(array(
+        select ('message.status', 'tenant:' || m.tenant_id, jsonb_build_object('message_id', m.id, 'chat_id', m.chat_id)
+        )::private.broadcast_item
+        from changed m
+        join previous p on p.tenant_id = m.tenant_id and p.id = m.id
+        where (m.conversation_id is not null or m.source not in ('customer', 'manual'))
+            and (replace(p.status, 'sending', 'queued') <> replace(m.status, 'sending', 'queued')
+                or p.type <> m.type or p.edited_at is distinct from m.edited_at
+                or p.revoked_at is distinct from m.revoked_at or p.reactions is distinct from m.reactions)
+        order by m.id));
+    return null;
+end
+$$;
+create trigger messages_broadcast_status after update on public.messages
+    referencing old table as previous new table as changed for each statement
+    execute function private.messages_broadcast_status();
+
+-- Who hears of an assignment: the business, who had it, and who has it now.
+create function private.assignment_topics(p_tenant_id uuid, p_before uuid, p_after uuid) returns text[]
+language plpgsql immutable set search_path = '' as $$
+begin
+    return array_remove(array['tenant:' || p_tenant_id, 'user:' || p_before, 'user:' || p_after], null);
+end
+$$;
+
+create function private.conversations_broadcast() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+    perform private.broadcast(array(
+        select (t.event, t.topic, jsonb_build_object('chat_id', v.chat_id, 'conversation_id', v.id)
+        )::private.broadcast_item
+        from changed v
+        join previous p on p.tenant_id = v.tenant_id and p.id = v.id
+        cross join lateral (
+            select 'chat.attention' as event, 'tenant:' || v.tenant_id as topic
+            where p.requires_attention <> v.requires_attention
+            union all
+            select 'chat.assigned', unnest(private.assignment_topics(v.tenant_id, p.assigned_to, v.assigned_to))
+            where p.assigned_to is distinct from v.assigned_to
+        ) as t
+        -- most changes are neither, and looked at no further
+        where p.requires_attention <> v.requires_attention or p.assigned_to is distinct from v.assigned_to
+        order by v.id));
+    return null;
+end
+$$;
+create trigger conversations_broadcast after update on public.conversations
+    referencing old table as previous new table as changed for each statement
+    execute function private.conversations_broadcast();
+
+create function private.customer_leads_broadcast() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+    perform private.broadcast(array(
+        select ('lead.assigned', t.topic, jsonb_build_object('lead_id', l.id))::private.broadcast_item
+        from changed l
+        join previous p on p.tenant_id = l.tenant_id and p.id = l.id
+        cross join lateral unnest(private.assignment_topics(l.tenant_id, p.assigned_to, l.assigned_to)) as t (topic)
+        where p.assigned_to is distinct from l.assigned_to
+        order by l.id));
+    return null;
+end
+$$;
+create trigger customer_leads_broadcast after update on public.customer_leads
+    referencing old table as previous new table as changed for each statement
+    execute function private.customer_leads_broadcast();
+
+create function private.alerts_broadcast_new() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+    perform private.broadcast(array(
+        select ('alert', 'tenant:' || a.tenant_id, jsonb_build_object('alert_id', a.id))::private.broadcast_item
+        from made a
+        order by a.id));
+    return null;
+end
+$$;
+create trigger alerts_broadcast_new after insert on public.alerts
+    referencing new table as made for each statement execute function private.alerts_broadcast_new();
+
+-- The same again is no news.
+create function private.alerts_broadcast_change() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+    perform private.broadcast(array(
+        select ('alert', 'tenant:' || a.tenant_id, jsonb_build_object('alert_id', a.id))::private.broadcast_item
+        from changed a
+        join previous p on p.tenant_id = a.tenant_id and p.id = a.id
+        where p.severity <> a.severity or p.resolved_at is distinct from a.resolved_at
+        order by a.id));
+    return null;
+end
+$$;
+create trigger alerts_broadcast_change after update on public.alerts
+    referencing old table as previous new table as changed for each statement
+    execute function private.alerts_broadcast_change();
 
 
 -- sql/80_crm.sql
@@ -11094,11 +13997,732 @@ grant execute on function private.daily_tenants(uuid, boolean), private.daily_wa
     private.daily_end(private.daily_ref, text, text, text, uuid, timestamptz),
     private.daily_decisions(private.daily_ref[]), private.daily_refuse(private.daily_ref[]),
     private.daily_job(private.daily_ref), private.daily_to_person(private.daily_ref, text, text),
-    private.daily_template(public.daily_actions, text), public.daily_plan(uuid, boolean), public.daily_claim(int, int),
+    private.daily_template(public.daily_actions, text), private.daily_dealt_with(uuid, uuid),
+    public.daily_plan(uuid, boolean), public.daily_claim(int, int),
     public.daily_settle(uuid, date, uuid, uuid, uuid, text, text, timestamptz, jsonb),
     public.daily_fail(uuid, date, uuid, uuid, text, boolean, int, jsonb) to service_role;
 grant execute on function private.crm_execute_daily_actions(), public.crm_execute_daily_actions(),
     public.crm_status() to authenticated;
+
+
+-- sql/86_stats.sql
+
+-- Statistics: what each number did on each day of its business's clock. Whatever is written to messages notes the hour
+-- it touched; once an hour the days of these hours are counted again, and no other day is read.
+
+-- stats_touches: hours in which messages were written or changed since the last count. Written in the transaction of
+-- the change, so who sees the row sees the change. No key: a row too many costs nothing, and looking for one would.
+create table private.stats_touches (
+    tenant_id uuid not null,
+    hour_at timestamptz,
+    chat_id uuid
+);
+comment on table private.stats_touches is 'Hours whose messages have changed since their day was counted.';
+comment on column private.stats_touches.hour_at is 'By UTC; null: every day of the business.';
+comment on column private.stats_touches.chat_id is
+    'Set when it was not the newest hour: the next message of ours in this chat may answer another one now.';
+
+alter table private.stats_touches enable row level security;
+grant select, insert, update, delete on private.stats_touches to service_role;
+
+-- message_stats_daily: one row a number and day with messages. Every message counts on the day of its provider_at, with
+-- the status it has now.
+create table public.message_stats_daily (
+    tenant_id uuid,
+    day date,
+    number_id uuid,
+    timezone text not null,
+    inbound int not null,
+    outbound int not null,
+    pending int not null,
+    sent int not null,
+    delivered int not null,
+    read int not null,
+    played int not null,
+    failed int not null,
+    skipped int not null,
+    canceled int not null,
+    unknown int not null,
+    sources jsonb not null,
+    price_classes jsonb not null,
+    error_codes jsonb not null,
+    costs jsonb not null,
+    responses int not null,
+    response_seconds bigint not null,
+    response_p50 int,
+    response_p90 int,
+    last_inbound_at timestamptz,
+    counted_at timestamptz not null,
+    constraint message_stats_daily_pkey primary key (tenant_id, day, number_id),
+    constraint message_stats_daily_number_id_fkey foreign key (tenant_id, number_id)
+        references public.whatsapp_numbers (tenant_id, id) on delete cascade,
+    constraint message_stats_daily_outbound_check check (
+        outbound = pending + sent + delivered + read + played + failed + skipped + canceled + unknown)
+);
+comment on table public.message_stats_daily is
+    'What a number did on a day of its business''s clock; counted again within the hour when anything of it changes.';
+comment on column public.message_stats_daily.timezone is 'The clock this day was cut by: users.timezone of the owner.';
+comment on column public.message_stats_daily.pending is 'queued or sending';
+comment on column public.message_stats_daily.delivered is
+    'And not read yet: each message is counted once, so what arrived is delivered + read + played.';
+comment on column public.message_stats_daily.sources is
+    'Outbound by messages.source: {"agent": {"outbound", "arrived", "read", "failed"}}; what was read arrived too.';
+comment on column public.message_stats_daily.price_classes is 'Of what went out: {"service": 12}';
+comment on column public.message_stats_daily.error_codes is 'Of what failed: {"131026": 3}; none: no code was given.';
+comment on column public.message_stats_daily.costs is
+    'Of what went out, by currency: {"USD": {"estimated", "actual"}}; by category in costs_daily.';
+comment on column public.message_stats_daily.responses is
+    'Messages of agents and people that answered: the message before it in the chat was the customer''s.';
+comment on column public.message_stats_daily.response_seconds is 'What these customers waited, summed up.';
+comment on column public.message_stats_daily.counted_at is 'Business time of the last count.';
+
+-- The days of one number; also what its foreign key asks for.
+create index message_stats_daily_tenant_id_number_id_day_idx on public.message_stats_daily (tenant_id, number_id, day);
+
+alter table public.message_stats_daily enable row level security;
+grant select on public.message_stats_daily to authenticated;
+grant select, insert, update, delete on public.message_stats_daily to service_role;
+create policy message_stats_daily_select_member on public.message_stats_daily for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+
+-- Note what a statement touched. What an update left as it was for these statistics is not noted. Grouped, not joined:
+-- a plan made for one row has to do for ten thousand.
+create function private.stats_touch() returns trigger
+language plpgsql set search_path = '' as $$
+declare
+    -- nothing is dated later: providers' times are taken to be at most five minutes ahead
+    v_newest_hour timestamptz := date_bin('1 hour', private.clock() + interval '5 minutes', '2000-01-01 00:00:00+00');
+begin
+    if tg_op = 'INSERT' then
+        insert into private.stats_touches (tenant_id, hour_at, chat_id)
+        select distinct m.tenant_id, h.hour_at,
+            case when h.hour_at < v_newest_hour and m.status not in ('queued', 'sending') then m.chat_id end
+        from new_rows m
+        cross join lateral (select date_bin('1 hour', m.provider_at, '2000-01-01 00:00:00+00') as hour_at) as h;
+    elsif tg_op = 'DELETE' then
+        insert into private.stats_touches (tenant_id, hour_at, chat_id)
+        select distinct m.tenant_id, date_bin('1 hour', m.provider_at, '2000-01-01 00:00:00+00'), m.chat_id
+        from old_rows m;
+    else
+        insert into private.stats_touches (tenant_id, hour_at, chat_id)
+        select distinct c.tenant_id, c.hour_at, case when c.is_moved and c.hour_at < v_newest_hour then c.chat_id end
+        from (
+            select v.tenant_id, v.chat_id, date_bin('1 hour', v.provider_at, '2000-01-01 00:00:00+00') as hour_at,
+                -- its place among the messages of its chat, or whether it has one
+                count(*) over (partition by v.id, v.chat_id, v.provider_at, v.is_out) = 1 as is_moved
+            from (
+                select m.*, m.status in ('sent', 'delivered', 'read', 'played') as is_out
+                from (
+                    select tenant_id, id, chat_id, provider_at, status, error_code, price_class, pricing ->> 'type' as price_type,
+                        estimated_cost, actual_cost, currency
+                    from new_rows
+                    union all
+                    select tenant_id, id, chat_id, provider_at, status, error_code, price_class, pricing ->> 'type',
+                        estimated_cost, actual_cost, currency
+                    from old_rows
+                ) as m
+                group by tenant_id, id, chat_id, provider_at, status, error_code, price_class, price_type,
+                    estimated_cost, actual_cost, currency
+                having count(*) = 1
+            ) as v
+        ) as c;
+    end if;
+    return null;
+end
+$$;
+create trigger messages_stats_insert after insert on public.messages
+    referencing new table as new_rows for each statement execute function private.stats_touch();
+create trigger messages_stats_update after update on public.messages
+    referencing old table as old_rows new table as new_rows for each statement execute function private.stats_touch();
+create trigger messages_stats_delete after delete on public.messages
+    referencing old table as old_rows for each statement execute function private.stats_touch();
+
+-- A business that sets its clock gets all its days cut anew. Definer: its owner may not write touches.
+create function private.stats_zone_changed() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+    insert into private.stats_touches (tenant_id) values (new.tenant_id);
+    return null;
+end
+$$;
+create trigger users_stats_zone after update of timezone on public.users
+    for each row when (new.id = new.tenant_id and new.timezone <> old.timezone)
+    execute function private.stats_zone_changed();
+
+-- A day to be counted, and the clock it is cut by.
+create type private.stats_day as (tenant_id uuid, day date, timezone text);
+
+-- Take all touches, and answer the days they mean, latest first. One statement: the clocks that the days are cut by
+-- stay the same until they are counted.
+create function private.stats_days_take() returns private.stats_day[]
+language plpgsql set search_path = '' set plan_cache_mode = 'force_custom_plan' set jit = 'off' as $$
+declare
+    v_days private.stats_day[];
+begin
+    with taken as (
+        delete from private.stats_touches returning tenant_id, hour_at, chat_id
+    ),
+    moments as (
+        select t.tenant_id, e.at
+        from taken t
+        -- an hour may be of two days where clocks differ by less
+        cross join lateral unnest(array[t.hour_at, t.hour_at + interval '59 minutes 59.999999 seconds']) as e (at)
+        where t.hour_at is not null
+        union
+        select t.tenant_id, answer.provider_at
+        from (select distinct tenant_id, hour_at, chat_id from taken where chat_id is not null) as t
+        cross join lateral (
+            select m.provider_at
+            from public.messages m
+            where m.tenant_id = t.tenant_id and m.chat_id = t.chat_id and m.provider_at >= t.hour_at + interval '1 hour'
+                and m.direction = 'outbound' and m.status in ('sent', 'delivered', 'read', 'played')
+            order by m.provider_at
+            limit 1
+        ) as answer
+        union
+        -- each day as it was cut overlaps those of these moments, by whatever clock; and its date may be no day any more
+        select s.tenant_id, (s.day + e.hours) at time zone e.zone
+        from (select distinct tenant_id from taken where hour_at is null) as t
+        join public.message_stats_daily s on s.tenant_id = t.tenant_id
+        join public.users u on u.id = s.tenant_id
+        cross join lateral (values
+            (interval '0', s.timezone), (interval '12 hours', s.timezone), (interval '24 hours', s.timezone),
+            (interval '12 hours', u.timezone)
+        ) as e (hours, zone)
+    )
+    select array_agg(d order by d.day desc, d.tenant_id)
+    into v_days
+    from (
+        select distinct m.tenant_id, (m.at at time zone u.timezone)::date as day, u.timezone
+        from moments m
+        join public.users u on u.id = m.tenant_id
+    ) as c
+    cross join lateral (select (c.tenant_id, c.day, c.timezone)::private.stats_day as d, c.day, c.tenant_id) as d;
+    return coalesce(v_days, '{}');
+end
+$$;
+
+-- The messages of these days, each with its day.
+create type private.stats_message as (
+    tenant_id uuid, day date, timezone text, id uuid, chat_id uuid, lead_id uuid, number_id uuid, template_id uuid,
+    direction text, type text, source text, status text, is_out boolean, has_arrived boolean, error_code int,
+    pricing jsonb, price_class text, estimated_cost numeric, actual_cost numeric, currency text,
+    provider_at timestamptz
+);
+create function private.stats_messages(p_days private.stats_day[]) returns setof private.stats_message
+language plpgsql stable rows 10000 set search_path = '' set plan_cache_mode = 'force_custom_plan' set jit = 'off' as $$
+begin
+    return query
+    select d.tenant_id, d.day, d.timezone, m.*
+    from unnest(p_days) d
+    cross join lateral (
+        select m.id, m.chat_id, m.lead_id, m.number_id, m.template_id, m.direction, m.type, m.source, m.status,
+            m.status in ('sent', 'delivered', 'read', 'played'), m.status in ('delivered', 'read', 'played'),
+            m.error_code, m.pricing, m.price_class, m.estimated_cost, m.actual_cost, m.currency, m.provider_at
+        from public.messages m
+        where m.tenant_id = d.tenant_id
+            -- an hour more at both ends: a midnight that comes twice, or never, is either of two moments
+            and m.provider_at >= (d.day::timestamp at time zone d.timezone) - interval '1 hour'
+            and m.provider_at < ((d.day + 1)::timestamp at time zone d.timezone) + interval '1 hour'
+            and (m.provider_at at time zone d.timezone)::date = d.day
+        offset 0
+    ) as m;
+end
+$$;
+
+-- Count these days anew. A day without messages has no row.
+create function private.stats_count(p_days private.stats_day[]) returns void
+language plpgsql set search_path = '' set jit = 'off' as $$
+begin
+    delete from public.message_stats_daily s
+    using unnest(p_days) d
+    where s.tenant_id = d.tenant_id and s.day = d.day;
+
+    insert into public.message_stats_daily (tenant_id, day, number_id, timezone, inbound, outbound, pending, sent,
+        delivered, read, played, failed, skipped, canceled, unknown, sources, price_classes, error_codes, costs,
+        responses, response_seconds, response_p50, response_p90, last_inbound_at, counted_at)
+    with turns as (
+        select m.*, m.is_out and m.source in ('agent', 'staff', 'manual', 'api') as is_answer,
+            lag(m.direction) over in_chat as before, lag(m.provider_at) over in_chat as before_at
+        from private.stats_messages(p_days) m
+        -- of the same second: the question before the answer
+        window in_chat as (
+            partition by m.tenant_id, m.day, m.chat_id, m.is_out or m.direction = 'inbound'
+            order by m.provider_at, m.direction, m.id)
+    ),
+    told as materialized (
+        select t.*, t.status in ('read', 'played') as is_read,
+            case when t.is_answer and coalesce(t.before, earlier.direction) = 'inbound'
+                then extract(epoch from t.provider_at - coalesce(t.before_at, earlier.provider_at)) end as seconds
+        from turns t
+        left join lateral (
+            select p.direction, p.provider_at
+            from public.messages p
+            where t.is_answer and t.before is null
+                and p.tenant_id = t.tenant_id and p.chat_id = t.chat_id and p.provider_at < t.provider_at
+                and (p.direction = 'inbound' or p.status in ('sent', 'delivered', 'read', 'played'))
+            order by p.provider_at desc, p.direction desc, p.id desc
+            limit 1
+        ) as earlier on true
+    ),
+    counted as (
+        select
+            t.tenant_id, t.day, t.number_id, t.timezone,
+            count(*) filter (where t.direction = 'inbound') as inbound,
+            count(*) filter (where t.direction = 'outbound') as outbound,
+            count(*) filter (where t.status in ('queued', 'sending')) as pending,
+            count(*) filter (where t.status = 'sent') as sent,
+            count(*) filter (where t.status = 'delivered') as delivered,
+            count(*) filter (where t.status = 'read') as read,
+            count(*) filter (where t.status = 'played') as played,
+            count(*) filter (where t.status = 'failed') as failed,
+            count(*) filter (where t.status = 'skipped') as skipped,
+            count(*) filter (where t.status = 'canceled') as canceled,
+            count(*) filter (where t.status = 'unknown') as unknown,
+            count(t.seconds) as responses, coalesce(sum(t.seconds), 0) as response_seconds,
+            percentile_cont(0.5) within group (order by t.seconds) as response_p50,
+            percentile_cont(0.9) within group (order by t.seconds) as response_p90,
+            max(t.provider_at) filter (where t.direction = 'inbound') as last_inbound_at
+        from told t
+        group by t.tenant_id, t.day, t.number_id, t.timezone
+    ),
+    by_source as (
+        select s.tenant_id, s.day, s.number_id, jsonb_object_agg(s.source, s.counts) as counts
+        from (
+            select t.tenant_id, t.day, t.number_id, t.source, jsonb_build_object(
+                'outbound', count(*), 'arrived', count(*) filter (where t.has_arrived),
+                'read', count(*) filter (where t.is_read),
+                'failed', count(*) filter (where t.status = 'failed')) as counts
+            from told t
+            where t.direction = 'outbound'
+            group by t.tenant_id, t.day, t.number_id, t.source
+        ) as s
+        group by s.tenant_id, s.day, s.number_id
+    ),
+    by_class as (
+        select s.tenant_id, s.day, s.number_id, jsonb_object_agg(s.price_class, s.messages) as counts
+        from (
+            select t.tenant_id, t.day, t.number_id, t.price_class, count(*) as messages
+            from told t
+            where t.is_out and t.price_class is not null
+            group by t.tenant_id, t.day, t.number_id, t.price_class
+        ) as s
+        group by s.tenant_id, s.day, s.number_id
+    ),
+    by_error as (
+        select s.tenant_id, s.day, s.number_id, jsonb_object_agg(s.code, s.messages) as counts
+        from (
+            select t.tenant_id, t.day, t.number_id, coalesce(t.error_code::text, 'none') as code, count(*) as messages
+            from told t
+            where t.status = 'failed'
+            group by t.tenant_id, t.day, t.number_id, coalesce(t.error_code::text, 'none')
+        ) as s
+        group by s.tenant_id, s.day, s.number_id
+    ),
+    by_currency as (
+        select s.tenant_id, s.day, s.number_id, jsonb_object_agg(s.currency, s.costs) as costs
+        from (
+            select t.tenant_id, t.day, t.number_id, t.currency, jsonb_build_object(
+                'estimated', coalesce(sum(t.estimated_cost), 0), 'actual', coalesce(sum(t.actual_cost), 0)) as costs
+            from told t
+            where t.is_out and t.currency is not null
+            group by t.tenant_id, t.day, t.number_id, t.currency
+        ) as s
+        group by s.tenant_id, s.day, s.number_id
+    )
+    select c.tenant_id, c.day, c.number_id, c.timezone, c.inbound, c.outbound, c.pending, c.sent, c.delivered, c.read,
+        c.played, c.failed, c.skipped, c.canceled, c.unknown, coalesce(s.counts, '{}'), coalesce(p.counts, '{}'),
+        coalesce(e.counts, '{}'), coalesce(b.costs, '{}'), c.responses, c.response_seconds, c.response_p50,
+        c.response_p90, c.last_inbound_at, (select private.clock())
+    from counted c
+    left join by_source s using (tenant_id, day, number_id)
+    left join by_class p using (tenant_id, day, number_id)
+    left join by_error e using (tenant_id, day, number_id)
+    left join by_currency b using (tenant_id, day, number_id);
+end
+$$;
+
+-- Every hour: count the days that were touched, latest first, for p_seconds at most; the others wait for the next
+-- call. Returns how many days it counted. Who comes while another counts leaves it to them: two counts of one day
+-- could end in the order in which they did not begin.
+create function public.stats_refresh(p_seconds int default 60) returns int
+language plpgsql set search_path = '' as $$
+declare
+    v_until timestamptz := clock_timestamp() + make_interval(secs => p_seconds);
+    v_days private.stats_day[];
+    v_done int := 0;
+begin
+    if not pg_try_advisory_xact_lock(hashtext('private.stats_refresh')) then
+        return 0;
+    end if;
+    v_days := private.stats_days_take();
+    while v_done < cardinality(v_days) and (v_done = 0 or clock_timestamp() < v_until) loop
+        perform private.stats_count(v_days[v_done + 1 : v_done + 50]);
+        perform private.costs_count(v_days[v_done + 1 : v_done + 50]);
+        v_done := least(v_done + 50, cardinality(v_days));
+    end loop;
+    perform private.stats_days_mark(v_days[v_done + 1 :]);
+    return v_done;
+end
+$$;
+
+-- These days are to be counted again.
+create function private.stats_days_mark(p_days private.stats_day[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    insert into private.stats_touches (tenant_id, hour_at)
+    select d.tenant_id, date_bin(
+        '1 hour', (d.day + interval '12 hours') at time zone d.timezone, '2000-01-01 00:00:00+00')
+    from unnest(p_days) d;
+end
+$$;
+
+-- For operators: have all days of a business counted again, or those between two dates of its clock. The next
+-- stats_refresh() does it. Returns how many days that are.
+create function public.stats_recount(p_tenant_id uuid, p_from date default null, p_to date default null) returns int
+language plpgsql set search_path = '' as $$
+declare
+    v_days private.stats_day[] := array(
+        select (u.id, d.day, u.timezone)::private.stats_day
+        from public.users u
+        cross join lateral (
+            select min(m.provider_at) as first_at, max(m.provider_at) as last_at
+            from public.messages m
+            where m.tenant_id = u.id
+        ) as told
+        cross join lateral generate_series(
+            coalesce(p_from, (told.first_at at time zone u.timezone)::date),
+            coalesce(p_to, (told.last_at at time zone u.timezone)::date), interval '1 day') as d (day)
+        where u.id = p_tenant_id and u.tenant_id = u.id);
+begin
+    perform private.stats_days_mark(v_days);
+    return cardinality(v_days);
+end
+$$;
+grant execute on function private.stats_days_take(), private.stats_messages(private.stats_day[]),
+    private.stats_count(private.stats_day[]), private.stats_days_mark(private.stats_day[]),
+    public.stats_refresh(int), public.stats_recount(uuid, date, date) to service_role;
+
+
+-- sql/87_costs.sql
+
+-- Costs: what messages were expected to cost, what they did cost, what free entry points and free quotas saved, and
+-- what those that wait will cost. Amounts of different currencies are never added up.
+
+-- costs_daily: what went out on a day of the business's clock, by category and currency. Counted with
+-- message_stats_daily, from the messages themselves: each has one price, however often it is told.
+create table public.costs_daily (
+    tenant_id uuid,
+    day date,
+    number_id uuid,
+    category text,
+    currency text,
+    messages int not null,
+    delivered int not null,
+    unpriced int not null,
+    estimated numeric(14, 6) not null,
+    actual numeric(14, 6) not null,
+    saved_free_entry numeric(14, 6) not null,
+    saved_free_quota numeric(14, 6) not null,
+    is_verified boolean not null,
+    constraint costs_daily_pkey primary key (tenant_id, day, number_id, category, currency),
+    constraint costs_daily_number_id_fkey foreign key (tenant_id, number_id)
+        references public.whatsapp_numbers (tenant_id, id) on delete cascade,
+    constraint costs_daily_currency_check check (currency ~ '^[A-Z]{3}$'),
+    constraint costs_daily_unpriced_check check (unpriced <= delivered and delivered <= messages)
+);
+comment on table public.costs_daily is 'What the messages of a day cost, by number, category and currency.';
+comment on column public.costs_daily.category is
+    'service, utility, marketing, authentication, or none (no provider charges for it); what the provider said, else '
+    'what we expected.';
+comment on column public.costs_daily.currency is 'XXX: no rate is known, so no currency.';
+comment on column public.costs_daily.messages is 'Those that went out; what failed is not among them.';
+comment on column public.costs_daily.unpriced is 'Delivered, and nobody has told what they cost: not in actual.';
+comment on column public.costs_daily.estimated is 'As expected when they were sent, also of what was not delivered.';
+comment on column public.costs_daily.actual is 'Of delivered messages, by what the provider said of their price.';
+comment on column public.costs_daily.saved_free_entry is
+    'List price, then in force, of what cost nothing because the customer came from an ad.';
+comment on column public.costs_daily.saved_free_quota is
+    'List price, then in force, of what was within the free messages of the month, or free in an open window.';
+comment on column public.costs_daily.is_verified is
+    'Every rate behind these amounts was compared with the provider''s list; false: they are estimates.';
+
+-- what its foreign key asks for
+create index costs_daily_tenant_id_number_id_day_idx on public.costs_daily (tenant_id, number_id, day);
+
+alter table public.costs_daily enable row level security;
+grant select on public.costs_daily to authenticated;
+grant select, insert, update, delete on public.costs_daily to service_role;
+create policy costs_daily_select_member on public.costs_daily for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+
+create view public.costs_monthly with (security_invoker = true) as
+select
+    c.tenant_id, date_trunc('month', c.day)::date as month, c.number_id, c.category, c.currency,
+    sum(c.messages) as messages, sum(c.delivered) as delivered, sum(c.unpriced) as unpriced,
+    sum(c.estimated) as estimated, sum(c.actual) as actual, sum(c.saved_free_entry) as saved_free_entry,
+    sum(c.saved_free_quota) as saved_free_quota, bool_and(c.is_verified) as is_verified
+from public.costs_daily c
+group by c.tenant_id, date_trunc('month', c.day)::date, c.number_id, c.category, c.currency;
+comment on view public.costs_monthly is 'costs_daily by calendar month of the business''s clock.';
+grant select on public.costs_monthly to authenticated, service_role;
+create trigger costs_monthly_refuse_write instead of insert or update or delete on public.costs_monthly
+    for each row execute function private.refuse_write();
+
+-- What a message is charged as, or would be if nothing made it free: what the provider said, else what we expected,
+-- else what the message is.
+create function private.cost_category(p_pricing jsonb, p_price_class text, p_type text, p_template_category text)
+returns text
+language plpgsql immutable set search_path = '' as $$
+begin
+    return coalesce(
+        nullif(private.price_category(p_pricing ->> 'category'), 'referral_conversion'),
+        nullif(nullif(private.price_category(p_price_class), 'referral_conversion'), 'free_entry_point'),
+        case p_type when 'template' then coalesce(p_template_category, 'marketing') else 'service' end);
+end
+$$;
+
+-- Why a delivered message cost nothing: free_entry, free_quota (or the open window, as it was before October 2026), or
+-- null when it is charged. Where the provider says nothing, as we expected: p_expected without its provider's own fee.
+create function private.cost_waived_by(p_pricing jsonb, p_price_class text, p_expected numeric) returns text
+language plpgsql immutable set search_path = '' as $$
+begin
+    return case
+        when p_price_class = 'none' then null
+        when p_pricing ->> 'type' = 'free_entry_point' or p_pricing ->> 'category' = 'referral_conversion'
+            or p_pricing is null and p_price_class = 'free_entry_point' then 'free_entry'
+        when coalesce(p_pricing ->> 'type' = 'regular', (p_pricing ->> 'billable')::boolean, p_expected > 0, true)
+            then null
+        else 'free_quota'
+    end;
+end
+$$;
+
+-- Count the costs of these days anew.
+create function private.costs_count(p_days private.stats_day[]) returns void
+language plpgsql set search_path = '' set jit = 'off' as $$
+begin
+    delete from public.costs_daily c
+    using unnest(p_days) d
+    where c.tenant_id = d.tenant_id and c.day = d.day;
+
+    insert into public.costs_daily (tenant_id, day, number_id, category, currency, messages, delivered, unpriced,
+        estimated, actual, saved_free_entry, saved_free_quota, is_verified)
+    with told as materialized (
+        select m.*, k.category, left(l.phone, 6) as prefix, n.provider = 'twilio' as has_fee,
+            (m.provider_at at time zone n.timezone)::date as priced_on
+        from private.stats_messages(p_days) m
+        join public.customer_leads l on l.tenant_id = m.tenant_id and l.id = m.lead_id
+        join public.whatsapp_numbers n on n.tenant_id = m.tenant_id and n.id = m.number_id
+        left join public.message_templates t on t.tenant_id = m.tenant_id and t.id = m.template_id
+        cross join lateral private.cost_category(m.pricing, m.price_class, m.type, t.category) as k (category)
+        where m.direction = 'outbound' and m.is_out and (m.price_class is not null or m.pricing is not null)
+    ),
+    rates as materialized (
+        select d.*, r.amount, r.currency, coalesce(fee.amount, 0) as fee,
+            d.category = 'none' or coalesce(r.is_verified, false) and coalesce(fee.is_verified, true) as is_verified
+        from (select distinct t.prefix, t.category, t.priced_on, t.has_fee from told t) as d
+        left join lateral private.price_of(d.prefix, d.category, d.priced_on) as r on true
+        left join lateral private.price_of('', 'twilio_fee', d.priced_on) as fee on d.has_fee
+    ),
+    valued as (
+        select t.*, r.amount, r.currency as rate_currency, r.is_verified,
+            case when t.has_arrived then private.cost_waived_by(t.pricing, t.price_class, t.estimated_cost - r.fee) end
+                as waived_by
+        from told t
+        join rates r on r.category = t.category and r.priced_on = t.priced_on and r.has_fee = t.has_fee
+            and r.prefix is not distinct from t.prefix
+    ),
+    entries as (
+        select v.tenant_id, v.day, v.number_id, v.category, coalesce(v.currency, v.rate_currency, 'XXX') as currency,
+            1 as messages, v.has_arrived::int as delivered, (v.has_arrived and v.actual_cost is null)::int as unpriced,
+            coalesce(v.estimated_cost, 0) as estimated, coalesce(v.actual_cost, 0) as actual,
+            0 as saved_free_entry, 0 as saved_free_quota, v.is_verified
+        from valued v
+        union all
+        -- in the currency of the list, which may be another one by now
+        select v.tenant_id, v.day, v.number_id, v.category, v.rate_currency, 0, 0, 0, 0, 0,
+            case v.waived_by when 'free_entry' then v.amount else 0 end,
+            case v.waived_by when 'free_quota' then v.amount else 0 end, v.is_verified
+        from valued v
+        where v.waived_by is not null and v.amount > 0
+    )
+    select e.tenant_id, e.day, e.number_id, e.category, e.currency, sum(e.messages), sum(e.delivered), sum(e.unpriced),
+        sum(e.estimated), sum(e.actual), sum(e.saved_free_entry), sum(e.saved_free_quota), bool_and(e.is_verified)
+    from entries e
+    group by e.tenant_id, e.day, e.number_id, e.category, e.currency;
+end
+$$;
+grant execute on function private.cost_category(jsonb, text, text, text),
+    private.cost_waived_by(jsonb, text, numeric), private.costs_count(private.stats_day[]) to service_role;
+
+-- What the messages that wait in the outbox will cost, those for later included: each as it is charged when its time
+-- comes, by the rates known for that day, while the number's free messages of that month last. At most: what the send
+-- decision refuses by then costs nothing. month: of the business's clock.
+create function public.cost_forecast()
+returns table (
+    number_id uuid, category text, month date, currency text, messages bigint, free_entry bigint, free_quota bigint,
+    estimated numeric, is_verified boolean
+)
+language plpgsql stable set search_path = '' as $$
+declare
+    v_now timestamptz := private.clock();
+begin
+    return query
+    with waiting as materialized (
+        select
+            o.number_id, s.at, o.position, n.provider, left(l.phone, 6) as prefix,
+            (s.at at time zone n.timezone)::date as priced_on,
+            date_trunc('month', s.at at time zone u.timezone)::date as month,
+            case when n.provider = 'whapi' then 'none' when m.type = 'template' then coalesce(t.category, 'marketing')
+                else 'service' end as category,
+            n.provider <> 'whapi' and (
+                c.free_entry_until > s.at or private.free_entry_reply_by(c) >= s.at) is true as is_free_entry,
+            case when p.service_month = date_trunc('month', s.at at time zone n.timezone)
+                then p.service_count else 0 end as used
+        from public.outbox o
+        join public.messages m on m.tenant_id = o.tenant_id and m.id = o.message_id
+        join public.chats c on c.tenant_id = o.tenant_id and c.id = o.chat_id
+        join public.customer_leads l on l.tenant_id = c.tenant_id and l.id = c.lead_id
+        join public.whatsapp_numbers n on n.tenant_id = o.tenant_id and n.id = o.number_id
+        join public.users u on u.id = o.tenant_id
+        left join public.message_templates t on t.tenant_id = m.tenant_id and t.id = m.template_id
+        left join public.number_pacing p on p.tenant_id = o.tenant_id and p.number_id = o.number_id
+        cross join lateral (select greatest(o.due_at, v_now) as at) as s
+        -- what is unknown may have gone out already
+        where o.state <> 'unknown'
+    ),
+    placed as (
+        select w.*,
+            w.category = 'service' and not w.is_free_entry and w.used + row_number() over (
+                partition by w.number_id, date_trunc('month', w.priced_on), w.category, w.is_free_entry
+                order by w.at, w.position) <= 1000 as is_free_quota
+        from waiting w
+    ),
+    rates as materialized (
+        select d.*, coalesce(r.amount, 0) as amount, coalesce(r.currency, fee.currency, 'XXX') as currency,
+            coalesce(fee.amount, 0) as fee,
+            d.category = 'none' or coalesce(r.is_verified, false) and coalesce(fee.is_verified, true) as is_verified
+        from (select distinct w.prefix, w.category, w.priced_on, w.provider from waiting w) as d
+        left join lateral private.price_of(d.prefix, d.category, d.priced_on) as r on true
+        left join lateral private.price_of('', 'twilio_fee', d.priced_on) as fee on d.provider = 'twilio'
+    )
+    select w.number_id, w.category, w.month, r.currency, count(*), count(*) filter (where w.is_free_entry),
+        count(*) filter (where w.is_free_quota),
+        sum(r.fee + case when w.is_free_entry or w.is_free_quota then 0 else r.amount end), bool_and(r.is_verified)
+    from placed w
+    join rates r on r.category = w.category and r.priced_on = w.priced_on and r.provider = w.provider
+        and r.prefix is not distinct from w.prefix
+    group by w.number_id, w.category, w.month, r.currency
+    order by w.month, w.number_id, w.category, r.currency;
+end
+$$;
+grant execute on function public.cost_forecast() to authenticated;
+
+
+-- sql/92_rights.sql
+
+-- Rights: who changed what a business decides, and what it was before.
+
+-- audit_log: a row for every change of a business's configuration, by whomever and however it was made.
+create table public.audit_log (
+    tenant_id uuid,
+    id uuid default private.uuid7(),
+    happened_at timestamptz not null,
+    user_id uuid,
+    action text not null,
+    table_name text not null,
+    row_id uuid,
+    row_name text,
+    before jsonb,
+    after jsonb,
+    constraint audit_log_pkey primary key (tenant_id, id),
+    constraint audit_log_tenant_id_fkey foreign key (tenant_id) references public.users (id),
+    constraint audit_log_user_id_fkey foreign key (tenant_id, user_id) references public.users (tenant_id, id)
+);
+comment on table public.audit_log is 'Who changed what. Rows are only ever added; who may, sees them.';
+comment on column public.audit_log.user_id is 'null: no person of the business, but a job, or the secret key.';
+comment on column public.audit_log.action is 'insert, update or delete; or what a person did by a function''s name.';
+comment on column public.audit_log.row_name is 'pii: what it was called then; the name of a colleague, perhaps';
+comment on column public.audit_log.before is 'pii: the columns that changed, as they were; all of a deleted row';
+comment on column public.audit_log.after is 'pii: the same columns as they are since; all of a new row';
+
+create index audit_log_tenant_id_happened_at_idx on public.audit_log (tenant_id, happened_at desc);
+create index audit_log_tenant_id_table_name_row_id_idx
+    on public.audit_log (tenant_id, table_name, row_id, happened_at desc);
+create index audit_log_tenant_id_user_id_idx on public.audit_log (tenant_id, user_id) where user_id is not null;
+
+alter table public.audit_log enable row level security;
+grant select on public.audit_log to authenticated, service_role;
+create policy audit_log_select_admin on public.audit_log for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()) and (select private.my_role()) = 'admin');
+
+-- What a person did, where no row of a table says it.
+create function private.audit(
+    p_tenant_id uuid, p_action text, p_table text, p_row_id uuid, p_name text default null, p_before jsonb default null,
+    p_after jsonb default null
+) returns void
+language sql set search_path = '' as $$
+    insert into public.audit_log (
+        tenant_id, happened_at, user_id, action, table_name, row_id, row_name, before, after)
+    values (p_tenant_id, private.clock(), private.my_user_id(), p_action, p_table, p_row_id, p_name, p_before, p_after)
+$$;
+
+-- after insert, update or delete, for each row: what it was and what it is. Its arguments are columns that are
+-- nobody's decision. Definer: nobody may write the log, and everybody's changes are in it.
+create function private.audit_note() returns trigger
+language plpgsql security definer set search_path = '' as $$
+declare
+    v_ignored text[] := tg_argv[0:] || array['created_at', 'updated_at'];
+    v_before jsonb := case when tg_op <> 'INSERT' then to_jsonb(old) - v_ignored end;
+    v_after jsonb := case when tg_op <> 'DELETE' then to_jsonb(new) - v_ignored end;
+    v_row jsonb := coalesce(v_after, v_before);
+begin
+    if tg_op = 'UPDATE' then
+        select jsonb_object_agg(c.key, c.value), jsonb_object_agg(c.key, v_after -> c.key)
+        into v_before, v_after
+        from jsonb_each(v_before) c
+        where c.value is distinct from v_after -> c.key;
+    end if;
+    if tg_op <> 'UPDATE' or v_after is not null then
+        perform private.audit(
+            (v_row ->> 'tenant_id')::uuid, lower(tg_op), tg_table_name,
+            coalesce(v_row ->> 'id', v_row ->> 'sequence_id', v_row ->> 'tenant_id')::uuid,
+            coalesce(v_row ->> 'name', v_row ->> 'display_name', v_row ->> 'business_name', v_row ->> 'email'),
+            v_before, v_after);
+    end if;
+    return null;
+end
+$$;
+
+create trigger tenant_settings_audit after insert or update or delete on public.tenant_settings
+    for each row execute function private.audit_note();
+create trigger users_audit after insert or update or delete on public.users
+    for each row execute function private.audit_note('auth_id');
+-- what providers tell about a number is no decision
+create trigger whatsapp_numbers_audit
+    after insert or delete or update of display_name, is_active, is_primary, auto_reply, business_hours, timezone,
+    default_agent_id, rate_per_second on public.whatsapp_numbers
+    for each row execute function private.audit_note('quality_rating', 'messaging_limit');
+create trigger ai_agents_audit after insert or update or delete on public.ai_agents
+    for each row execute function private.audit_note();
+create trigger agent_prompts_audit after insert or delete or update of is_active on public.agent_prompts
+    for each row execute function private.audit_note('tokens_used', 'response_quality');
+create trigger sequences_audit after insert or update or delete on public.sequences
+    for each row execute function private.audit_note();
+create trigger sequence_triggers_audit after insert or update or delete on public.sequence_triggers
+    for each row execute function private.audit_note();
+
+-- Every day: what is older than each business wants it kept.
+create function private.audit_purge() returns void
+language plpgsql set search_path = '' as $$
+begin
+    delete from public.audit_log a
+    using public.tenant_settings s
+    where a.tenant_id = s.tenant_id
+        and a.happened_at < (select private.clock()) - make_interval(days => s.audit_retention_days);
+end
+$$;
 
 
 -- sql/95_schedules.sql
@@ -11159,6 +14783,7 @@ begin
             where greatest(r.due_at, r.lease_until) < now() + interval '15 seconds')
         when 'deliver' then coalesce(private.outbox_next_in() < 15, false)
         when 'crm-analysis' then private.analyses_waiting()
+        when 'process-sequences' then private.sequences_waiting()
         when 'daily-actions' then exists (select from private.daily_tenants(null, false)) or private.daily_waiting()
         else false
     end;
@@ -11227,6 +14852,7 @@ select cron.schedule('activity-flush', '* * * * *', 'select public.activity_flus
 select cron.schedule('webhook-retry', '* * * * *', 'select public.webhook_retry()');
 select cron.schedule('webhook-purge', '41 * * * *', 'select public.webhook_purge()');
 select cron.schedule('numbers-watch', '7 * * * *', 'select public.numbers_watch()');
+select cron.schedule('stats-refresh', '11 * * * *', 'select public.stats_refresh()');
 select cron.schedule('outbox-sweep', '* * * * *', 'select public.outbox_sweep()');
 select cron.schedule('conversations-close-idle', '*/5 * * * *', 'select public.conversations_close_idle()');
 -- what no wake-up reached: lost ones, retries, work of a loop that died
@@ -11244,8 +14870,389 @@ select cron.schedule('refresh-tokens', '10,40 4 * * *', $$select private.invoke(
 select cron.schedule(
     'daily-actions', '* * * * *',
     $$select private.wake('daily-actions') where private.worker_has_work('daily-actions')$$);
+-- hourly does as well: what was missed is caught up with
+select cron.schedule(
+    'process-sequences', '* * * * *',
+    $$select private.wake('process-sequences') where private.worker_has_work('process-sequences')$$);
 select cron.schedule('backfill', '*/10 * * * *', $$select private.wake('backfill')
     where exists (select from public.whatsapp_numbers where provider <> 'cloud_api' and is_active)$$);
 select cron.schedule('sync-templates', '41 4 * * *', $$select private.wake('sync-templates')
     where exists (select from public.whatsapp_numbers where is_active and coalesce(waba_id, account_id) is not null)$$);
+select cron.schedule('sequences-resume', '* * * * *', 'select private.sequences_resume()');
+select cron.schedule('audit-purge', '37 3 * * *', 'select private.audit_purge()');
 select cron.schedule('traces-purge', '17 3 * * *', 'select private.traces_purge()');
+
+
+-- sql/96_ops.sql
+
+-- Operations: how the whole installation does, for whoever runs it. One call that is cheap however much there is: it
+-- reads indexes, queues and the latest rows, and what it counts it counts up to a limit.
+
+-- Of these milliseconds, the middle, what 95 of 100 stay below, and the worst; null when there are none.
+create function private.ops_spread(p_milliseconds float8[]) returns jsonb
+language plpgsql immutable set search_path = '' as $$
+begin
+    return (
+        select case when count(*) > 0 then jsonb_build_object(
+            'p50', round(percentile_cont(0.5) within group (order by ms)),
+            'p95', round(percentile_cont(0.95) within group (order by ms)),
+            'max', round(max(ms))) end
+        from unnest(p_milliseconds) as ms);
+end
+$$;
+
+create function private.ops_milliseconds(p_span interval) returns float8
+language plpgsql immutable set search_path = '' as $$
+begin
+    return greatest(extract(epoch from p_span) * 1000, 0);
+end
+$$;
+
+-- Deliveries of the last quarter of an hour, the latest 2,000 of them, in milliseconds, and what became of all.
+-- told_to_stored: from the provider's time of a customer's message, which is in whole seconds, until we had it;
+-- received_to_taken: until the database took a delivery up; taken_to_applied: its work; received_to_applied: both.
+create function private.ops_webhook() returns jsonb
+language plpgsql stable set search_path = '' as $$
+declare
+    v_since uuid := private.uuid7_at(now() - interval '15 minutes');
+    v_answer jsonb;
+begin
+    with latest as materialized (
+        select l.tenant_id, l.received_at, l.taken_at, l.applied_at, l.is_unmodelled
+        from public.webhook_logs l
+        where l.id >= v_since
+        order by l.id desc
+        limit 2000
+    ),
+    written as (
+        select m.provider_at, m.created_at
+        from (select distinct tenant_id from latest) as t
+        cross join lateral (
+            select m.provider_at, m.created_at
+            from public.messages m
+            where m.tenant_id = t.tenant_id and m.id >= v_since and m.direction = 'inbound'
+                and m.conversation_id is not null
+            order by m.id desc
+            limit 100
+        ) as m
+    )
+    select jsonb_build_object(
+        'deliveries', count(*), 'is_more', count(*) = 2000,
+        'unmodelled', count(*) filter (where l.is_unmodelled),
+        'told_to_stored', (
+            select private.ops_spread(array_agg(private.ops_milliseconds(w.created_at - w.provider_at))) from written w),
+        'received_to_taken', private.ops_spread(array_agg(private.ops_milliseconds(l.taken_at - l.received_at))),
+        -- one that was tried again says nothing about our speed
+        'taken_to_applied', private.ops_spread(array_agg(private.ops_milliseconds(l.applied_at - l.taken_at))
+            filter (where l.applied_at < l.taken_at + interval '1 minute')),
+        'received_to_applied', private.ops_spread(array_agg(private.ops_milliseconds(l.applied_at - l.received_at))
+            filter (where l.applied_at < l.taken_at + interval '1 minute')))
+    into v_answer
+    from latest l;
+    return v_answer || jsonb_build_object(
+        'failed', (select count(*) from (
+            select from public.webhook_logs where status = 'failed' order by tenant_id limit 1000) as f),
+        'dead', (select count(*) from (
+            select from public.webhook_logs where status = 'dead' order by tenant_id limit 1000) as d));
+end
+$$;
+
+-- What waits to be sent. Counts end at 1,000 for each number. due: it could go now; scheduled: its time has not come;
+-- oldest_seconds: since when the oldest could have gone. The 100 businesses that wait longest.
+create function private.ops_outbox() returns jsonb
+language plpgsql stable set search_path = '' as $$
+declare
+    v_now timestamptz := private.clock();
+begin
+    return (
+        with numbers as materialized (
+            select n.tenant_id, lanes.*, hands.*
+            from private.outbox_numbers() n
+            cross join lateral (
+                select sum(q.due) as due, sum(q.later) as scheduled, min(q.oldest) as oldest
+                from unnest(array[0, 1, 2]::smallint []) as lane
+                cross join lateral (
+                    select count(*) filter (where o.due_at <= v_now) as due,
+                        count(*) filter (where o.due_at > v_now) as later,
+                        min(o.due_at) filter (where o.due_at <= v_now) as oldest
+                    from (
+                        select o.due_at from public.outbox o
+                        where o.tenant_id = n.tenant_id and o.number_id = n.number_id and o.state = 'queued'
+                            and o.priority = lane
+                        order by o.due_at
+                        limit 1000
+                    ) as o
+                ) as q
+            ) as lanes
+            cross join lateral (
+                select count(*) filter (where o.state <> 'unknown') as in_hand,
+                    count(*) filter (where o.state = 'unknown') as unknown
+                from (
+                    select o.state from public.outbox o
+                    where o.tenant_id = n.tenant_id and o.number_id = n.number_id
+                        and o.state in ('claimed', 'sending', 'unknown')
+                    limit 1000
+                ) as o
+            ) as hands
+        ),
+        tenants as materialized (
+            select tenant_id, sum(due) as due, sum(scheduled) as scheduled, sum(in_hand) as in_hand,
+                sum(unknown) as unknown, round(extract(epoch from v_now - min(oldest))) as oldest_seconds
+            from numbers
+            group by tenant_id
+        )
+        select jsonb_build_object(
+            'due', coalesce(sum(t.due), 0), 'scheduled', coalesce(sum(t.scheduled), 0),
+            'in_hand', coalesce(sum(t.in_hand), 0), 'unknown', coalesce(sum(t.unknown), 0),
+            'oldest_seconds', max(t.oldest_seconds), 'tenants', coalesce((
+                select jsonb_agg(to_jsonb(w) order by w.oldest_seconds desc nulls last)
+                from (select * from tenants order by oldest_seconds desc nulls last limit 100) as w), '[]'))
+        from tenants t);
+end
+$$;
+
+-- Chats that wait for an agent, the first 10,000. late_seconds: since when the latest should have been answered.
+create function private.ops_replies() returns jsonb
+language plpgsql stable set search_path = '' as $$
+begin
+    return (
+        select jsonb_build_object(
+            'waiting', count(*), 'failing', count(*) filter (where r.attempts > 1),
+            'late_seconds', coalesce(round(greatest(extract(epoch from now() - min(r.due_at)), 0)), 0))
+        from (select attempts, due_at from public.pending_replies limit 10000) as r);
+end
+$$;
+
+-- Runs of our functions in the last day, the latest 5,000, by job.
+create function private.ops_runs() returns jsonb
+language plpgsql stable set search_path = '' as $$
+begin
+    return (
+        select coalesce(jsonb_object_agg(r.job, jsonb_build_object(
+            'runs', r.runs, 'failures', r.failures, 'last_started_at', r.last_started_at,
+            'last_error', r.errors[1], 'seconds', r.seconds)), '{}')
+        from (
+            select j.job, count(*) as runs, count(j.error) as failures, max(j.started_at) as last_started_at,
+                array_agg(j.error order by j.started_at desc) filter (where j.error is not null) as errors,
+                round(max(extract(epoch from j.finished_at - j.started_at)), 1) as seconds
+            from (
+                select * from public.job_runs
+                where id >= private.uuid7_at(now() - interval '1 day')
+                order by id desc
+                limit 5000
+            ) as j
+            group by j.job
+        ) as r);
+end
+$$;
+
+-- The numbers a field of a schedule stands for: `*`, `*/15`, `7`, `10,40`, `8-18/2`.
+create function private.cron_numbers(p_field text, p_from int, p_until int) returns int[]
+language plpgsql immutable set search_path = '' as $$
+begin
+    return array(
+        select distinct n
+        from regexp_matches(p_field, '(?:^|,)(?:(\*)|(\d+)(?:-(\d+))?)(?:/(\d+))?(?=,|$)', 'g') as part
+        cross join lateral generate_series(
+            coalesce(part[2]::int, p_from),
+            case when part[1] is not null then p_until else coalesce(part[3], part[2])::int end,
+            coalesce(part[4]::int, 1)) as n
+        order by 1);
+end
+$$;
+
+-- When a schedule by minutes and hours (in UTC) was last due before p_at; null for others, and when that is more than
+-- two days ago.
+create function private.cron_last_due(p_schedule text, p_at timestamptz) returns timestamptz
+language plpgsql stable set search_path = '' as $$
+declare
+    v_fields text[] := regexp_split_to_array(btrim(p_schedule), '\s+');
+begin
+    if cardinality(v_fields) <> 5 or v_fields[3:5] <> '{*,*,*}' then
+        return null;
+    end if;
+    return (
+        select max(h.at + make_interval(mins => m))
+        from (
+            select date_trunc('hour', p_at, 'UTC') - make_interval(hours => n) as at
+            from generate_series(0, 48) as n
+            where extract(hour from (p_at at time zone 'UTC') - make_interval(hours => n))
+                = any (private.cron_numbers(v_fields[2], 0, 23))
+            order by n
+            limit 2
+        ) as h
+        cross join unnest(private.cron_numbers(v_fields[1], 0, 59)) as m
+        where h.at + make_interval(mins => m) <= p_at);
+end
+$$;
+
+-- Schedules, by their latest 20,000 runs (a day and more): how they went, and whether one has not run though it was
+-- due three minutes ago. One that was last due before the first run we know of says nothing.
+create function private.ops_schedules() returns jsonb
+language plpgsql stable set search_path = '' as $$
+declare
+    -- schedules follow business time, their runs are noted in real time
+    v_ahead interval := private.clock() - now();
+begin
+    return (
+        with runs as materialized (
+            select d.jobid, d.status, d.return_message, d.start_time
+            from cron.job_run_details d
+            order by d.runid desc
+            limit 20000
+        )
+        select coalesce(jsonb_object_agg(coalesce(j.jobname, j.jobid::text), jsonb_build_object(
+            'schedule', j.schedule, 'is_active', j.active, 'last_started_at', r.last_at,
+            'failures', coalesce(r.failures, 0), 'last_error', r.errors[1], 'last_due_at', due.at,
+            'is_overdue', j.active and due.at is not null
+                and coalesce(r.last_at, '-infinity') < due.at - interval '5 seconds'
+                and coalesce((select min(start_time) from runs) <= due.at, true))), '{}')
+        from cron.job j
+        left join (
+            select jobid, max(start_time) as last_at,
+                count(*) filter (where status = 'failed' and start_time > now() - interval '1 day') as failures,
+                array_agg(return_message order by start_time desc)
+                    filter (where status = 'failed' and start_time > now() - interval '1 day') as errors
+            from runs
+            group by jobid
+        ) as r on r.jobid = j.jobid
+        cross join lateral (
+            select private.cron_last_due(j.schedule, now() + v_ahead - interval '3 minutes') - v_ahead as at
+        ) as due);
+end
+$$;
+
+-- Calls to our functions in the last hour. One that is not waited for any longer (timed_out) has not failed.
+create function private.ops_net() returns jsonb
+language plpgsql stable set search_path = '' as $$
+begin
+    return (
+        select jsonb_build_object(
+            'queued', (select count(*) from (select from net.http_request_queue limit 1000) as q),
+            'answered', count(*) filter (where r.status_code < 400),
+            'timed_out', count(*) filter (where r.timed_out),
+            'failed', count(*) filter (where r.is_failure),
+            'last_failure', (array_agg(coalesce(r.error_msg, 'HTTP ' || r.status_code) order by r.created desc)
+                filter (where r.is_failure))[1])
+        from (
+            select *, not coalesce(timed_out, false) and coalesce(status_code >= 400, true) as is_failure
+            from net._http_response
+            where created > now() - interval '1 hour'
+            order by created desc
+            limit 10000
+        ) as r);
+end
+$$;
+
+-- Access tokens of active numbers: those that have ended, and those that end within two weeks, the first 100.
+create function private.ops_tokens() returns jsonb
+language plpgsql stable set search_path = '' as $$
+declare
+    v_now timestamptz := private.clock();
+begin
+    return (
+        select jsonb_build_object(
+            'expired', count(*) filter (where s.expires_at <= v_now),
+            'expiring', count(*) filter (where s.expires_at > v_now),
+            'numbers', coalesce(jsonb_agg(jsonb_build_object('tenant_id', s.tenant_id, 'number_id', s.number_id,
+                'expires_at', s.expires_at) order by s.expires_at) filter (where s.n <= 100), '[]'))
+        from (
+            select s.*, row_number() over (order by s.expires_at) as n
+            from public.channel_secrets s
+            join public.whatsapp_numbers w on w.tenant_id = s.tenant_id and w.id = s.number_id and w.is_active
+            where s.kind = 'access_token' and s.expires_at < v_now + interval '14 days'
+        ) as s);
+end
+$$;
+
+-- Our twenty largest tables. rows is what the planner believes.
+create function private.ops_tables() returns jsonb
+language plpgsql stable set search_path = '' as $$
+begin
+    return (
+        select coalesce(jsonb_object_agg(t.name, jsonb_build_object(
+            'bytes', t.bytes, 'rows', t.rows, 'dead_rows', t.dead_rows, 'vacuumed_at', t.vacuumed_at)), '{}')
+        from (
+            select format('%s.%s', n.nspname, c.relname) as name, pg_total_relation_size(c.oid) as bytes,
+                greatest(c.reltuples, 0)::bigint as rows, s.n_dead_tup as dead_rows,
+                greatest(s.last_vacuum, s.last_autovacuum) as vacuumed_at
+            from pg_catalog.pg_class c
+            join pg_catalog.pg_namespace n on n.oid = c.relnamespace and n.nspname in ('public', 'private')
+            left join pg_catalog.pg_stat_user_tables s on s.relid = c.oid
+            where c.relkind = 'r'
+            order by bytes desc
+            limit 20
+        ) as t);
+end
+$$;
+
+-- Loops of workers that are awake, and those that died within the last day without saying so.
+create function private.ops_workers() returns jsonb
+language plpgsql stable set search_path = '' as $$
+begin
+    return (
+        select coalesce(jsonb_object_agg(w.worker, jsonb_build_object('awake', w.awake, 'lost', w.lost)), '{}')
+        from (
+            select worker, count(*) filter (where lease_until > clock_timestamp()) as awake,
+                count(*) filter (where lease_until <= clock_timestamp()) as lost
+            from private.worker_leases
+            where lease_until > now() - interval '1 day'
+            group by worker
+        ) as w);
+end
+$$;
+
+-- Open alerts of all businesses by kind, of the first 10,000.
+create function private.ops_alerts() returns jsonb
+language plpgsql stable set search_path = '' as $$
+begin
+    return (
+        select coalesce(jsonb_object_agg(a.kind, jsonb_build_object(
+            'open', a.open, 'critical', a.critical, 'tenants', a.tenants, 'oldest_at', a.oldest_at)), '{}')
+        from (
+            select kind, count(*) as open, count(*) filter (where severity = 'critical') as critical,
+                count(distinct tenant_id) as tenants, min(created_at) as oldest_at
+            from (
+                select tenant_id, kind, severity, created_at
+                from public.alerts
+                where resolved_at is null
+                order by tenant_id, kind, subject  -- as its index has them
+                limit 10000
+            ) as open
+            group by kind
+        ) as a);
+end
+$$;
+
+-- Definer: the secret key reads neither pg_cron's tables nor pg_net's. Nobody else may ask.
+create function private.ops_status() returns jsonb
+language plpgsql stable security definer set search_path = '' as $$
+begin
+    return jsonb_build_object(
+        'at', clock_timestamp(), 'business_time', private.clock(),
+        'webhook', private.ops_webhook(), 'outbox', private.ops_outbox(), 'replies', private.ops_replies(),
+        'runs', private.ops_runs(), 'schedules', private.ops_schedules(), 'net', private.ops_net(),
+        'tokens', private.ops_tokens(), 'tables', private.ops_tables(), 'workers', private.ops_workers(),
+        'alerts', private.ops_alerts());
+end
+$$;
+
+create function public.ops_status() returns jsonb
+language plpgsql stable set search_path = '' as $$
+begin
+    return private.ops_status();
+end
+$$;
+comment on function public.ops_status() is
+    'How the installation does: {"at", "business_time", '
+    '"webhook": {"deliveries", "is_more", "unmodelled", "told_to_stored", "received_to_taken", "taken_to_applied", '
+    '"received_to_applied": {"p50", "p95", "max"} in ms, "failed", "dead"}, '
+    '"outbox": {"due", "scheduled", "in_hand", "unknown", "oldest_seconds", "tenants": [the same of each]}, '
+    '"replies": {"waiting", "failing", "late_seconds"}, '
+    '"runs": {<job>: {"runs", "failures", "last_started_at", "last_error", "seconds": of the longest}}, '
+    '"schedules": {<name>: {"schedule", "is_active", "last_started_at", "last_due_at", "is_overdue", "failures", '
+    '"last_error"}}, "net": {"queued", "answered", "timed_out", "failed", "last_failure"}, '
+    '"tokens": {"expired", "expiring", "numbers": [{"tenant_id", "number_id", "expires_at"}]}, '
+    '"tables": {<name>: {"bytes", "rows", "dead_rows", "vacuumed_at"}}, "workers": {<name>: {"awake", "lost"}}, '
+    '"alerts": {<kind>: {"open", "critical", "tenants", "oldest_at"}}}.';
+grant execute on function private.ops_status(), public.ops_status() to service_role;

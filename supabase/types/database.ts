@@ -188,6 +188,32 @@ isOneToOne: false
       referencedColumns: ["id"]
     }
                   ]
+                },"audit_log": {
+                  Row: {
+                    "action": string,"after": Json | null,"before": Json | null,"happened_at": string,"id": string,"row_id": string | null,"row_name": string | null,"table_name": string,"tenant_id": string,"user_id": string | null
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "action": string,"after"?: Json | null,"before"?: Json | null,"happened_at": string,"id"?: string,"row_id"?: string | null,"row_name"?: string | null,"table_name": string,"tenant_id": string,"user_id"?: string | null
+                  }
+                  Update: {
+                    "action"?: string,"after"?: Json | null,"before"?: Json | null,"happened_at"?: string,"id"?: string,"row_id"?: string | null,"row_name"?: string | null,"table_name"?: string,"tenant_id"?: string,"user_id"?: string | null
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "audit_log_tenant_id_fkey"
+      columns: ["tenant_id"]
+isOneToOne: false
+      referencedRelation: "users"
+      referencedColumns: ["id"]
+    },{
+      foreignKeyName: "audit_log_user_id_fkey"
+      columns: ["tenant_id","user_id"]
+isOneToOne: false
+      referencedRelation: "users"
+      referencedColumns: ["tenant_id","id"]
+    }
+                  ]
                 },"calling_codes": {
                   Row: {
                     "country": string,"prefix": string,"timezone": string
@@ -317,6 +343,26 @@ isOneToOne: false
       columns: ["tenant_id","current_agent_id"]
 isOneToOne: false
       referencedRelation: "ai_agents"
+      referencedColumns: ["tenant_id","id"]
+    }
+                  ]
+                },"costs_daily": {
+                  Row: {
+                    "actual": number,"category": string,"currency": string,"day": string,"delivered": number,"estimated": number,"is_verified": boolean,"messages": number,"number_id": string,"saved_free_entry": number,"saved_free_quota": number,"tenant_id": string,"unpriced": number
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "actual": number,"category": string,"currency": string,"day": string,"delivered": number,"estimated": number,"is_verified": boolean,"messages": number,"number_id": string,"saved_free_entry": number,"saved_free_quota": number,"tenant_id": string,"unpriced": number
+                  }
+                  Update: {
+                    "actual"?: number,"category"?: string,"currency"?: string,"day"?: string,"delivered"?: number,"estimated"?: number,"is_verified"?: boolean,"messages"?: number,"number_id"?: string,"saved_free_entry"?: number,"saved_free_quota"?: number,"tenant_id"?: string,"unpriced"?: number
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "costs_daily_number_id_fkey"
+      columns: ["tenant_id","number_id"]
+isOneToOne: false
+      referencedRelation: "whatsapp_numbers"
       referencedColumns: ["tenant_id","id"]
     }
                   ]
@@ -580,6 +626,26 @@ isOneToOne: false
       referencedColumns: ["tenant_id","id"]
     }
                   ]
+                },"message_stats_daily": {
+                  Row: {
+                    "canceled": number,"costs": NonNullable<Json>,"counted_at": string,"day": string,"delivered": number,"error_codes": NonNullable<Json>,"failed": number,"inbound": number,"last_inbound_at": string | null,"number_id": string,"outbound": number,"pending": number,"played": number,"price_classes": NonNullable<Json>,"read": number,"response_p50": number | null,"response_p90": number | null,"response_seconds": number,"responses": number,"sent": number,"skipped": number,"sources": NonNullable<Json>,"tenant_id": string,"timezone": string,"unknown": number
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "canceled": number,"costs": NonNullable<Json>,"counted_at": string,"day": string,"delivered": number,"error_codes": NonNullable<Json>,"failed": number,"inbound": number,"last_inbound_at"?: string | null,"number_id": string,"outbound": number,"pending": number,"played": number,"price_classes": NonNullable<Json>,"read": number,"response_p50"?: number | null,"response_p90"?: number | null,"response_seconds": number,"responses": number,"sent": number,"skipped": number,"sources": NonNullable<Json>,"tenant_id": string,"timezone": string,"unknown": number
+                  }
+                  Update: {
+                    "canceled"?: number,"costs"?: NonNullable<Json>,"counted_at"?: string,"day"?: string,"delivered"?: number,"error_codes"?: NonNullable<Json>,"failed"?: number,"inbound"?: number,"last_inbound_at"?: string | null,"number_id"?: string,"outbound"?: number,"pending"?: number,"played"?: number,"price_classes"?: NonNullable<Json>,"read"?: number,"response_p50"?: number | null,"response_p90"?: number | null,"response_seconds"?: number,"responses"?: number,"sent"?: number,"skipped"?: number,"sources"?: NonNullable<Json>,"tenant_id"?: string,"timezone"?: string,"unknown"?: number
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "message_stats_daily_number_id_fkey"
+      columns: ["tenant_id","number_id"]
+isOneToOne: false
+      referencedRelation: "whatsapp_numbers"
+      referencedColumns: ["tenant_id","id"]
+    }
+                  ]
                 },"message_templates": {
                   Row: {
                     "category": string,"category_at": string,"components": NonNullable<Json>,"components_at": string,"correct_category": string | null,"created_at": string,"id": string,"language": string,"name": string,"parameter_format": string,"paused_until": string | null,"provider": string,"provider_template_id": string,"quality": string | null,"quality_at": string,"rejected_reason": string | null,"status": string,"status_at": string,"tenant_id": string,"updated_at": string,"waba_id": string
@@ -602,14 +668,14 @@ isOneToOne: false
                   ]
                 },"messages": {
                   Row: {
-                    "actual_cost": number | null,"agent_id": string | null,"author_id": string | null,"chat_id": string,"consented_cost": number | null,"content": string | null,"conversation_id": string | null,"created_at": string,"currency": string | null,"data": Json | null,"delivered_at": string | null,"direction": string,"edited_at": string | null,"error_code": number | null,"error_message": string | null,"estimated_cost": number | null,"failed_at": string | null,"forced_by": string | null,"id": string,"idempotency_key": string | null,"is_forwarded": boolean,"is_named": boolean,"lead_id": string,"number_id": string,"played_at": string | null,"previous": Json | null,"price_class": string | null,"pricing": Json | null,"provider_at": string,"raw": Json | null,"reactions": Json | null,"read_at": string | null,"referral": Json | null,"reply_to": string | null,"request_hash": string | null,"revoked_at": string | null,"role": string,"scheduled_at": string | null,"send_reason": string | null,"send_verdict": string | null,"sent_at": string | null,"source": string,"status": string,"template_id": string | null,"tenant_id": string,"type": string,"wa_message_id": string | null
+                    "actual_cost": number | null,"agent_id": string | null,"author_id": string | null,"chat_id": string,"consented_cost": number | null,"content": string | null,"conversation_id": string | null,"created_at": string,"currency": string | null,"data": Json | null,"delivered_at": string | null,"direction": string,"edited_at": string | null,"error_code": number | null,"error_message": string | null,"estimated_cost": number | null,"failed_at": string | null,"forced_by": string | null,"forced_reason": string | null,"id": string,"idempotency_key": string | null,"is_forwarded": boolean,"is_named": boolean,"lead_id": string,"number_id": string,"played_at": string | null,"previous": Json | null,"price_class": string | null,"pricing": Json | null,"provider_at": string,"raw": Json | null,"reactions": Json | null,"read_at": string | null,"referral": Json | null,"reply_to": string | null,"request_hash": string | null,"revoked_at": string | null,"role": string,"scheduled_at": string | null,"send_reason": string | null,"send_verdict": string | null,"sent_at": string | null,"source": string,"status": string,"template_id": string | null,"tenant_id": string,"type": string,"wa_message_id": string | null
                   }
                   ComputedFields: never
                   Insert: {
-                    "actual_cost"?: number | null,"agent_id"?: string | null,"author_id"?: string | null,"chat_id": string,"consented_cost"?: number | null,"content"?: string | null,"conversation_id"?: string | null,"created_at"?: string,"currency"?: string | null,"data"?: Json | null,"delivered_at"?: string | null,"direction": string,"edited_at"?: string | null,"error_code"?: number | null,"error_message"?: string | null,"estimated_cost"?: number | null,"failed_at"?: string | null,"forced_by"?: string | null,"id"?: string,"idempotency_key"?: string | null,"is_forwarded"?: boolean,"is_named"?: boolean,"lead_id": string,"number_id": string,"played_at"?: string | null,"previous"?: Json | null,"price_class"?: string | null,"pricing"?: Json | null,"provider_at": string,"raw"?: Json | null,"reactions"?: Json | null,"read_at"?: string | null,"referral"?: Json | null,"reply_to"?: string | null,"request_hash"?: string | null,"revoked_at"?: string | null,"role": string,"scheduled_at"?: string | null,"send_reason"?: string | null,"send_verdict"?: string | null,"sent_at"?: string | null,"source": string,"status": string,"template_id"?: string | null,"tenant_id": string,"type": string,"wa_message_id"?: string | null
+                    "actual_cost"?: number | null,"agent_id"?: string | null,"author_id"?: string | null,"chat_id": string,"consented_cost"?: number | null,"content"?: string | null,"conversation_id"?: string | null,"created_at"?: string,"currency"?: string | null,"data"?: Json | null,"delivered_at"?: string | null,"direction": string,"edited_at"?: string | null,"error_code"?: number | null,"error_message"?: string | null,"estimated_cost"?: number | null,"failed_at"?: string | null,"forced_by"?: string | null,"forced_reason"?: string | null,"id"?: string,"idempotency_key"?: string | null,"is_forwarded"?: boolean,"is_named"?: boolean,"lead_id": string,"number_id": string,"played_at"?: string | null,"previous"?: Json | null,"price_class"?: string | null,"pricing"?: Json | null,"provider_at": string,"raw"?: Json | null,"reactions"?: Json | null,"read_at"?: string | null,"referral"?: Json | null,"reply_to"?: string | null,"request_hash"?: string | null,"revoked_at"?: string | null,"role": string,"scheduled_at"?: string | null,"send_reason"?: string | null,"send_verdict"?: string | null,"sent_at"?: string | null,"source": string,"status": string,"template_id"?: string | null,"tenant_id": string,"type": string,"wa_message_id"?: string | null
                   }
                   Update: {
-                    "actual_cost"?: number | null,"agent_id"?: string | null,"author_id"?: string | null,"chat_id"?: string,"consented_cost"?: number | null,"content"?: string | null,"conversation_id"?: string | null,"created_at"?: string,"currency"?: string | null,"data"?: Json | null,"delivered_at"?: string | null,"direction"?: string,"edited_at"?: string | null,"error_code"?: number | null,"error_message"?: string | null,"estimated_cost"?: number | null,"failed_at"?: string | null,"forced_by"?: string | null,"id"?: string,"idempotency_key"?: string | null,"is_forwarded"?: boolean,"is_named"?: boolean,"lead_id"?: string,"number_id"?: string,"played_at"?: string | null,"previous"?: Json | null,"price_class"?: string | null,"pricing"?: Json | null,"provider_at"?: string,"raw"?: Json | null,"reactions"?: Json | null,"read_at"?: string | null,"referral"?: Json | null,"reply_to"?: string | null,"request_hash"?: string | null,"revoked_at"?: string | null,"role"?: string,"scheduled_at"?: string | null,"send_reason"?: string | null,"send_verdict"?: string | null,"sent_at"?: string | null,"source"?: string,"status"?: string,"template_id"?: string | null,"tenant_id"?: string,"type"?: string,"wa_message_id"?: string | null
+                    "actual_cost"?: number | null,"agent_id"?: string | null,"author_id"?: string | null,"chat_id"?: string,"consented_cost"?: number | null,"content"?: string | null,"conversation_id"?: string | null,"created_at"?: string,"currency"?: string | null,"data"?: Json | null,"delivered_at"?: string | null,"direction"?: string,"edited_at"?: string | null,"error_code"?: number | null,"error_message"?: string | null,"estimated_cost"?: number | null,"failed_at"?: string | null,"forced_by"?: string | null,"forced_reason"?: string | null,"id"?: string,"idempotency_key"?: string | null,"is_forwarded"?: boolean,"is_named"?: boolean,"lead_id"?: string,"number_id"?: string,"played_at"?: string | null,"previous"?: Json | null,"price_class"?: string | null,"pricing"?: Json | null,"provider_at"?: string,"raw"?: Json | null,"reactions"?: Json | null,"read_at"?: string | null,"referral"?: Json | null,"reply_to"?: string | null,"request_hash"?: string | null,"revoked_at"?: string | null,"role"?: string,"scheduled_at"?: string | null,"send_reason"?: string | null,"send_verdict"?: string | null,"sent_at"?: string | null,"source"?: string,"status"?: string,"template_id"?: string | null,"tenant_id"?: string,"type"?: string,"wa_message_id"?: string | null
                   }
                   Relationships: [
                     {
@@ -790,14 +856,14 @@ isOneToOne: true
                   ]
                 },"pending_manual": {
                   Row: {
-                    "added_at": string,"chat_id": string,"done_at": string | null,"done_by": string | null,"id": string,"priority": number,"reason": string,"sent_manually": boolean,"source": string,"status": string,"tenant_id": string,"text": string
+                    "added_at": string,"chat_id": string,"done_at": string | null,"done_by": string | null,"id": string,"message_id": string | null,"priority": number,"reason": string,"sent_manually": boolean,"source": string,"status": string,"tenant_id": string,"text": string
                   }
                   ComputedFields: never
                   Insert: {
-                    "added_at": string,"chat_id": string,"done_at"?: string | null,"done_by"?: string | null,"id"?: string,"priority"?: number,"reason": string,"sent_manually"?: boolean,"source": string,"status"?: string,"tenant_id": string,"text": string
+                    "added_at": string,"chat_id": string,"done_at"?: string | null,"done_by"?: string | null,"id"?: string,"message_id"?: string | null,"priority"?: number,"reason": string,"sent_manually"?: boolean,"source": string,"status"?: string,"tenant_id": string,"text": string
                   }
                   Update: {
-                    "added_at"?: string,"chat_id"?: string,"done_at"?: string | null,"done_by"?: string | null,"id"?: string,"priority"?: number,"reason"?: string,"sent_manually"?: boolean,"source"?: string,"status"?: string,"tenant_id"?: string,"text"?: string
+                    "added_at"?: string,"chat_id"?: string,"done_at"?: string | null,"done_by"?: string | null,"id"?: string,"message_id"?: string | null,"priority"?: number,"reason"?: string,"sent_manually"?: boolean,"source"?: string,"status"?: string,"tenant_id"?: string,"text"?: string
                   }
                   Relationships: [
                     {
@@ -811,6 +877,12 @@ isOneToOne: false
       columns: ["tenant_id","done_by"]
 isOneToOne: false
       referencedRelation: "users"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "pending_manual_message_id_fkey"
+      columns: ["tenant_id","message_id"]
+isOneToOne: false
+      referencedRelation: "messages"
       referencedColumns: ["tenant_id","id"]
     }
                   ]
@@ -868,6 +940,168 @@ isOneToOne: false
                   Relationships: [
 
                   ]
+                },"sequence_enrollments": {
+                  Row: {
+                    "changed_at": string,"chat_id": string,"enrolled_at": string,"enrolled_by": string | null,"id": string,"last_message_id": string | null,"last_step_at": string | null,"next_run_at": string,"position": number,"reason": string | null,"replied_at": string | null,"sequence_id": string,"source": string,"status": string,"tenant_id": string,"version": number,"waits_for": string | null
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "changed_at": string,"chat_id": string,"enrolled_at": string,"enrolled_by"?: string | null,"id"?: string,"last_message_id"?: string | null,"last_step_at"?: string | null,"next_run_at": string,"position"?: number,"reason"?: string | null,"replied_at"?: string | null,"sequence_id": string,"source": string,"status"?: string,"tenant_id": string,"version": number,"waits_for"?: string | null
+                  }
+                  Update: {
+                    "changed_at"?: string,"chat_id"?: string,"enrolled_at"?: string,"enrolled_by"?: string | null,"id"?: string,"last_message_id"?: string | null,"last_step_at"?: string | null,"next_run_at"?: string,"position"?: number,"reason"?: string | null,"replied_at"?: string | null,"sequence_id"?: string,"source"?: string,"status"?: string,"tenant_id"?: string,"version"?: number,"waits_for"?: string | null
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "sequence_enrollments_chat_id_fkey"
+      columns: ["tenant_id","chat_id"]
+isOneToOne: false
+      referencedRelation: "chats"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "sequence_enrollments_enrolled_by_fkey"
+      columns: ["tenant_id","enrolled_by"]
+isOneToOne: false
+      referencedRelation: "users"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "sequence_enrollments_last_message_id_fkey"
+      columns: ["tenant_id","last_message_id"]
+isOneToOne: false
+      referencedRelation: "messages"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "sequence_enrollments_version_fkey"
+      columns: ["tenant_id","sequence_id","version"]
+isOneToOne: false
+      referencedRelation: "sequence_versions"
+      referencedColumns: ["tenant_id","sequence_id","version"]
+    }
+                  ]
+                },"sequence_history": {
+                  Row: {
+                    "at": string,"enrollment_id": string,"message_id": string | null,"outcome": string,"pending_manual_id": string | null,"planned_at": string,"position": number,"reason": string | null,"sequence_id": string,"step_key": string,"tenant_id": string,"version": number
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "at": string,"enrollment_id": string,"message_id"?: string | null,"outcome": string,"pending_manual_id"?: string | null,"planned_at": string,"position": number,"reason"?: string | null,"sequence_id": string,"step_key": string,"tenant_id": string,"version": number
+                  }
+                  Update: {
+                    "at"?: string,"enrollment_id"?: string,"message_id"?: string | null,"outcome"?: string,"pending_manual_id"?: string | null,"planned_at"?: string,"position"?: number,"reason"?: string | null,"sequence_id"?: string,"step_key"?: string,"tenant_id"?: string,"version"?: number
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "sequence_history_enrollment_id_fkey"
+      columns: ["tenant_id","enrollment_id"]
+isOneToOne: false
+      referencedRelation: "sequence_enrollments"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "sequence_history_message_id_fkey"
+      columns: ["tenant_id","message_id"]
+isOneToOne: false
+      referencedRelation: "messages"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "sequence_history_pending_manual_id_fkey"
+      columns: ["tenant_id","pending_manual_id"]
+isOneToOne: false
+      referencedRelation: "pending_manual"
+      referencedColumns: ["tenant_id","id"]
+    }
+                  ]
+                },"sequence_steps": {
+                  Row: {
+                    "delay_minutes": number,"key": string,"local_time": string | null,"media": Json | null,"on_window_closed": string,"order_position": number,"parameters": Json | null,"sequence_id": string,"template_id": string | null,"tenant_id": string,"text": string | null,"type": string,"version": number,"window_margin_minutes": number | null
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "delay_minutes"?: number,"key": string,"local_time"?: string | null,"media"?: Json | null,"on_window_closed"?: string,"order_position": number,"parameters"?: Json | null,"sequence_id": string,"template_id"?: string | null,"tenant_id": string,"text"?: string | null,"type": string,"version": number,"window_margin_minutes"?: number | null
+                  }
+                  Update: {
+                    "delay_minutes"?: number,"key"?: string,"local_time"?: string | null,"media"?: Json | null,"on_window_closed"?: string,"order_position"?: number,"parameters"?: Json | null,"sequence_id"?: string,"template_id"?: string | null,"tenant_id"?: string,"text"?: string | null,"type"?: string,"version"?: number,"window_margin_minutes"?: number | null
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "sequence_steps_template_id_fkey"
+      columns: ["tenant_id","template_id"]
+isOneToOne: false
+      referencedRelation: "message_templates"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "sequence_steps_version_fkey"
+      columns: ["tenant_id","sequence_id","version"]
+isOneToOne: false
+      referencedRelation: "sequence_versions"
+      referencedColumns: ["tenant_id","sequence_id","version"]
+    }
+                  ]
+                },"sequence_triggers": {
+                  Row: {
+                    "kind": string,"sequence_id": string,"tenant_id": string,"value": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "kind": string,"sequence_id": string,"tenant_id": string,"value"?: string
+                  }
+                  Update: {
+                    "kind"?: string,"sequence_id"?: string,"tenant_id"?: string,"value"?: string
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "sequence_triggers_sequence_id_fkey"
+      columns: ["tenant_id","sequence_id"]
+isOneToOne: false
+      referencedRelation: "sequences"
+      referencedColumns: ["tenant_id","id"]
+    }
+                  ]
+                },"sequence_versions": {
+                  Row: {
+                    "published_at": string,"published_by": string | null,"sequence_id": string,"tenant_id": string,"version": number
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "published_at"?: string,"published_by"?: string | null,"sequence_id": string,"tenant_id": string,"version": number
+                  }
+                  Update: {
+                    "published_at"?: string,"published_by"?: string | null,"sequence_id"?: string,"tenant_id"?: string,"version"?: number
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "sequence_versions_published_by_fkey"
+      columns: ["tenant_id","published_by"]
+isOneToOne: false
+      referencedRelation: "users"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "sequence_versions_sequence_id_fkey"
+      columns: ["tenant_id","sequence_id"]
+isOneToOne: false
+      referencedRelation: "sequences"
+      referencedColumns: ["tenant_id","id"]
+    }
+                  ]
+                },"sequences": {
+                  Row: {
+                    "after_reply": string,"created_at": string,"deleted_at": string | null,"description": string | null,"goal": string | null,"goal_outcomes": (string)[],"goal_statuses": (string)[],"goal_tags": (string)[],"id": string,"is_active": boolean,"name": string,"priority": number,"resume_after_hours": number | null,"stop_outcomes": (string)[],"stop_statuses": (string)[],"stop_tags": (string)[],"tenant_id": string,"updated_at": string,"version": number
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "after_reply"?: string,"created_at"?: string,"deleted_at"?: string | null,"description"?: string | null,"goal"?: string | null,"goal_outcomes"?: (string)[],"goal_statuses"?: (string)[],"goal_tags"?: (string)[],"id"?: string,"is_active"?: boolean,"name": string,"priority"?: number,"resume_after_hours"?: number | null,"stop_outcomes"?: (string)[],"stop_statuses"?: (string)[],"stop_tags"?: (string)[],"tenant_id": string,"updated_at"?: string,"version"?: number
+                  }
+                  Update: {
+                    "after_reply"?: string,"created_at"?: string,"deleted_at"?: string | null,"description"?: string | null,"goal"?: string | null,"goal_outcomes"?: (string)[],"goal_statuses"?: (string)[],"goal_tags"?: (string)[],"id"?: string,"is_active"?: boolean,"name"?: string,"priority"?: number,"resume_after_hours"?: number | null,"stop_outcomes"?: (string)[],"stop_statuses"?: (string)[],"stop_tags"?: (string)[],"tenant_id"?: string,"updated_at"?: string,"version"?: number
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "sequences_tenant_id_fkey"
+      columns: ["tenant_id"]
+isOneToOne: false
+      referencedRelation: "users"
+      referencedColumns: ["id"]
+    }
+                  ]
                 },"template_listings": {
                   Row: {
                     "listed_at": string,"tenant_id": string,"waba_id": string
@@ -890,14 +1124,14 @@ isOneToOne: false
                   ]
                 },"tenant_settings": {
                   Row: {
-                    "activity_delay_seconds": number,"ai_daily_cost_budget": number | null,"ai_daily_token_budget": number | null,"block_after_hours": number,"business_name": string,"closed_hours_message": string | null,"conversation_idle_hours": number,"created_at": string,"crm_analysis_idle_minutes": number,"crm_model": string,"crm_person_keeps": string,"crm_pipeline": NonNullable<Json>,"crm_statuses": NonNullable<Json>,"currency": string,"daily_actions_at": string,"enrichment_interval_hours": number,"followup_agent_id": string | null,"followup_template_id": string | null,"human_takeover_minutes": number,"opt_in_keywords": (string)[],"opt_out_confirmation": string | null,"opt_out_keywords": (string)[],"quiet_hours": Json | null,"shows_typing": boolean,"silence_alert_deliveries": number | null,"tenant_id": string,"thread_max_age_days": number,"thread_max_input_tokens": number,"updated_at": string,"webhook_log_retention_days": number | null
+                    "activity_delay_seconds": number,"ai_daily_cost_budget": number | null,"ai_daily_token_budget": number | null,"audit_retention_days": number | null,"block_after_hours": number,"business_name": string,"closed_hours_message": string | null,"conversation_idle_hours": number,"created_at": string,"crm_analysis_idle_minutes": number,"crm_model": string,"crm_person_keeps": string,"crm_pipeline": NonNullable<Json>,"crm_statuses": NonNullable<Json>,"currency": string,"daily_actions_at": string,"enrichment_interval_hours": number,"followup_agent_id": string | null,"followup_template_id": string | null,"human_takeover_minutes": number,"opt_in_keywords": (string)[],"opt_out_confirmation": string | null,"opt_out_keywords": (string)[],"quiet_hours": Json | null,"restore_days": number,"shows_typing": boolean,"silence_alert_deliveries": number | null,"tenant_id": string,"thread_max_age_days": number,"thread_max_input_tokens": number,"updated_at": string,"webhook_log_retention_days": number | null
                   }
                   ComputedFields: never
                   Insert: {
-                    "activity_delay_seconds"?: number,"ai_daily_cost_budget"?: number | null,"ai_daily_token_budget"?: number | null,"block_after_hours"?: number,"business_name": string,"closed_hours_message"?: string | null,"conversation_idle_hours"?: number,"created_at"?: string,"crm_analysis_idle_minutes"?: number,"crm_model"?: string,"crm_person_keeps"?: string,"crm_pipeline"?: NonNullable<Json>,"crm_statuses"?: NonNullable<Json>,"currency"?: string,"daily_actions_at"?: string,"enrichment_interval_hours"?: number,"followup_agent_id"?: string | null,"followup_template_id"?: string | null,"human_takeover_minutes"?: number,"opt_in_keywords"?: (string)[],"opt_out_confirmation"?: string | null,"opt_out_keywords"?: (string)[],"quiet_hours"?: Json | null,"shows_typing"?: boolean,"silence_alert_deliveries"?: number | null,"tenant_id": string,"thread_max_age_days"?: number,"thread_max_input_tokens"?: number,"updated_at"?: string,"webhook_log_retention_days"?: number | null
+                    "activity_delay_seconds"?: number,"ai_daily_cost_budget"?: number | null,"ai_daily_token_budget"?: number | null,"audit_retention_days"?: number | null,"block_after_hours"?: number,"business_name": string,"closed_hours_message"?: string | null,"conversation_idle_hours"?: number,"created_at"?: string,"crm_analysis_idle_minutes"?: number,"crm_model"?: string,"crm_person_keeps"?: string,"crm_pipeline"?: NonNullable<Json>,"crm_statuses"?: NonNullable<Json>,"currency"?: string,"daily_actions_at"?: string,"enrichment_interval_hours"?: number,"followup_agent_id"?: string | null,"followup_template_id"?: string | null,"human_takeover_minutes"?: number,"opt_in_keywords"?: (string)[],"opt_out_confirmation"?: string | null,"opt_out_keywords"?: (string)[],"quiet_hours"?: Json | null,"restore_days"?: number,"shows_typing"?: boolean,"silence_alert_deliveries"?: number | null,"tenant_id": string,"thread_max_age_days"?: number,"thread_max_input_tokens"?: number,"updated_at"?: string,"webhook_log_retention_days"?: number | null
                   }
                   Update: {
-                    "activity_delay_seconds"?: number,"ai_daily_cost_budget"?: number | null,"ai_daily_token_budget"?: number | null,"block_after_hours"?: number,"business_name"?: string,"closed_hours_message"?: string | null,"conversation_idle_hours"?: number,"created_at"?: string,"crm_analysis_idle_minutes"?: number,"crm_model"?: string,"crm_person_keeps"?: string,"crm_pipeline"?: NonNullable<Json>,"crm_statuses"?: NonNullable<Json>,"currency"?: string,"daily_actions_at"?: string,"enrichment_interval_hours"?: number,"followup_agent_id"?: string | null,"followup_template_id"?: string | null,"human_takeover_minutes"?: number,"opt_in_keywords"?: (string)[],"opt_out_confirmation"?: string | null,"opt_out_keywords"?: (string)[],"quiet_hours"?: Json | null,"shows_typing"?: boolean,"silence_alert_deliveries"?: number | null,"tenant_id"?: string,"thread_max_age_days"?: number,"thread_max_input_tokens"?: number,"updated_at"?: string,"webhook_log_retention_days"?: number | null
+                    "activity_delay_seconds"?: number,"ai_daily_cost_budget"?: number | null,"ai_daily_token_budget"?: number | null,"audit_retention_days"?: number | null,"block_after_hours"?: number,"business_name"?: string,"closed_hours_message"?: string | null,"conversation_idle_hours"?: number,"created_at"?: string,"crm_analysis_idle_minutes"?: number,"crm_model"?: string,"crm_person_keeps"?: string,"crm_pipeline"?: NonNullable<Json>,"crm_statuses"?: NonNullable<Json>,"currency"?: string,"daily_actions_at"?: string,"enrichment_interval_hours"?: number,"followup_agent_id"?: string | null,"followup_template_id"?: string | null,"human_takeover_minutes"?: number,"opt_in_keywords"?: (string)[],"opt_out_confirmation"?: string | null,"opt_out_keywords"?: (string)[],"quiet_hours"?: Json | null,"restore_days"?: number,"shows_typing"?: boolean,"silence_alert_deliveries"?: number | null,"tenant_id"?: string,"thread_max_age_days"?: number,"thread_max_input_tokens"?: number,"updated_at"?: string,"webhook_log_retention_days"?: number | null
                   }
                   Relationships: [
                     {
@@ -948,14 +1182,14 @@ isOneToOne: false
                   ]
                 },"webhook_logs": {
                   Row: {
-                    "account": string | null,"applied_at": string | null,"attempts": number,"delivery_id": string,"error": string | null,"events": Json | null,"field": string | null,"id": string,"is_unmodelled": boolean,"next_attempt_at": string | null,"number": string | null,"payload": Json | null,"provider": string,"raw": string | null,"received_at": string,"status": string,"tenant_id": string | null
+                    "account": string | null,"applied_at": string | null,"attempts": number,"delivery_id": string,"error": string | null,"events": Json | null,"field": string | null,"id": string,"is_unmodelled": boolean,"next_attempt_at": string | null,"number": string | null,"payload": Json | null,"provider": string,"raw": string | null,"received_at": string,"status": string,"taken_at": string,"tenant_id": string | null
                   }
                   ComputedFields: never
                   Insert: {
-                    "account"?: string | null,"applied_at"?: string | null,"attempts"?: number,"delivery_id": string,"error"?: string | null,"events"?: Json | null,"field"?: string | null,"id"?: string,"is_unmodelled"?: boolean,"next_attempt_at"?: string | null,"number"?: string | null,"payload"?: Json | null,"provider": string,"raw"?: string | null,"received_at": string,"status": string,"tenant_id"?: string | null
+                    "account"?: string | null,"applied_at"?: string | null,"attempts"?: number,"delivery_id": string,"error"?: string | null,"events"?: Json | null,"field"?: string | null,"id"?: string,"is_unmodelled"?: boolean,"next_attempt_at"?: string | null,"number"?: string | null,"payload"?: Json | null,"provider": string,"raw"?: string | null,"received_at": string,"status": string,"taken_at"?: string,"tenant_id"?: string | null
                   }
                   Update: {
-                    "account"?: string | null,"applied_at"?: string | null,"attempts"?: number,"delivery_id"?: string,"error"?: string | null,"events"?: Json | null,"field"?: string | null,"id"?: string,"is_unmodelled"?: boolean,"next_attempt_at"?: string | null,"number"?: string | null,"payload"?: Json | null,"provider"?: string,"raw"?: string | null,"received_at"?: string,"status"?: string,"tenant_id"?: string | null
+                    "account"?: string | null,"applied_at"?: string | null,"attempts"?: number,"delivery_id"?: string,"error"?: string | null,"events"?: Json | null,"field"?: string | null,"id"?: string,"is_unmodelled"?: boolean,"next_attempt_at"?: string | null,"number"?: string | null,"payload"?: Json | null,"provider"?: string,"raw"?: string | null,"received_at"?: string,"status"?: string,"taken_at"?: string,"tenant_id"?: string | null
                   }
                   Relationships: [
 
@@ -1022,6 +1256,26 @@ isOneToOne: false
                          }
                         Relationships: [
 
+                  ]
+                },"costs_monthly": {
+                  Row: {
+                    "actual": number | null,"category": string,"currency": string,"delivered": number | null,"estimated": number | null,"is_verified": boolean | null,"messages": number | null,"month": string | null,"number_id": string,"saved_free_entry": number | null,"saved_free_quota": number | null,"tenant_id": string,"unpriced": number | null
+                  }
+                  ComputedFields: never
+                  Insert: {
+                           "actual"?: number | null,"category"?: string | null,"currency"?: string | null,"delivered"?: number | null,"estimated"?: number | null,"is_verified"?: boolean | null,"messages"?: number | null,"month"?: string | null,"number_id"?: string | null,"saved_free_entry"?: number | null,"saved_free_quota"?: number | null,"tenant_id"?: string | null,"unpriced"?: number | null
+                         }
+                        Update: {
+                           "actual"?: number | null,"category"?: string | null,"currency"?: string | null,"delivered"?: number | null,"estimated"?: number | null,"is_verified"?: boolean | null,"messages"?: number | null,"month"?: string | null,"number_id"?: string | null,"saved_free_entry"?: number | null,"saved_free_quota"?: number | null,"tenant_id"?: string | null,"unpriced"?: number | null
+                         }
+                        Relationships: [
+                    {
+      foreignKeyName: "costs_daily_number_id_fkey"
+      columns: ["tenant_id","number_id"]
+isOneToOne: false
+      referencedRelation: "whatsapp_numbers"
+      referencedColumns: ["tenant_id","id"]
+    }
                   ]
                 }
           }
@@ -1176,6 +1430,11 @@ isOneToOne: false
 "conversations_close_idle":
 { Args: { "p_limit"?: number }; Returns: number
                            },
+"cost_forecast":
+{ Args: Record<PropertyKey, never>; Returns: {
+              "category": string,"currency": string,"estimated": number,"free_entry": number,"free_quota": number,"is_verified": boolean,"messages": number,"month": string,"number_id": string
+            }[]
+                           },
 "crm_execute_daily_actions":
 { Args: Record<PropertyKey, never>; Returns: number
                            },
@@ -1267,7 +1526,7 @@ isOneToOne: false
 { Args: { "p_force"?: boolean,"p_message_id": string }; Returns: Json
                            },
 "message_send":
-{ Args: { "p_chat_id"?: string,"p_content"?: string,"p_currency"?: string,"p_expected_cost"?: number,"p_force"?: boolean,"p_idempotency_key"?: string,"p_lead_id"?: string,"p_media"?: Json,"p_number_id"?: string,"p_parameters"?: Json,"p_reply_to"?: string,"p_send_at"?: string,"p_template_id"?: string,"p_type"?: string }; Returns: Json
+{ Args: { "p_chat_id"?: string,"p_content"?: string,"p_currency"?: string,"p_expected_cost"?: number,"p_force"?: boolean,"p_idempotency_key"?: string,"p_lead_id"?: string,"p_media"?: Json,"p_number_id"?: string,"p_parameters"?: Json,"p_reason"?: string,"p_reply_to"?: string,"p_send_at"?: string,"p_template_id"?: string,"p_type"?: string }; Returns: Json
                            },
 "messages_list":
 { Args: { "p_before_at"?: string,"p_before_id"?: string,"p_chat_id": string,"p_limit"?: number }; Returns: {
@@ -1282,6 +1541,9 @@ isOneToOne: false
                            },
 "numbers_watch":
 { Args: Record<PropertyKey, never>; Returns: number
+                           },
+"ops_status":
+{ Args: Record<PropertyKey, never>; Returns: Json
                            },
 "outbox_claim":
 { Args: { "p_lead_ms"?: number,"p_lease_seconds"?: number,"p_limit"?: number,"p_worker"?: string }; Returns: Json
@@ -1305,6 +1567,7 @@ isOneToOne: false
 "done_at": string | null,
 "done_by": string | null,
 "id": string,
+"message_id": string | null,
 "priority": number,
 "reason": string,
 "sent_manually": boolean,
@@ -1326,6 +1589,7 @@ isOneToOne: false
 "done_at": string | null,
 "done_by": string | null,
 "id": string,
+"message_id": string | null,
 "priority": number,
 "reason": string,
 "sent_manually": boolean,
@@ -1342,7 +1606,7 @@ isOneToOne: false
       } },
 "pending_manual_list":
 { Args: { "p_limit"?: number,"p_source"?: string }; Returns: {
-              "added_at": string,"chat_id": string,"free_entry_until": string,"id": string,"lead_id": string,"lead_name": string,"lead_phone": string,"priority": number,"reason": string,"source": string,"text": string,"wa_link": string,"window_expires_at": string,"window_open": boolean
+              "added_at": string,"chat_id": string,"enrollment_id": string,"free_entry_until": string,"id": string,"lead_id": string,"lead_name": string,"lead_phone": string,"media": Json,"of_type": string,"priority": number,"reason": string,"sequence_id": string,"sequence_name": string,"source": string,"step_key": string,"step_position": number,"text": string,"wa_link": string,"window_expires_at": string,"window_open": boolean
             }[]
                            },
 "plan_set":
@@ -1360,6 +1624,49 @@ isOneToOne: false
 "send_preview":
 { Args: { "p_chat_id": string,"p_force"?: boolean,"p_purpose"?: string,"p_template_id"?: string,"p_type"?: string }; Returns: Json
                            },
+"sequence_delete":
+{ Args: { "p_sequence_id": string }; Returns: undefined
+                           },
+"sequence_enroll":
+{ Args: { "p_again"?: boolean,"p_lead_id": string,"p_number_id"?: string,"p_sequence_id": string }; Returns: Json
+                           },
+"sequence_enroll_many":
+{ Args: { "p_again"?: boolean,"p_filter": Json,"p_number_id"?: string,"p_sequence_id": string }; Returns: Json
+                           },
+"sequence_save":
+{ Args: { "p_document": Json,"p_sequence_id"?: string }; Returns: Json
+                           },
+"sequence_set_active":
+{ Args: { "p_is_active": boolean,"p_sequence_id": string }; Returns: {
+              "after_reply": string,
+"created_at": string,
+"deleted_at": string | null,
+"description": string | null,
+"goal": string | null,
+"goal_outcomes": (string)[],
+"goal_statuses": (string)[],
+"goal_tags": (string)[],
+"id": string,
+"is_active": boolean,
+"name": string,
+"priority": number,
+"resume_after_hours": number | null,
+"stop_outcomes": (string)[],
+"stop_statuses": (string)[],
+"stop_tags": (string)[],
+"tenant_id": string,
+"updated_at": string,
+"version": number
+            }
+                          SetofOptions: {
+        from: "*"
+        to: "sequences"
+        isOneToOne: true
+        isSetofReturn: false
+      } },
+"sequences_process":
+{ Args: { "p_limit"?: number }; Returns: Json
+                           },
 "staff_change_role":
 { Args: { "p_role": string,"p_user_id": string }; Returns: undefined
                            },
@@ -1368,6 +1675,12 @@ isOneToOne: false
                            },
 "staff_remove":
 { Args: { "p_user_id": string }; Returns: undefined
+                           },
+"stats_recount":
+{ Args: { "p_from"?: string,"p_tenant_id": string,"p_to"?: string }; Returns: number
+                           },
+"stats_refresh":
+{ Args: { "p_seconds"?: number }; Returns: number
                            },
 "template_accounts":
 { Args: { "p_tenant_id"?: string }; Returns: Json
