@@ -124,6 +124,7 @@ select cron.schedule('webhook-retry', '* * * * *', 'select public.webhook_retry(
 select cron.schedule('webhook-purge', '41 * * * *', 'select public.webhook_purge()');
 select cron.schedule('numbers-watch', '7 * * * *', 'select public.numbers_watch()');
 select cron.schedule('stats-refresh', '11 * * * *', 'select public.stats_refresh()');
+select cron.schedule('number-health', '16 * * * *', 'select public.number_health_watch()');
 select cron.schedule('outbox-sweep', '* * * * *', 'select public.outbox_sweep()');
 select cron.schedule('conversations-close-idle', '*/5 * * * *', 'select public.conversations_close_idle()');
 -- what no wake-up reached: lost ones, retries, work of a loop that died

@@ -167,6 +167,7 @@ def test_everything_that_may_lie_waiting_is_swept(db: Db) -> None:
         "webhook-purge": "41 * * * *",
         "numbers-watch": "7 * * * *",
         "stats-refresh": "11 * * * *",
+        "number-health": "16 * * * *",
         "outbox-sweep": "* * * * *",
         "reply-sweep": "* * * * *",
         "deliver-sweep": "* * * * *",
