@@ -50,17 +50,9 @@ chaos: setup ## break everything at random for minutes and count (RECADO_SEED, R
 load: setup ## 1,000 customers at once, then 100 messages a second for five minutes, on a platform of its own
 	$(BIN)/python -m bench.load
 
-bench: setup ## what we claim about speed, as ratios measured now (needs wrk; about ten minutes)
+bench: setup ## what we claim about speed, as ratios measured now, beside their goals (needs wrk; two minutes)
 	@command -v wrk > /dev/null || { echo 'wrk is not installed: apt-get install wrk.' >&2; exit 1; }
-	$(BIN)/python -m bench.function_start
-	$(BIN)/python -m bench.gateway
-	$(BIN)/python -m bench.webhook
-	$(BIN)/python -m bench.ingest
-	$(BIN)/python -m bench.schema
-	$(BIN)/python -m bench.decisions
-	$(BIN)/python -m bench.outbox
-	$(BIN)/python -m bench.delivery
-	$(BIN)/python -m bench.crm
+	$(BIN)/python -m bench
 
 clean: ## remove what was installed and staged; data in .recado stays
 	rm -rf .venv build supabase/node_modules

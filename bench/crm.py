@@ -18,7 +18,8 @@ from typing import Any
 
 import psycopg
 
-from bench.schema import DURABLE, ROOT, Database, Done, Receiver, Scale, fill, paired, report
+from bench.figures import report
+from bench.schema import DURABLE, ROOT, Database, Done, Receiver, Scale, fill, paired
 from local import database as bootstrap
 from local import postgres
 from shared.crm import Analyses
@@ -105,7 +106,7 @@ def hot(database: Database) -> None:
         receiver.connection.close()  # which tells its statistics
         made, kept = (after - was for after, was in zip(updates(connection), before, strict=True))
     name = "HOT share of updates of pending_activity"
-    print(f"{name:58} {kept / made:8.2f}   goal >= 0.95  ({made:,} updates)")
+    report(name, [kept / made], ">= 0.95", f"{made:,} updates", is_counted=True)
 
 
 def updates(connection: psycopg.Connection[Any]) -> tuple[int, int]:
@@ -144,7 +145,7 @@ def due(database: Database, scale: Scale) -> None:
         )
 
     ratios = [1 / ratio for ratio in paired(find, read_all, scale)]
-    report("finding idle chats with news / reading all chats, time", ratios, "<= 0.02")
+    report("finding idle chats with news / reading all chats, time", ratios, "<= 0.02", needs_scale=True)
 
 
 class Worker:
@@ -198,7 +199,7 @@ def reading(database: Database, chats: int) -> None:
     took, ideal = time.perf_counter() - started, chats / AT_ONCE * MODEL_SECONDS
     assert done >= chats, f"only {done} chats were there to read"
     name = f"{chats:,} chats read, {AT_ONCE} at once / ideal, time"
-    print(f"{name:58} {took / ideal:8.2f}   goal <= 1.5  ({took:.1f} s)")
+    report(name, [took / ideal], "<= 1.5", f"{took:.1f} s", needs_scale=True)
 
 
 def main() -> None:

@@ -17,7 +17,8 @@ from typing import Any
 
 import psycopg
 
-from bench.schema import DURABLE, ROOT, Done, Scale, Work, paired, report
+from bench.figures import report
+from bench.schema import DURABLE, ROOT, Done, Scale, Work, paired
 from local import database as bootstrap
 from local import postgres
 

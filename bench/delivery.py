@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 
+from bench.figures import report
 from tests.e2e.delivery import Business, fleet, fullest, moments, reply_seconds, survive, tune, waiting
 from tests.e2e.platforms import Platform, eventually, temporary_platform
 
@@ -36,11 +37,11 @@ def main() -> None:
 def kills(platform: Platform, messages: int) -> None:
     businesses = [Business.open(platform, numbers=5, customers=messages // 20) for _ in range(4)]
     outcome = survive(platform, businesses, seconds=3600)
-    print(
-        f"{outcome.queued:,} messages, {outcome.kills} kills in {outcome.seconds:.0f} s:"
-        f" lost {outcome.lost} (goal 0), twice {outcome.twice} (goal 0),"
-        f" unknown {outcome.unknown} (at most in flight: {outcome.in_flight})"
-    )
+    what = f"{outcome.queued:,} messages, {outcome.kills} kills in {outcome.seconds:.0f} s"
+    report(f"{what}: lost", [outcome.lost], "= 0", is_counted=True)
+    report(f"{what}: sent twice", [outcome.twice], "= 0", is_counted=True)
+    most = f"<= {outcome.in_flight}"
+    report(f"{what}: unknown, of those in flight", [outcome.unknown], most, is_counted=True)
 
 
 def pace(platform: Platform, seconds: int = 30) -> None:
@@ -55,10 +56,10 @@ def pace(platform: Platform, seconds: int = 30) -> None:
             took = time.monotonic() - began
         for times in moments(business.sent(), after=1).values():
             used = (len(times) - 1) / (times[-1] - times[0]) / rate
-            print(
-                f"rate {rate}/s: most in a second {fullest(times, 1)} (goal <= {rate + 1}), in ten"
-                f" {fullest(times, 10)} (goal <= {rate * 10}), utilisation {used:.2f} (goal >= 0.9)"
-            )
+            for span, most in ((1, rate + 1), (10, rate * 10)):
+                name = f"rate {rate}/s: most sends in {span} s"
+                report(name, [fullest(times, span)], f"<= {most}", is_counted=True)
+            report(f"rate {rate}/s: part of it that is used", [used], ">= 0.9")
         print(f"rate {rate}/s: {count / took:.0f} messages/s at the simulator, by three processes")
 
 
@@ -70,10 +71,8 @@ def fairness(platform: Platform, queued: int) -> None:
         crowd.queue("sequence")
         assert eventually(crowd.sent, 60)
         busy = reply_seconds(other, 20)
-    print(
-        f"an answer takes {idle * 1000:.0f} ms, and {busy * 1000:.0f} ms beside {queued:,} queued messages of"
-        f" another business: {busy / idle:.2f} (goal <= 2)"
-    )
+    name = f"an answer beside {queued:,} queued messages of another business / alone, time"
+    report(name, [busy / idle], "<= 2", f"{idle * 1000:.0f} ms alone, {busy * 1000:.0f} ms beside them")
 
 
 if __name__ == "__main__":

@@ -21,12 +21,13 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from bench.figures import report
 from bench.webhook import ACCOUNT, NUMBER, Bench, ask, drive, is_whole, platform, post
 from local import build
 
 CONNECTIONS = 64
 MEGABYTES = 3 * 1024 * 1024
-P50, SLOW_MS, SLOW, P99 = 3.0, 250.0, 0.01, 3.0
+SLOW_MS = 250.0
 
 
 @dataclass
@@ -79,10 +80,9 @@ def half_load(bench: Bench, rate: float, seconds: float) -> None:
     p50 = statistics.median(taken)
     slow = sum(one > SLOW_MS for one in taken) / len(taken)
     print(f"half load: {rate:.0f}/s  p50 {p50:.1f} ms, unloaded {alone:.1f} ms")
-    print(f"half load: p50 is {p50 / alone:.1f} times the unloaded (at most {P50:.0f})")
-    print(
-        f"half load: {slow:.2%} above {SLOW_MS:.0f} ms (under {SLOW:.0%}), p99 {percentile(taken, 99):.0f} ms"
-    )
+    report("p50 at half load / unloaded", [p50 / alone], "<= 3")
+    note = f"p99 {percentile(taken, 99):.0f} ms"
+    report(f"part of deliveries above {SLOW_MS:.0f} ms at half load", [slow], "<= 0.01", note)
 
 
 def unloaded(bench: Bench, turns: int) -> Iterator[float]:
@@ -106,7 +106,7 @@ def large_beside(bench: Bench, rate: float, seconds: float, pairs: int) -> None:
             f"3 MB: {rate:.0f}/s  p99 {before:5.1f} ms alone, {now:5.1f} ms beside {len(histories)} histories"
             f" ({statistics.mean(histories):.1f} s each): {ratios[-1]:.2f} times"
         )
-    print(f"3 MB: the p99 of others is {statistics.median(ratios):.2f} times as long (at most {P99:.0f})")
+    report("p99 beside a history of 3 MB in flight / alone", ratios, "<= 3")
 
 
 async def at_rate(bench: Bench, rate: float, seconds: float) -> list[float]:

@@ -31,6 +31,7 @@ from urllib.parse import urlsplit
 import httpx
 import psycopg
 
+from bench.figures import report
 from tests.e2e.delivery import fullest, moments
 from tests.e2e.platforms import Platform, eventually, temporary_platform
 
@@ -333,6 +334,11 @@ def main() -> None:
         httpx.post(f"{platform.env['SIMULATOR_URL']}/control/settings", json=tuned, trust_env=False)
         figures = measure(platform, Plan(given.contacts, given.rate, given.seconds))
     print("\n".join(table(figures)))
+    for name in ("lost", "unanswered", "doubled_updates", "doubled_sends", "pacing_violations"):
+        count = getattr(figures, name)
+        report(f"under load: {name.replace('_', ' ')}", [count], "= 0", is_counted=True)
+    sent = f"answered {figures.answers_per_second}/s, p99 {figures.answer_ms[2]:.0f} ms"
+    report("under load: updates acknowledged a second", [figures.acknowledged_per_second], ">= 100", sent)
     if given.json:
         given.json.write_text(json.dumps(asdict(figures)))
 

@@ -19,7 +19,8 @@ from typing import Any
 
 import psycopg
 
-from bench.schema import DURABLE, ROOT, Done, Scale, paired, report
+from bench.figures import report
+from bench.schema import DURABLE, ROOT, Done, Scale, paired
 from local import database as bootstrap
 from local import postgres
 

@@ -15,7 +15,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from bench.schema import DURABLE, Database, Done, Receiver, Scale, databases, paired, report
+from bench.figures import report
+from bench.schema import DURABLE, Database, Done, Receiver, Scale, databases, paired
 from local import database as bootstrap
 from local import postgres
 

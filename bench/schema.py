@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import statistics
 import tempfile
 import threading
 import time
@@ -25,6 +24,7 @@ from typing import Any
 
 import psycopg
 
+from bench.figures import report
 from local import database as bootstrap
 from local import postgres
 
@@ -138,13 +138,6 @@ def paired(a: Work, b: Work, scale: Scale) -> list[float]:
     return ratios
 
 
-def report(name: str, ratios: list[float], goal: str) -> None:
-    low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
-    print(
-        f"{name:58} {statistics.median(ratios):8.2f}   goal {goal:8} (IQR {low:.2f}-{high:.2f})", flush=True
-    )
-
-
 def batching(database: Database, scale: Scale) -> None:
     hundred, one = Receiver(database, 100).warm(), Receiver(database, 1).warm()
     report("100 payloads a call / 1 a call, rows/s", paired(hundred.new, one.new, scale), ">= 15")
@@ -166,6 +159,7 @@ def duplicates(database: Database, scale: Scale) -> None:
             f"WAL of redelivered / new, {size} a call",
             [wal(database, repeat) / wal(database, new.new)],
             "<= 0.10",
+            is_counted=True,
         )
 
         def regroup(again: Receiver = again, batch: str = rename_deliveries(known)) -> Done:
@@ -232,7 +226,15 @@ def pages(full: Database, scale: Scale) -> None:
         report(
             f"{name} under RLS / literal tenant, time", [1 / r for r in paired(rls, plain, scale)], "<= 1.3"
         )
-        print(f"    sequential scans: {sequential_scans(person, name, arguments, values) or 'none'}")
+        scans = sequential_scans(person, name, arguments, values)
+        report(
+            f"{name}, sequential scans",
+            [len(scans)],
+            "= 0",
+            ", ".join(scans),
+            is_counted=True,
+            needs_scale=True,
+        )
 
 
 def literal_versions(owner: psycopg.Connection[Any], tenant: str) -> None:
@@ -253,13 +255,13 @@ def literal_versions(owner: psycopg.Connection[Any], tenant: str) -> None:
 
 def sequential_scans(
     person: psycopg.Connection[Any], name: str, arguments: str, values: tuple[Any, ...]
-) -> str:
+) -> list[str]:
     with person.transaction():
         person.execute(f"select * from public.{name}({arguments})", values)
         rows = person.execute(
             "select relname, seq_scan from pg_stat_xact_user_tables where seq_scan > 0"
         ).fetchall()
-    return ", ".join(f"{table} {count}" for table, count in rows)
+    return [f"{table} {count}" for table, count in rows]
 
 
 def burst(empty: Database) -> None:
@@ -292,10 +294,10 @@ def burst(empty: Database) -> None:
             " (select count(*) from public.conversations v join public.chats c on c.id = v.chat_id"
             "  join l on l.id = c.lead_id where v.status = 'open')"
         ).fetchone()
-    print(
-        f"{'200 new customers x 3 at once, all twice':58} {counts}   goal (200, 600, 200, 200)"
-        "  leads, messages, chats, open conversations"
-    )
+    assert counts
+    wrong = sum(abs(is_ - should) for is_, should in zip(counts, (200, 600, 200, 200), strict=True))
+    name = "200 new customers x 3 at once, all twice: rows amiss"
+    report(name, [wrong], "= 0", f"leads, messages, chats, open conversations: {counts}", is_counted=True)
 
 
 def hot(database: Database) -> None:
@@ -303,11 +305,11 @@ def hot(database: Database) -> None:
         connection.execute("select pg_stat_force_next_flush()")
         time.sleep(1)
         rows = connection.execute(
-            "select relname, n_tup_upd, round(100.0 * n_tup_hot_upd / nullif(n_tup_upd, 0), 1)"
+            "select relname, n_tup_upd, n_tup_hot_upd::float8 / nullif(n_tup_upd, 0)"
             " from pg_stat_user_tables where schemaname = 'public' and n_tup_upd > 100 order by relname"
         ).fetchall()
     for table, updates, share in rows:
-        print(f"    HOT share of {updates:>8} updates of {table:20} {share} %")
+        report(f"HOT share of updates of {table}", [share], "", f"{updates:,} updates", is_counted=True)
 
 
 def fill(dsn: str, scale: Scale) -> None:

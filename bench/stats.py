@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bench.figures import report
 from bench.schema import (
     CUSTOMERS,
     DURABLE,
@@ -29,7 +30,6 @@ from bench.schema import (
     fill,
     paired,
     payload,
-    report,
 )
 from local import database as bootstrap
 from local import postgres

@@ -30,6 +30,7 @@ from pathlib import Path
 
 import psycopg
 
+from bench.figures import report
 from bench.function_start import bare, free_port
 from local import build, keys, tokens
 from local.layout import Layout
@@ -37,7 +38,6 @@ from shared import cloud_api
 
 CONNECTIONS = 64
 CUSTOMERS = 1000
-RATIO, ADDED_MS, START, BATCHING = 0.5, 5.0, 1.8, 15
 REPLAY = """
 local requests, at = {}, 0
 function init(args)
@@ -194,7 +194,7 @@ def rates(bench: Bench, options: argparse.Namespace) -> None:
                 f"{place.__name__:9} {mine.rate:6.0f}/s  p50 {mine.p50:4.0f} ms  p99 {mine.p99:4.0f} ms"
                 f"   no-op {before.rate:6.0f}/s {after.rate:6.0f}/s   ratio {ratios[-1]:.2f}"
             )
-        print(f"{place.__name__}: median ratio {statistics.median(ratios):.2f} (at least {RATIO})")
+        report(f"webhooks, {place.__name__} / no-op RPC, requests/s", ratios, ">= 0.5")
 
 
 def drive(target: Target, seconds: int) -> Slice:
@@ -234,7 +234,8 @@ def latency(bench: Bench, turns: int = 300) -> None:
             taken.append((time.perf_counter() - began) * 1000)
     direct, through = map(statistics.median, times)
     print(f"latency: one RPC p50 {direct:.1f} ms, webhook p50 {through:.1f} ms")
-    print(f"latency: the function adds {through - direct:.1f} ms (under {ADDED_MS:.0f})")
+    added = [mine - its for its, mine in zip(*times, strict=True)]
+    report("webhook - one RPC, one at a time, ms", added, "<= 5")
 
 
 def batching(bench: Bench, pairs: int = 12) -> None:
@@ -244,11 +245,7 @@ def batching(bench: Bench, pairs: int = 12) -> None:
         for _ in range(pairs):
             together, one_by_one = [bench.batch(100)], [bench.batch(1) for _ in range(100)]
             ratios.append(seconds(connection, one_by_one) / seconds(connection, together))
-    low, _, high = statistics.quantiles(ratios, n=4)
-    print(
-        f"batching: 100 payloads a call {statistics.median(ratios):.1f} times the rows/s of 1 a call"
-        f" (IQR {low:.1f}-{high:.1f}; at least {BATCHING})"
-    )
+    report("100 payloads a call / 1 a call over HTTP, rows/s", ratios, ">= 15")
 
 
 def seconds(connection: socket.socket, requests: Sequence[bytes]) -> float:
@@ -291,9 +288,9 @@ def start(bench: Bench, pairs: int) -> None:
                 seconds = seconds_to_answer(name, folder, port, bench.env, request)
                 if turn:  # the first turn writes the bytecode
                     times[name].append(seconds)
-    ratio = statistics.median(mine / its for mine, its in zip(times["webhook"], times["bare"], strict=True))
+    ratios = [mine / its for mine, its in zip(times["webhook"], times["bare"], strict=True)]
     medians = ", ".join(f"{name} {statistics.median(taken) * 1000:.0f} ms" for name, taken in times.items())
-    print(f"start: {medians}: ratio {ratio:.2f} (at most {START})")
+    report("webhook, start to first stored / bare hello's first 200", ratios, "<= 1.8", medians)
 
 
 def seconds_to_answer(name: str, folder: Path, port: int, env: dict[str, str], request: bytes) -> float:

@@ -111,6 +111,12 @@ def _schema(_: argparse.Namespace) -> None:
         print(schema.write_types(postgres.dsn(port)))
 
 
+def _bench(options: argparse.Namespace) -> int:
+    given = [*(["--full"] if options.full else []), *(["--json", options.json] if options.json else [])]
+    argv = [sys.executable, "-m", "bench", *given, *options.modules]
+    return subprocess.run(argv, cwd=ROOT, check=False).returncode
+
+
 def _layout(options: argparse.Namespace) -> Layout:
     data = Path(options.data).resolve()
     env_file = Path(options.env_file).resolve() if getattr(options, "env_file", None) else data / "env"
@@ -166,8 +172,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     staged.add_argument("name", nargs="?", help="a function; all of them without it")
     staged.add_argument("--out", default=str(ROOT / "build"), metavar="DIR", help="where to (build)")
+    measured = command("bench", _bench, "Measure what is claimed about speed; exit 1 if a goal is missed.")
+    measured.add_argument("--full", action="store_true", help="at the sizes that the goals speak of")
+    measured.add_argument("--json", type=_path, metavar="FILE", help="write the figures there too")
+    measured.add_argument("modules", nargs="*", help="only these modules of bench/")
     command("schema", _schema, "Write the migration and the front ends' types from sql/.")
     return parser
+
+
+def _path(text: str) -> str:
+    return str(Path(text).resolve())
 
 
 def _port(text: str) -> int:
