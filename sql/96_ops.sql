@@ -180,21 +180,24 @@ create function private.cron_last_due(p_schedule text, p_at timestamptz) returns
 language plpgsql stable set search_path = '' as $$
 declare
     v_fields text[] := regexp_split_to_array(btrim(p_schedule), '\s+');
+    v_minutes int[];
+    v_hours int[];
 begin
     if cardinality(v_fields) <> 5 or v_fields[3:5] <> '{*,*,*}' then
         return null;
     end if;
+    v_minutes := private.cron_numbers(v_fields[1], 0, 59);
+    v_hours := private.cron_numbers(v_fields[2], 0, 23);
     return (
         select max(h.at + make_interval(mins => m))
         from (
             select date_trunc('hour', p_at, 'UTC') - make_interval(hours => n) as at
             from generate_series(0, 48) as n
-            where extract(hour from (p_at at time zone 'UTC') - make_interval(hours => n))
-                = any (private.cron_numbers(v_fields[2], 0, 23))
+            where extract(hour from (p_at at time zone 'UTC') - make_interval(hours => n)) = any (v_hours)
             order by n
             limit 2
         ) as h
-        cross join unnest(private.cron_numbers(v_fields[1], 0, 59)) as m
+        cross join unnest(v_minutes) as m
         where h.at + make_interval(mins => m) <= p_at);
 end
 $$;
