@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from local import build, database, keys, parts, platform, postgres, schema, state
+from local import build, database, keys, ops, parts, platform, postgres, schema, state
 from local.errors import PlatformError
 from local.keys import Keys
 from local.layout import DEFAULT_PORT, ROOT, Layout
@@ -79,6 +79,8 @@ def _status(options: argparse.Namespace) -> int:
     for part in found.parts:
         word = "up" if part.alive else "down"
         print(f"{part.name:<20}{part.pid:>8}{part.port or '-':>7}{part.restarts:>10}  {word}")
+    for line in ops.lines(asked) if (asked := ops.ask(found)) else ():
+        print(line)
     whole = found.ready and all(part.alive for part in found.parts)
     print("Everything is up." if whole else "Not everything is up.")
     return 0 if whole else 1

@@ -77,6 +77,7 @@ def test_status_and_logs_tell_what_runs(platform: Platform) -> None:
 
     assert status.returncode == 0, status.stdout
     assert "Everything is up." in status.stdout
+    assert "messages wait to be sent" in status.stdout
     assert logs.returncode == 0
 
 

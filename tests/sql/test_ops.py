@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from psycopg.errors import InsufficientPrivilege
 
+from local.ops import lines
 from tests.sql.given import NOW, Business, Inbox, echo, says
 
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
@@ -285,6 +286,37 @@ def test_it_says_nothing_of_what_customers_wrote_or_who_they_are(db: Any, inbox:
     said = str(ops(db))
 
     assert not [word for word in ("muela", "Venga", "57311111111", "María") if word in said]
+
+
+def test_what_is_well_is_two_lines_for_people(db: Any) -> None:
+    for name in db.column("select jobname from cron.job"):
+        ran(db, name, timedelta(seconds=30))
+
+    assert list(lines(ops(db))) == [
+        "The last 15 minutes brought 0 deliveries.",
+        "0 messages wait to be sent, 0 chats to be answered.",
+    ]
+
+
+def test_what_somebody_should_look_at_is_said_in_words(db: Any, inbox: Inbox, clinic: Business) -> None:
+    inbox.deliver(says("w1"))
+    inbox.deliver(says("w2"), number="of nobody")
+    for name in db.column("select jobname from cron.job"):
+        ran(db, name, timedelta(seconds=30), "failed" if name == "traces-purge" else "succeeded")
+    with db.as_service():
+        db.run("select public.job_run_record('reply', now(), '{}', 'It broke')")
+        db.run("select private.alert_raise(%s, 'not_sent', 's', 'It is so')", clinic.tenant_id)
+
+    said = list(lines(ops(db)))
+
+    assert "2 deliveries, stored within" in said[0]
+    assert said[1:] == [
+        "0 messages wait to be sent, 1 chats to be answered.",
+        "Deliveries that could not be applied: failed 1.",
+        "Schedules that failed: traces-purge.",
+        "Runs that failed: reply.",
+        "Alerts: not_sent 1.",
+    ]
 
 
 @pytest.mark.usefixtures("clinic")
