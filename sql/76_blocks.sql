@@ -173,7 +173,7 @@ $$;
 create function private.deliveries_between(
     p_tenant_id uuid, p_number_id uuid, p_since timestamptz, p_until timestamptz, p_enough int
 ) returns table (arrived int, missing int, missing_chats int)
-language plpgsql stable rows 1 set search_path = '' as $$
+language plpgsql stable rows 1 set search_path = '' set enable_bitmapscan = 'off' as $$
 begin
     return query
     select a.units::int, u.units::int, u.chats::int
@@ -182,11 +182,16 @@ begin
         from (
             select distinct m.chat_id, date_bin('6 hours', m.provider_at, '2000-01-01 00:00:00+00')
             from (
-                select m.chat_id, m.provider_at
-                from public.messages m
-                where m.tenant_id = p_tenant_id and m.provider_at >= p_since and m.provider_at < p_until
-                    and m.number_id = p_number_id and m.direction = 'outbound'
-                    and m.status in ('delivered', 'read', 'played')
+                select t.chat_id, t.provider_at
+                from (
+                    select * from public.messages m
+                    where m.tenant_id = p_tenant_id and m.provider_at >= p_since and m.provider_at < p_until
+                    -- else all messages of the number are read
+                    order by m.provider_at
+                    offset 0
+                ) as t
+                where t.number_id = p_number_id and t.direction = 'outbound'
+                    and t.status in ('delivered', 'read', 'played')
                 limit 3 * p_enough + 20
             ) as m
         ) as d
@@ -194,10 +199,14 @@ begin
     (
         select count(*) as units, count(distinct d.chat_id) as chats
         from (
-            select distinct m.chat_id, date_bin('6 hours', m.provider_at, '2000-01-01 00:00:00+00')
-            from public.messages m
-            where m.tenant_id = p_tenant_id and m.awaits_delivery
-                and m.provider_at >= p_since and m.provider_at < p_until and m.number_id = p_number_id
+            select distinct t.chat_id, date_bin('6 hours', t.provider_at, '2000-01-01 00:00:00+00')
+            from (
+                select * from public.messages m
+                where m.tenant_id = p_tenant_id and m.awaits_delivery
+                    and m.provider_at >= p_since and m.provider_at < p_until
+                offset 0
+            ) as t
+            where t.number_id = p_number_id
         ) as d
     ) as u;
 end
@@ -217,9 +226,6 @@ declare
     v_normal numeric;
 begin
     select * into v_now from private.deliveries_between(p_tenant_id, p_number_id, p_since, p_until, 2000);
-    if v_now.missing <= v_now.arrived then
-        return false;
-    end if;
     select sum(d.arrived) as arrived, sum(d.missing) as missing into v_before
     from generate_series(1, 4) as week
     cross join lateral private.deliveries_between(
@@ -235,69 +241,97 @@ begin
 end
 $$;
 
--- Of messages that speak for a block, those that were sent while hardly anything of their number arrived. Looked at are
--- the times from a message on, and up to it, in which at least five of the number's sends are missing: a day, three, or
--- a week. A message that was sent in the last six hours may still arrive.
-create function private.outages_spare(p_evidence private.undelivered[]) returns private.spared[]
-language plpgsql stable set search_path = '' set plan_cache_mode = 'force_custom_plan' as $$
+-- Stretches of time in which enough of a number's sends are missing to ask whether it was an outage: five in a day,
+-- else in three, else three in a week. They overlap by half, so that no outage hides between two. Nearly all of them
+-- are left out at once: as many customers got something as did not, or of a week, anybody did.
+create function private.outages_suspected(p_numbers uuid[], p_tenants uuid[], p_since timestamptz)
+returns table (tenant_id uuid, number_id uuid, since timestamptz, until timestamptz)
+-- no bitmaps: of what arrived only the first few are read
+language plpgsql stable rows 100 set search_path = '' set plan_cache_mode = 'force_custom_plan' set work_mem = '64MB'
+set enable_bitmapscan = 'off' as $$
+#variable_conflict use_column
 declare
-    v_recent timestamptz := private.clock() - interval '6 hours';
+    v_begin timestamptz := '2000-01-01 00:00:00+00';
 begin
-    return array(
-        with units as materialized (
+    return query
+    with halves as materialized (
+        -- a chat counts once in half a day, however much it was sent; what was sent last may still arrive
+        select m.tenant_id, m.number_id, m.half, count(distinct m.chat_id) as missing
+        from (
             select m.tenant_id, m.number_id, m.chat_id,
-                date_bin('6 hours', m.provider_at, '2000-01-01 00:00:00+00') as at
-            from (
-                select e.tenant_id, min(e.at) - interval '7 days' as since from unnest(p_evidence) e group by e.tenant_id
-            ) as t
+                floor(extract(epoch from m.provider_at - v_begin) / 43200)::bigint as half
+            from (select distinct t from unnest(p_tenants) t) as t
             cross join lateral (
                 select * from public.messages m
-                where m.tenant_id = t.tenant_id and m.awaits_delivery and m.provider_at >= t.since
-                    and m.provider_at < v_recent
+                where m.tenant_id = t and m.awaits_delivery and m.provider_at >= p_since
+                    and m.provider_at < private.clock() - interval '6 hours'
                 offset 0
             ) as m
-            group by 1, 2, 3, 4
-        ),
-        counted as (
-            select distinct
-                u.tenant_id, u.number_id, u.at,
-                count(*) over (w range between current row and interval '18 hours' following) as day_on,
-                count(*) over (w range between current row and interval '66 hours' following) as days_on,
-                count(*) over (w range between current row and interval '162 hours' following) as week_on,
-                count(*) over (w range between interval '18 hours' preceding and current row) as day_up,
-                count(*) over (w range between interval '66 hours' preceding and current row) as days_up,
-                count(*) over (w range between interval '162 hours' preceding and current row) as week_up
-            from units u
-            window w as (partition by u.tenant_id, u.number_id order by u.at)
-        ),
-        told as materialized (
-            select e.*, date_bin('6 hours', m.provider_at, '2000-01-01 00:00:00+00') as unit_at
-            from unnest(p_evidence) e
-            join public.messages m on m.tenant_id = e.tenant_id and m.id = e.message_id
-        ),
-        windows as materialized (
-            select distinct c.tenant_id, c.number_id, c.at, w.since, least(w.until, v_recent) as until
-            from (select distinct t.tenant_id, t.number_id, t.unit_at from told t) as t
-            join counted c on c.tenant_id = t.tenant_id and c.number_id = t.number_id and c.at = t.unit_at
-            cross join lateral (
-                values
-                (c.at, c.at + case when c.day_on >= 5 then interval '1 day' when c.days_on >= 5 then interval '3 days'
-                    when c.week_on >= 3 then interval '7 days' end),
-                (c.at + interval '6 hours' - case when c.day_up >= 5 then interval '1 day'
-                    when c.days_up >= 5 then interval '3 days' when c.week_up >= 3 then interval '7 days' end,
-                c.at + interval '6 hours')
-            ) as w (since, until)
-            where w.since is not null and w.until is not null
-        ),
-        outages as materialized (
-            select w.tenant_id, w.number_id, w.at, min(w.since) as since, max(w.until) as until
-            from windows w
-            where private.is_outage(w.tenant_id, w.number_id, w.since, w.until)
-            group by w.tenant_id, w.number_id, w.at
+            where m.number_id = any (p_numbers)
+        ) as m
+        group by 1, 2, 3
+    ),
+    stretches as materialized (
+        select h.tenant_id, h.number_id, k.size, b.first, sum(h.missing) as missing, array_agg(h.half) as halves
+        from halves h
+        cross join (values (2, 5), (6, 5), (14, 3)) as k (size, least)
+        cross join lateral (values
+            (h.half - h.half % (k.size / 2)), (h.half - h.half % (k.size / 2) - k.size / 2)) as b (first)
+        group by h.tenant_id, h.number_id, k.size, k.least, b.first
+        having sum(h.missing) >= k.least
+    ),
+    narrowest as (
+        select distinct s.tenant_id, s.number_id, s.size, s.first, s.missing
+        from stretches s
+        cross join lateral unnest(s.halves) as half
+        where not exists (
+            select from stretches n
+            where n.number_id = s.number_id and n.size < s.size and half between n.first and n.first + n.size - 1)
+    )
+    select n.tenant_id, n.number_id, w.since, w.until
+    from narrowest n
+    cross join lateral (
+        select v_begin + n.first * interval '12 hours' as since,
+            v_begin + (n.first + n.size) * interval '12 hours' as until
+    ) as w
+    cross join lateral (
+        select count(distinct x.chat_id) as chats
+        from (
+            select m.chat_id
+            from (
+                select * from public.messages m
+                where m.tenant_id = n.tenant_id and m.provider_at >= w.since and m.provider_at < w.until
+                -- else all messages of the number are read
+                order by m.provider_at
+                offset 0
+            ) as m
+            where m.number_id = n.number_id and m.direction = 'outbound'
+                and m.status in ('delivered', 'read', 'played')
+            limit case when n.size = 14 then 1 else 10 * n.missing + 50 end
+        ) as x
+    ) as arrived
+    where arrived.chats < case when n.size = 14 then 1 else n.missing end;
+end
+$$;
+
+-- Of messages that speak for a block, those that were sent while hardly anything of their number arrived.
+create function private.outages_spare(p_evidence private.undelivered[]) returns private.spared[]
+language plpgsql stable set search_path = '' as $$
+begin
+    return array(
+        with outages as materialized (
+            select o.* from (
+                select array_agg(distinct e.number_id) as numbers, array_agg(distinct e.tenant_id) as tenants,
+                    min(e.at) - interval '7 days' as since
+                from unnest(p_evidence) e
+            ) as asked
+            cross join lateral private.outages_suspected(asked.numbers, asked.tenants, asked.since) o
+            where private.is_outage(o.tenant_id, o.number_id, o.since, o.until)
         )
-        select (t.tenant_id, t.chat_id, t.number_id, t.message_id, o.since, o.until)::private.spared
-        from told t
-        join outages o on o.tenant_id = t.tenant_id and o.number_id = t.number_id and o.at = t.unit_at);
+        select (e.tenant_id, e.chat_id, e.number_id, e.message_id, o.since, o.until)::private.spared
+        from unnest(p_evidence) e
+        join outages o on o.tenant_id = e.tenant_id and o.number_id = e.number_id
+            and e.at >= o.since and e.at < o.until);
 end
 $$;
 
@@ -498,9 +532,12 @@ create function private.arrives_since(p_tenant_id uuid, p_number_id uuid, p_sinc
 language plpgsql stable set search_path = '' as $$
 begin
     return exists (
-        select from public.messages m
-        where m.tenant_id = p_tenant_id and m.provider_at > p_since and m.number_id = p_number_id
-            and m.direction = 'outbound' and m.status in ('delivered', 'read', 'played'));
+        select from (
+            select m.number_id, m.direction, m.status from public.messages m
+            where m.tenant_id = p_tenant_id and m.provider_at > p_since
+            offset 0
+        ) as m
+        where m.number_id = p_number_id and m.direction = 'outbound' and m.status in ('delivered', 'read', 'played'));
 end
 $$;
 
@@ -564,28 +601,25 @@ declare
     v_outages int;
     v_marked jsonb;
 begin
-    -- alone, it is no run; and where nothing is ever told, nothing is missing
+    -- where nothing is ever told, nothing is missing
     v_evidence := array(
         select e
         from unnest(v_evidence) e
         join (
-            select x.tenant_id, x.number_id, array_agg(x.chat_id) as chats
-            from (
-                select x.tenant_id, x.number_id, x.chat_id
-                from unnest(v_evidence) x
-                join public.tenant_settings s on s.tenant_id = x.tenant_id
-                group by x.tenant_id, x.number_id, x.chat_id
-                having count(*) >= min(s.block_probable_count)
-            ) as x
-            group by x.tenant_id, x.number_id
-            having private.reports_delivery(x.tenant_id, x.number_id)
-        ) as n on n.tenant_id = e.tenant_id and n.number_id = e.number_id and e.chat_id = any (n.chats));
+            select d.*
+            from (select distinct x.tenant_id, x.number_id from unnest(v_evidence) x) as d
+            where private.reports_delivery(d.tenant_id, d.number_id)
+            offset 0
+        ) as n on n.tenant_id = e.tenant_id and n.number_id = e.number_id);
     v_spared := private.outages_spare(v_evidence);
     v_outages := private.outages_alert(v_spared);
 
     v_chats := array(
-        select (j.tenant_id, j.chat_id)::private.chat_ref
-        from private.blocks_judged(private.undelivered_but(v_evidence, v_spared)) j);
+        select (e.tenant_id, e.chat_id)::private.chat_ref
+        from unnest(private.undelivered_but(v_evidence, v_spared)) e
+        join public.tenant_settings s on s.tenant_id = e.tenant_id
+        group by e.tenant_id, e.chat_id
+        having count(*) >= min(s.block_probable_count));
     perform from public.chats c
     join unnest(v_chats) k on c.tenant_id = k.tenant_id and c.id = k.chat_id
     order by c.tenant_id, c.id
@@ -633,13 +667,21 @@ $$;
 grant execute on function
     private.blocks_suspected(), private.blocks_evidence(private.chat_ref[]), private.reports_delivery(uuid, uuid),
     private.deliveries_between(uuid, uuid, timestamptz, timestamptz, int),
-    private.is_outage(uuid, uuid, timestamptz, timestamptz), private.outages_spare(private.undelivered[]),
+    private.is_outage(uuid, uuid, timestamptz, timestamptz), private.outages_suspected(uuid[], uuid[], timestamptz),
+    private.outages_spare(private.undelivered[]),
     private.block_cause(uuid, uuid, timestamptz), private.blocks_judged(private.undelivered[]),
     private.blocks_mark(public.delivery_issues[]), private.blocks_clear(private.chat_ref[], text, uuid, text),
     private.blocks_disprove(private.life_sign[]), private.blocks_heal(), private.arrives_since(uuid, uuid, timestamptz),
     private.outages_alert(private.spared[]),
     private.undelivered_but(private.undelivered[], private.spared[]), private.blocks_alert(jsonb),
     public.blocks_detect() to service_role;
+
+insert into private.phrases (kind, reason, es, en, pt) values
+    ('refusal', 'block_note', 'Hace falta una nota, de {longest} caracteres como máximo.',
+        'This takes a note, of {longest} characters at most.',
+        'É preciso uma nota, de no máximo {longest} caracteres.'),
+    ('hint', 'block_note', 'Diga en p_note por qué se le vuelve a escribir.',
+        'Say in p_note why this customer is written to again.', 'Diga em p_note por que se volta a escrever.');
 
 -- Definer: staff may not write chats and issues.
 create function private.block_reactivate(p_chat_id uuid, p_note text) returns boolean
@@ -648,14 +690,12 @@ declare
     v_tenant_id uuid := private.require_user();
     v_chat public.chats;
 begin
-    if coalesce(btrim(p_note), '') = '' or length(p_note) > 2000 then
-        raise exception using errcode = 'PT400', message = 'A reactivation needs a note.',
-            hint = 'Say in p_note, in at most 2000 characters, why the customer is written to again.';
+    if private.is_blank(p_note) or length(p_note) > 2000 then
+        perform private.refuse('PT400', 'block_note', '{"longest": 2000}');
     end if;
     select * into v_chat from public.chats where tenant_id = v_tenant_id and id = p_chat_id for no key update;
     if not found then
-        raise exception using errcode = 'PT404', message = 'There is no such chat.',
-            hint = 'Read its id from inbox_list() or chats.';
+        perform private.refuse('PT404', 'no_chat');
     elsif v_chat.block_state = 'none' and v_chat.reach_state = 'ok' then
         return false;
     end if;

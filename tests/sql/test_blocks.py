@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import psycopg
 import pytest
 
 from tests.sql.blocks import DAY, HOUR, Chat, Histories, set_clock
-from tests.sql.given import Business
+from tests.sql.given import Business, Event, Inbox, echo, says, status
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 OLD = NOW - 80 * HOUR
-REFUSED = "42501|PT403"
 
 
 @pytest.fixture
@@ -219,3 +222,177 @@ def test_a_provider_that_never_tells_what_arrived_says_nothing_about_blocks(
     histories.detect()
 
     assert chat.state == state
+
+
+# How a mark ends.
+
+
+@pytest.fixture
+def maria(histories: Histories, inbox: Inbox) -> Chat:
+    """She wrote once, three messages have not reached her since, and her sequence is paused."""
+    inbox.deliver(says("hola", at=NOW - 20 * DAY))
+    row = histories.db.row("select * from public.chats where number_id = %s", histories.number_id)
+    maria = Chat(histories.db, histories.tenant_id, histories.number_id, row["lead_id"], row["id"])
+    for n in range(3):
+        maria.sent(OLD - n * DAY, wa_message_id=f"wamid.{n}")
+    enroll(maria)
+    histories.detect()
+    assert (maria.state, enrollment(maria)) == ("confirmed", ("paused", "blocked"))
+    return maria
+
+
+def enroll(chat: Chat) -> None:
+    sequence = chat.db.value(
+        "insert into public.sequences (tenant_id, name) values (%s, 'Bienvenida') returning id",
+        chat.tenant_id,
+    )
+    chat.db.run(
+        "insert into public.sequence_versions (tenant_id, sequence_id, version) values (%s, %s, 1)",
+        chat.tenant_id, sequence,
+    )  # fmt: skip
+    chat.db.run(
+        "insert into public.sequence_enrollments (tenant_id, sequence_id, version, chat_id, next_run_at,"
+        " source, enrolled_at, changed_at) values (%s, %s, 1, %s, %s, 'staff', %s, %s)",
+        chat.tenant_id, sequence, chat.id, NOW + DAY, NOW, NOW,
+    )  # fmt: skip
+
+
+def enrollment(chat: Chat) -> tuple[str, str | None]:
+    row = chat.db.row("select status, reason from public.sequence_enrollments where chat_id = %s", chat.id)
+    return row["status"], row["reason"]
+
+
+def ended(chat: Chat) -> str:
+    return str(chat.db.value("select resolved_how from public.delivery_issues where chat_id = %s", chat.id))
+
+
+def at(moment: datetime, event: Event) -> Event:
+    return {**event, "at": moment.isoformat()}
+
+
+@pytest.mark.parametrize(("word", "how"), [("delivered", "delivered"), ("read", "read"), ("played", "read")])
+def test_a_status_that_comes_late_ends_it_at_once(maria: Chat, inbox: Inbox, word: str, how: str) -> None:
+    inbox.deliver(at(NOW + HOUR, status("wamid.1", word)))
+
+    assert (maria.state, ended(maria), enrollment(maria)) == ("none", how, ("active", None))
+
+
+def test_a_message_of_the_customer_ends_it_at_once(maria: Chat, inbox: Inbox) -> None:
+    inbox.deliver(says("back", at=NOW))
+
+    assert (maria.state, ended(maria)) == ("none", "inbound")
+
+
+def test_a_message_sent_from_the_phone_and_a_failure_end_nothing(maria: Chat, inbox: Inbox) -> None:
+    inbox.deliver(echo("echo", at=NOW), at(NOW, status("wamid.2", "failed", error={"code": 131049})))
+
+    assert maria.state == "confirmed"
+
+
+def test_what_was_heard_before_the_block_ends_nothing(maria: Chat, inbox: Inbox) -> None:
+    inbox.deliver(says("backfilled", at=NOW - 15 * DAY))
+
+    assert maria.state == "confirmed"
+
+
+def test_what_was_disproved_is_not_held_against_the_customer_again(
+    histories: Histories, maria: Chat, inbox: Inbox
+) -> None:
+    inbox.deliver(at(NOW + HOUR, status("wamid.2", "delivered")))
+    maria.sent(NOW + 2 * HOUR)
+
+    assert histories.detect(NOW + 6 * DAY)["marked"] == []
+
+
+def test_a_mark_made_in_the_moment_of_a_delivery_is_healed(histories: Histories, maria: Chat) -> None:
+    histories.db.run(
+        "update public.messages set status = 'delivered', delivered_at = %s where wa_message_id = 'wamid.0'",
+        NOW,
+    )
+
+    assert histories.detect()["healed"] == 1
+    assert (maria.state, ended(maria)) == ("none", "delivered")
+
+
+# Reactivation by staff.
+
+
+def reactivate(chat: Chat, who: uuid.UUID, note: str = "Llamó por teléfono") -> Any:
+    with chat.db.signed_in(who):
+        return chat.db.value("select public.block_reactivate(%s, %s)", chat.id, note)
+
+
+def test_staff_reactivate_with_a_note_that_is_kept(
+    histories: Histories, maria: Chat, clinic: Business
+) -> None:
+    assert reactivate(maria, clinic.owner) is True
+
+    kept = maria.db.row("select resolved_how, resolved_by, note, resolved_at from public.delivery_issues")
+    assert kept == {
+        "resolved_how": "reactivated",
+        "resolved_by": clinic.tenant_id,
+        "note": "Llamó por teléfono",
+        "resolved_at": NOW,
+    }
+    assert (maria.state, enrollment(maria)) == ("none", ("active", None))
+    assert reactivate(maria, clinic.owner) is False
+
+
+def test_old_messages_do_not_block_again_what_was_reactivated_and_new_ones_do(
+    histories: Histories, maria: Chat, clinic: Business
+) -> None:
+    reactivate(maria, clinic.owner)
+    assert histories.detect(NOW + 6 * HOUR)["marked"] == []
+
+    maria.sent(NOW + 7 * HOUR, NOW + 8 * HOUR)
+
+    histories.detect(NOW + 5 * DAY)
+    assert (maria.state, maria.issue["message_count"]) == ("probable", 2)
+
+
+def test_agents_may_not_reactivate_and_nobody_without_a_note(maria: Chat, clinic: Business) -> None:
+    with refused("PT400", maria):
+        reactivate(maria, clinic.owner, " ")
+    with refused("PT403", maria):
+        reactivate(maria, colleague(maria, clinic, "agent"))
+
+    assert reactivate(maria, colleague(maria, clinic, "user")) is True
+
+
+@contextmanager
+def refused(code: str, chat: Chat) -> Iterator[None]:
+    with pytest.raises(psycopg.Error) as refusal, chat.db.connection.transaction():
+        yield
+    assert refusal.value.sqlstate == code
+
+
+def colleague(chat: Chat, business: Business, role: str) -> uuid.UUID:
+    with chat.db.signed_in(business.owner):
+        chat.db.value("select public.staff_invite(%s, %s, 'Ana')", f"{role}@clinic.example", role)
+    return chat.db.sign_up(f"{role}@clinic.example")
+
+
+def test_nobody_reactivates_chats_of_others(maria: Chat, plaza: Business) -> None:
+    with refused("PT404", maria):
+        reactivate(maria, plaza.owner)
+
+
+def test_the_quality_of_the_detection_is_shown_by_number_threshold_and_cause(
+    histories: Histories, maria: Chat, inbox: Inbox, clinic: Business
+) -> None:
+    for _ in range(3):
+        histories.chat().sent(OLD - DAY, OLD)
+    histories.detect()
+    inbox.deliver(says("back", at=NOW))
+
+    with histories.db.signed_in(clinic.owner):
+        shown = histories.db.rows("select * from public.block_detection_quality order by level")
+
+    assert [
+        (row["number_id"], row["level"], row["after_count"], row["cause"], row["marked"], row["disproved"],
+            float(row["disproved_rate"]))
+        for row in shown
+    ] == [
+        (clinic.number_id, "confirmed", 3, "likely_block", 1, 1, 1.0),
+        (clinic.number_id, "probable", 2, "never_delivered", 3, 0, 0.0),
+    ]  # fmt: skip
