@@ -269,6 +269,8 @@ create table public.tenant_settings (
     thread_max_age_days int not null default 7,
     thread_max_input_tokens int not null default 20000,
     block_after_hours int not null default 72,
+    block_probable_count int not null default 2,
+    block_confirmed_count int not null default 3,
     enrichment_interval_hours int not null default 24,
     crm_statuses jsonb not null default '["Lead", "Contacted", "Qualified", "Booked", "Won", "Lost"]',
     crm_pipeline jsonb not null default '{"Lead": "new", "Contacted": "contacted", "Qualified": "qualified",
@@ -304,6 +306,9 @@ create table public.tenant_settings (
     constraint tenant_settings_thread_max_age_days_check check (thread_max_age_days between 1 and 365),
     constraint tenant_settings_thread_max_input_tokens_check check (thread_max_input_tokens between 1000 and 1000000),
     constraint tenant_settings_block_after_hours_check check (block_after_hours between 24 and 720),
+    constraint tenant_settings_block_probable_count_check check (block_probable_count between 1 and 20),
+    constraint tenant_settings_block_confirmed_count_check check (
+        block_confirmed_count between block_probable_count and 50),
     constraint tenant_settings_enrichment_interval_hours_check check (enrichment_interval_hours between 1 and 720),
     constraint tenant_settings_crm_statuses_check check (
         jsonb_typeof(crm_statuses) = 'array'
@@ -333,6 +338,10 @@ create table public.tenant_settings (
 comment on table public.tenant_settings is
     'How a business wants to be served: one row each, made when its owner signs up. A null switches the rule off.';
 comment on column public.tenant_settings.currency is 'ISO 4217; what the business counts its sales in.';
+comment on column public.tenant_settings.block_after_hours is
+    'How old a message must be that was sent and never delivered, to speak for a block.';
+comment on column public.tenant_settings.block_probable_count is
+    'So many such messages in a row make a block probable; block_confirmed_count makes it certain.';
 comment on column public.tenant_settings.crm_statuses is 'The statuses a lead may have, in the order of the pipeline.';
 comment on column public.tenant_settings.crm_pipeline is
     'What customer_leads.lead_status becomes with each status; one that is not named leaves it alone.';
@@ -372,7 +381,8 @@ alter table public.tenant_settings enable row level security;
 grant select on public.tenant_settings to authenticated;
 grant update (
     business_name, currency, conversation_idle_hours, activity_delay_seconds, human_takeover_minutes,
-    thread_max_age_days, thread_max_input_tokens, block_after_hours, enrichment_interval_hours, crm_statuses,
+    thread_max_age_days, thread_max_input_tokens, block_after_hours, block_probable_count, block_confirmed_count,
+    enrichment_interval_hours, crm_statuses,
     crm_pipeline, crm_model, crm_analysis_idle_minutes, crm_person_keeps, daily_actions_at,
     followup_agent_id, followup_template_id, quiet_hours,
     opt_out_confirmation,
@@ -3073,6 +3083,7 @@ create table public.chats (
     referral jsonb,
     referral_at timestamptz,
     block_state text not null default 'none',
+    reach_state text not null default 'ok',
     agent_paused_until timestamptz,
     thread_id uuid,
     unread_count int not null default 0,
@@ -3092,6 +3103,7 @@ create table public.chats (
     constraint chats_number_id_fkey foreign key (tenant_id, number_id)
         references public.whatsapp_numbers (tenant_id, id),
     constraint chats_block_state_check check (block_state in ('none', 'probable', 'confirmed')),
+    constraint chats_reach_state_check check (reach_state in ('ok', 'unreachable')),
     constraint chats_unread_count_check check (unread_count >= 0)
 ) with (fillfactor = 80);
 comment on table public.chats is 'A lead on a number: where the 24-hour window, a block and the AI thread belong.';
@@ -3105,6 +3117,9 @@ comment on column public.chats.free_entry_reply_by is
 comment on column public.chats.is_free_entry_confirmed is
     'free_entry_until is the provider''s word, not our reckoning.';
 comment on column public.chats.referral is 'pii: the ad that brought the customer, as the provider told it once.';
+comment on column public.chats.block_state is 'Whether the customer has blocked the number; see delivery_issues.';
+comment on column public.chats.reach_state is
+    'unreachable: the provider says again and again that this customer cannot be reached; see unreachable_chats.';
 comment on column public.chats.agent_paused_until is 'A person has taken over; the agent is silent until then.';
 comment on column public.chats.news_since is 'When something was first said that no analysis has read.';
 comment on column public.chats.enriched_at is 'When the provider was last asked for the name and labels of the chat.';
@@ -3251,6 +3266,10 @@ create table public.messages (
     request_hash text,
     provider_at timestamptz not null,
     created_at timestamptz not null default now(),
+    -- What was written on the phone is left out: not every provider says what became of it. One column, so that of the
+    -- steps of a message only those that begin and end it touch its index.
+    awaits_delivery boolean not null
+        generated always as (direction = 'outbound' and status = 'sent' and source <> 'manual') stored,
     constraint messages_pkey primary key (tenant_id, id),
     -- lead and number are the chat's: one check in place of three, and none that locks the number's row
     constraint messages_chat_id_fkey foreign key (tenant_id, lead_id, chat_id, number_id)
@@ -3292,6 +3311,8 @@ comment on column public.messages.previous is 'pii: earlier texts of an edited o
 comment on column public.messages.reactions is 'pii: {"customer": {"emoji", "at"}, "business": {…}}';
 comment on column public.messages.error_message is 'pii: the provider may name the recipient';
 comment on column public.messages.reply_to is 'pii: provider id of the quoted message, which we may never have seen.';
+comment on column public.messages.awaits_delivery is
+    'It was sent, and nobody has said yet that it arrived: what blocks are seen by.';
 comment on column public.messages.conversation_id is
     'Null for history that came with a number: it was no session of ours.';
 comment on column public.messages.provider_at is
@@ -3313,6 +3334,9 @@ create unique index messages_tenant_id_idempotency_key
 create index messages_tenant_id_agent_id_idx on public.messages (tenant_id, agent_id) where agent_id is not null;
 -- A day of a business, wherever its messages are: what statistics are counted from.
 create index messages_tenant_id_provider_at_idx on public.messages (tenant_id, provider_at);
+-- Few: a message leaves it when it arrives.
+create index messages_tenant_id_chat_id_awaits_delivery_idx
+    on public.messages (tenant_id, chat_id, provider_at) where awaits_delivery;
 
 -- The same message is delivered again for days: it is stored once. After the indexes, for the reason given at
 -- customer_leads_pkey; and no other index may hold number_id, or the planner, who thinks that tenant and number alone
@@ -3325,6 +3349,9 @@ grant select on public.messages to authenticated;
 grant select, insert, update, delete on public.messages to service_role;
 create policy messages_select_member on public.messages for select to authenticated
     using (tenant_id = (select private.my_tenant_id()));
+
+-- Something heard of a customer; how: delivered, read or inbound.
+create type private.life_sign as (tenant_id uuid, chat_id uuid, at timestamptz, how text);
 
 -- A message that went out, with the time of it.
 create type private.sent as (tenant_id uuid, message_id uuid, sent_at timestamptz);
@@ -4298,6 +4325,14 @@ begin
 end
 $$;
 
+-- Whether an error says nothing of what was to be stored: the disk is full, the server goes away, two transactions met.
+-- It is raised again, and whoever delivers is not told that all is well, and delivers again. Memory is not among
+-- these: what takes too much of it always will.
+create function private.is_passing(p_sqlstate text) returns boolean
+language sql immutable set search_path = '' as $$
+    select left(p_sqlstate, 2) in ('40', '53', '57', '58') and p_sqlstate <> '53200' or p_sqlstate = '55P03'
+$$;
+
 -- Take one payload that spoilt its batch, or keep it with its error.
 create function private.inbox_take_alone(p_body jsonb) returns jsonb
 language plpgsql set search_path = '' as $$
@@ -4307,8 +4342,10 @@ declare
 begin
     return private.inbox_take(jsonb_build_array(p_body)) -> 0;
 exception
-    when deadlock_detected then raise;
     when others then
+        if private.is_passing(sqlstate) then
+            raise;
+        end if;
         get stacked diagnostics v_error = message_text;
         select n.tenant_id into v_tenant_id
         from public.whatsapp_numbers n
@@ -4353,9 +4390,11 @@ begin
     begin
         return private.inbox_take(p_batch);
     exception
-        when deadlock_detected then raise;
         -- one at a time, so that a bad payload harms no other
         when others then
+            if private.is_passing(sqlstate) then
+                raise;
+            end if;
             return (
                 select coalesce(jsonb_agg(private.inbox_take_alone(body) order by position), '[]')
                 from jsonb_array_elements(p_batch) with ordinality as batch (body, position));
@@ -4376,8 +4415,10 @@ begin
     end if;
     return v_error;
 exception
-    when deadlock_detected then raise;
     when others then
+        if private.is_passing(sqlstate) then
+            raise;
+        end if;
         get stacked diagnostics v_error = message_text;
         return v_error;
 end
@@ -4469,7 +4510,8 @@ grant execute on function
     private.inbox_fresh(private.inbox_payload[]), private.inbox_apply(private.inbox_event[]),
     private.inbox_obstacle(jsonb, uuid), private.inbox_log(jsonb[], uuid[], text[]),
     private.inbox_settle(jsonb, private.inbox_payload[], private.inbox_event[], private.inbox_message[]),
-    private.inbox_take(jsonb), private.inbox_take_alone(jsonb), private.forget_early_plans(),
+    private.inbox_take(jsonb), private.inbox_take_alone(jsonb), private.is_passing(text),
+    private.forget_early_plans(),
     private.account_tenant(text, text),
     private.inbox_reapply(jsonb), private.webhook_log_settle(public.webhook_logs, jsonb, text),
     public.webhook_receive(jsonb), public.webhook_replay(uuid, jsonb), public.webhook_retry(int)
@@ -5246,6 +5288,7 @@ create function private.inbox_touch(p_stored private.inbox_message[]) returns pr
 language plpgsql set search_path = '' as $$
 declare
     v_answered private.chat_ref[];
+    v_heard private.life_sign[];
 begin
     with touched as (
         update public.chats c
@@ -5285,9 +5328,17 @@ begin
             group by m.tenant_id, m.chat_id
         ) as t
         where c.tenant_id = t.tenant_id and c.id = t.chat_id
-        returning c.tenant_id, c.id, c.last_outbound_at >= c.last_inbound_at as is_answered
+        returning c.tenant_id, c.id, c.last_outbound_at >= c.last_inbound_at as is_answered,
+            case when c.block_state <> 'none' or c.reach_state <> 'ok' then t.inbound_at end as heard_at
     )
-    select array_agg((tenant_id, id)::private.chat_ref) into v_answered from touched where is_answered;
+    select
+        array_agg((tenant_id, id)::private.chat_ref) filter (where is_answered),
+        array_agg((tenant_id, id, heard_at, 'inbound')::private.life_sign) filter (where heard_at is not null)
+    into v_answered, v_heard
+    from touched;
+    if v_heard is not null then
+        perform private.signs_of_life(v_heard);
+    end if;
 
     perform private.conversations_touch(p_stored);
     return v_answered;
@@ -5397,6 +5448,34 @@ begin
 end
 $$;
 
+-- What these statuses tell of customers who were taken for blocked or unreachable, and of those who cannot be reached
+-- (how: unreachable).
+create function private.status_signs(p_events private.inbox_event[]) returns private.life_sign[]
+language plpgsql stable set search_path = '' as $$
+begin
+    return array(
+        select (e.tenant_id, m.chat_id, e.at, t.how)::private.life_sign
+        from unnest(p_events) e
+        cross join lateral (
+            select case e.body ->> 'status' when 'delivered' then 'delivered' when 'read' then 'read'
+                when 'played' then 'read' when 'failed' then 'unreachable' end as how
+        ) as t
+        cross join lateral (
+            select h.chat_id, h.number_id from public.messages h
+            where h.tenant_id = e.tenant_id and h.id = e.target_id and h.direction = 'outbound'
+            limit 1
+        ) as m
+        cross join lateral (
+            select c.block_state <> 'none' or c.reach_state <> 'ok' as is_marked from public.chats c
+            where c.tenant_id = e.tenant_id and c.id = m.chat_id
+            limit 1
+        ) as c
+        where case t.how when 'unreachable'
+            then private.is_unreachable(e.tenant_id, m.number_id, (e.body #>> '{error,code}')::int)
+            else t.how is not null and c.is_marked end);
+end
+$$;
+
 -- Statuses only move forwards, each keeps the time it was reported for, and a failure counts only while nothing
 -- says that the message arrived.
 create function private.inbox_statuses(p_events private.inbox_event[]) returns void
@@ -5405,13 +5484,16 @@ declare
     v_order text[] := array[
         'skipped', 'canceled', 'unknown', 'queued', 'sending', 'sent', 'failed', 'delivered', 'read', 'played'];
     v_sent private.sent[];
+    v_signs private.life_sign[] := private.status_signs(p_events);
 begin
-    -- an errand may open the chat's free entry point, and chats come before the outbox
+    -- an errand may open the chat's free entry point, a status may tell of a block; and chats come before the outbox
     perform from public.chats c
     join (
         select distinct d.tenant_id, d.chat_id
         from public.outbox d
         join unnest(p_events) e on e.tenant_id = d.tenant_id and e.target_id = d.message_id
+        union
+        select s.tenant_id, s.chat_id from unnest(v_signs) s
     ) as w on c.tenant_id = w.tenant_id and c.id = w.chat_id
     order by c.tenant_id, c.id
     for no key update of c;
@@ -5513,6 +5595,12 @@ begin
         select coalesce(s.expires_at >= f.free_entry_reply_by + interval '48 hours', true) as is_this_ad
     ) as w
     where c.tenant_id = f.tenant_id and c.id = f.id;
+
+    if cardinality(v_signs) > 0 then
+        perform private.signs_of_life(array(select s from unnest(v_signs) s where s.how <> 'unreachable'));
+        perform private.reach_judge(array(
+            select (s.tenant_id, s.chat_id)::private.chat_ref from unnest(v_signs) s where s.how = 'unreachable'));
+    end if;
 end
 $$;
 
@@ -5630,6 +5718,7 @@ $$;
 
 grant execute on function
     private.early_events_take(private.inbox_message[]), private.early_events_late(int),
+    private.status_signs(private.inbox_event[]),
     private.inbox_statuses(private.inbox_event[]), private.inbox_rewrite(private.inbox_event),
     private.inbox_react(private.inbox_event), private.inbox_changes(private.inbox_event[])
     to service_role;
@@ -6196,9 +6285,11 @@ language plpgsql set search_path = '' as $$
 declare
     v_chat public.chats;
     v_other public.chats;
+    v_over uuid;
 begin
     select * into v_chat from public.chats where tenant_id = p_tenant_id and id = p_chat_id;
     select * into v_other from public.chats where tenant_id = p_tenant_id and id = p_other_id;
+    v_over := case when v_other.last_inbound_at > v_chat.last_inbound_at then p_chat_id else p_other_id end;
 
     perform private.conversations_finish(p_tenant_id, array(
         select id from public.conversations
@@ -6221,6 +6312,9 @@ begin
     where a.tenant_id = p_tenant_id and a.subject = p_other_id::text and not exists (
         select from public.alerts b
         where b.tenant_id = p_tenant_id and b.kind = a.kind and b.subject = p_chat_id::text and b.resolved_at is null);
+    -- what the customer did last tells whether they have blocked us
+    perform private.blocks_clear(array[(p_tenant_id, v_over)::private.chat_ref], 'merged');
+    delete from public.unreachable_chats where tenant_id = p_tenant_id and chat_id = v_over;
     perform private.enrollments_join(
         (p_tenant_id, p_chat_id)::private.chat_ref, (p_tenant_id, p_other_id)::private.chat_ref);
     perform private.references_move('public.chats', p_tenant_id, p_other_id, p_chat_id);
@@ -6239,9 +6333,8 @@ begin
         referral = case when (v_other.referral_at, v_other.referral) > (v_chat.referral_at, v_chat.referral)
             or v_chat.referral_at is null then v_other.referral else v_chat.referral end,
         referral_at = greatest(v_chat.referral_at, v_other.referral_at),
-        -- what the customer did last tells whether they have blocked us
-        block_state = case when v_other.last_inbound_at > v_chat.last_inbound_at
-            then v_other.block_state else v_chat.block_state end,
+        block_state = case when v_over = p_chat_id then v_other.block_state else v_chat.block_state end,
+        reach_state = case when v_over = p_chat_id then v_other.reach_state else v_chat.reach_state end,
         thread_id = coalesce(v_chat.thread_id, v_other.thread_id),
         unread_count = v_chat.unread_count + v_other.unread_count
     where tenant_id = p_tenant_id and id = p_chat_id;
@@ -7911,7 +8004,8 @@ create type private.send_candidate as (
 -- May these be sent now, and what would it cost? The one place that knows. Verdicts: send, wait (until not_before, by
 -- private.clock(); then ask again), template (only as a template), manual (a person must decide), never. Every reason
 -- is in private.phrases, said in words; with the verdict send any but window_open, no_window and template is a
--- warning. is_forced overrides what a person may judge: a refusal of marketing, a block, a takeover, hours and quality;
+-- warning. is_forced overrides what a person may judge: a refusal of marketing, a block, unreachable customers, a
+-- takeover, hours and quality;
 -- the message goes out with that as its warning. Nobody overrides a refusal of all messages, what the provider would
 -- not deliver anyway, or the plan. Where only so many may go (plan, Meta's messaging limit), the first ones asked for
 -- get the places.
@@ -7942,7 +8036,7 @@ begin
                 where i.tenant_id = l.tenant_id and i.lead_id = l.id and i.kind = 'bsuid' and i.valid_to = 'infinity'
             ), '') end as prefix,
             l.timezone as lead_zone, l.opt_out_scope,
-            c.block_state, c.agent_paused_until > v_now as is_taken_over, c.window_expires_at,
+            c.block_state, c.reach_state, c.agent_paused_until > v_now as is_taken_over, c.window_expires_at,
             c.free_entry_until > v_now
                 -- the answer that opens it is free already
                 or c.free_entry_reply_by >= v_now
@@ -8020,6 +8114,7 @@ begin
                 when not p.is_forced and p.opt_out_scope = 'marketing'
                     and (p.is_bulk or p.is_template and p.category = 'marketing') then 'opted_out_of_marketing'
                 when not p.is_forced and p.is_bulk and p.block_state = 'confirmed' then 'blocked'
+                when not p.is_forced and p.is_bulk and p.reach_state = 'unreachable' then 'unreachable'
                 when not p.is_forced and p.purpose = 'reply' and p.is_taken_over then 'human_takeover'
                 when p.is_template and n.provider = 'whapi' then 'templates_unsupported'
                 when not p.is_template and w.is_open is not true then 'window_closed'
@@ -8042,6 +8137,7 @@ begin
                     and (p.purpose <> 'reply' or p.is_template and p.category = 'marketing')
                     then 'opted_out_of_marketing'
                 when p.purpose <> 'reply' and p.block_state = 'confirmed' then 'blocked'
+                when p.purpose <> 'reply' and p.reach_state = 'unreachable' then 'unreachable'
                 when p.purpose = 'reply' and p.is_taken_over then 'human_takeover'
                 when p.purpose <> 'reply' and p.block_state = 'probable' then 'probably_blocked'
                 when p.purpose <> 'reply' and n.is_low then 'quality_low'
@@ -8152,7 +8248,7 @@ begin
             when v.reason is null then 'send'
             when v.reason = 'window_closed' then case when r.purpose in ('reply', 'sequence') then 'manual'
                 else 'template' end
-            when v.reason in ('number_inactive', 'opted_out', 'opted_out_of_marketing', 'blocked', 'human_takeover',
+            when v.reason in ('number_inactive', 'opted_out', 'opted_out_of_marketing', 'blocked', 'unreachable', 'human_takeover',
                 'templates_unsupported', 'marketing_to_us') then 'never'
             -- a person who writes now does not mean next month
             when v.reason = 'plan_quota' and r.purpose = 'staff' then 'never'
@@ -8222,6 +8318,12 @@ insert into private.phrases (kind, reason, es, en, pt) values
     ('warning', 'probably_blocked', 'Atención: es probable que el cliente haya bloqueado este número',
         'Note that this customer has probably blocked the number',
         'Atenção: é provável que o cliente tenha bloqueado este número'),
+    ('reason', 'unreachable', 'WhatsApp no encuentra a este cliente: sus últimos mensajes no se pudieron entregar',
+        'WhatsApp cannot reach this customer: the last messages could not be delivered',
+        'O WhatsApp não encontra este cliente: as últimas mensagens não puderam ser entregues'),
+    ('warning', 'unreachable', 'Atención: WhatsApp no encontró a este cliente las últimas veces',
+        'Note that WhatsApp could not reach this customer the last times',
+        'Atenção: o WhatsApp não encontrou este cliente nas últimas vezes'),
     ('reason', 'human_takeover', 'Una persona atiende este chat; el agente calla',
         'A person has taken this chat over; the agent is silent',
         'Uma pessoa atende este chat; o agente fica em silêncio'),
@@ -9657,6 +9759,9 @@ begin
     where r.purpose not in ('reply', 'staff')
     group by r.tenant_id, r.number_id;
 
+    perform private.reach_judge(array(
+        select (r.tenant_id, r.chat_id)::private.chat_ref from unnest(p_results) r where r.outcome = 'unreachable'));
+
     if exists (select from unnest(p_results) r where r.outcome = 'opted_out') then
         perform private.consents_record(array(
             select (r.tenant_id, c.lead_id, 'opt_out', 'marketing', 'provider', r.error_message, v_now)::private.consent
@@ -9689,7 +9794,7 @@ grant execute on function
 create type private.send_request as (
     chat_id uuid, lead_id uuid, number_id uuid, type text, content text, template_id uuid, parameters jsonb,
     media jsonb, reply_to text, send_at timestamptz, is_forced boolean, expected_cost numeric, currency text,
-    idempotency_key text, reason text
+    idempotency_key text, reason text, pending_id uuid
 );
 
 -- The message as people see it, with what was decided about it.
@@ -10091,6 +10196,11 @@ begin
     v_chat := private.send_chat(v_tenant_id, p_request);
     if length(p_request.reason) > 500 then
         perform private.refuse('PT400', 'force_reason');
+    elsif p_request.pending_id is not null and not exists (
+        select from public.pending_manual p
+        where p.tenant_id = v_tenant_id and p.id = p_request.pending_id and p.chat_id = v_chat.id and p.status = 'open'
+    ) then
+        perform private.refuse('PT404', 'no_pending_manual');
     end if;
     v_message := private.send_compose(v_chat, p_request);
     v_decision := private.send_permit(v_chat, v_message, p_request);
@@ -10110,6 +10220,8 @@ begin
         forced_reason = case when v_decision ? 'is_forced' then nullif(btrim(p_request.reason), '') end
     where m.tenant_id = v_tenant_id and m.id = v_id;
     perform private.message_decided(v_tenant_id, v_id, v_decision);
+    perform private.manual_send_note(
+        v_tenant_id, v_chat.id, v_id, v_message.content, private.my_user_id(), p_request.pending_id);
     return private.message_shown(v_tenant_id, v_id);
 end
 $$;
@@ -10151,6 +10263,7 @@ begin
         perform private.refuse('PT409', 'not_queued', private.message_state(v_message),
             jsonb_build_object('status', v_message.status));
     end if;
+    perform private.pending_reopen(v_message.tenant_id, p_message_id);
     return private.message_shown(v_message.tenant_id, p_message_id);
 end
 $$;
@@ -10201,18 +10314,20 @@ grant execute on function private.message_send(private.send_request), private.me
 -- sticker: p_media {"link" | "id" | "media_id", "filename", "mime", "size"}, with p_content as its text. To p_chat_id,
 -- or to p_lead_id on p_number_id. p_send_at (ISO 8601, without an offset by the caller's clock) schedules it. p_force,
 -- with the cost that was shown, overrules what a person may overrule; p_reason: why, in their words. p_idempotency_key:
--- asking again with the same key answers with the same message.
+-- asking again with the same key answers with the same message. p_pending_id: the entry of pending_manual that is done
+-- with it; without one, an entry or a step of the chat that says much the same.
 create function public.message_send(
     p_chat_id uuid default null, p_type text default 'text', p_content text default null,
     p_template_id uuid default null, p_parameters jsonb default null, p_media jsonb default null,
     p_reply_to text default null, p_send_at text default null, p_force boolean default false,
     p_expected_cost numeric default null, p_currency text default null, p_idempotency_key text default null,
-    p_lead_id uuid default null, p_number_id uuid default null, p_reason text default null
+    p_lead_id uuid default null, p_number_id uuid default null, p_reason text default null,
+    p_pending_id uuid default null
 ) returns jsonb
 language sql set search_path = '' as $$
     select private.message_send((p_chat_id, p_lead_id, p_number_id, p_type, p_content, p_template_id, p_parameters,
         p_media, p_reply_to, private.moment_read(p_send_at), p_force, p_expected_cost, p_currency, p_idempotency_key,
-        p_reason)::private.send_request)
+        p_reason, p_pending_id)::private.send_request)
 $$;
 
 create function public.message_cancel(p_message_id uuid) returns jsonb
@@ -10226,7 +10341,7 @@ language sql set search_path = '' as $$
 $$;
 grant execute on function
     public.message_send(
-        uuid, text, text, uuid, jsonb, jsonb, text, text, boolean, numeric, text, text, uuid, uuid, text),
+        uuid, text, text, uuid, jsonb, jsonb, text, text, boolean, numeric, text, text, uuid, uuid, text, uuid),
     public.message_cancel(uuid), public.message_retry(uuid, boolean)
     to authenticated;
 
@@ -10540,25 +10655,8 @@ begin
 end
 $$;
 
--- The open entry of a chat that this text is; null: none, or it cannot be told which.
-create function private.pending_match(p_tenant_id uuid, p_chat_id uuid, p_text text) returns uuid
-language plpgsql stable set search_path = '' as $$
-begin
-    return (
-        select m.id
-        from (
-            select p.id, l.likeness, lead(l.likeness) over (order by l.likeness desc) as runner_up,
-                row_number() over (order by l.likeness desc) as place
-            from public.pending_manual p
-            cross join lateral private.text_likeness(p.text, p_text) as l (likeness)
-            where p.tenant_id = p_tenant_id and p.chat_id = p_chat_id and p.status = 'open'
-        ) as m
-        where m.place = 1 and m.likeness >= 0.65
-            and coalesce(m.runner_up < case m.likeness when 1 then 1 else m.likeness - 0.1 end, true));
-end
-$$;
-grant execute on function private.trigrams(text), private.plain_words(text), private.text_likeness(text, text),
-    private.pending_match(uuid, uuid, text) to service_role;
+grant execute on function private.trigrams(text), private.plain_words(text), private.text_likeness(text, text)
+    to service_role;
 
 
 -- sql/71_sequences.sql
@@ -11480,7 +11578,10 @@ begin
                         then private.span_of(p.window_margin_minutes) end,
                     'text', p.text, 'media', p.media || jsonb_build_object('type', p.type),
                     'template', case when t.id is not null then jsonb_build_object('name', t.name,
-                        'language', t.language, 'account', t.waba_id, 'parameters', p.parameters) end,
+                        'language', t.language, 'parameters', p.parameters, 'account', case when exists (
+                            select from public.message_templates o
+                            where o.tenant_id = t.tenant_id and o.name = t.name and o.language = t.language
+                                and o.waba_id <> t.waba_id and o.status <> 'deleted') then t.waba_id end) end,
                     'on_window_closed', p.on_window_closed) order by p.order_position)
                 from public.sequence_steps p
                 left join public.message_templates t on t.tenant_id = p.tenant_id and t.id = p.template_id
@@ -11508,18 +11609,19 @@ begin
 end
 $$;
 
--- Definer: people may not write sequences.
-create function private.sequence_set_active(p_sequence_id uuid, p_is_active boolean) returns public.sequences
-language plpgsql security definer set search_path = '' as $$
+-- Switch a sequence on or off: everybody in it goes on, or pauses. Answers with the sequence.
+create function private.sequence_switch(p_tenant_id uuid, p_sequence_id uuid, p_is_active boolean)
+returns public.sequences
+language plpgsql set search_path = '' as $$
 declare
-    v_sequence public.sequences := private.sequence_locked(private.require_admin(), p_sequence_id);
-    v_chats private.chat_ref[] := private.sequence_chats(v_sequence.tenant_id, p_sequence_id);
+    v_sequence public.sequences := private.sequence_locked(p_tenant_id, p_sequence_id);
+    v_chats private.chat_ref[] := private.sequence_chats(p_tenant_id, p_sequence_id);
 begin
-    if p_is_active is null then
-        perform private.refuse('PT400', 'sequence_switch');
+    if v_sequence.is_active = p_is_active then
+        return v_sequence;
     end if;
     update public.sequences set is_active = p_is_active
-    where tenant_id = v_sequence.tenant_id and id = p_sequence_id
+    where tenant_id = p_tenant_id and id = p_sequence_id
     returning * into v_sequence;
     if p_is_active then
         perform private.enrollments_release(v_chats, 'sequence_inactive');
@@ -11530,18 +11632,37 @@ begin
 end
 $$;
 
+-- Delete a sequence: everybody in it stops, its history stays.
+create function private.sequence_remove(p_tenant_id uuid, p_sequence_id uuid) returns void
+language plpgsql set search_path = '' as $$
+begin
+    perform private.sequence_locked(p_tenant_id, p_sequence_id);
+    update public.sequences set is_active = false, deleted_at = private.clock()
+    where tenant_id = p_tenant_id and id = p_sequence_id;
+    delete from public.sequence_triggers where tenant_id = p_tenant_id and sequence_id = p_sequence_id;
+    perform private.enrollments_end(
+        private.sequence_chats(p_tenant_id, p_sequence_id), 'stopped', 'sequence_deleted');
+end
+$$;
+
 -- Definer: people may not write sequences.
-create function private.sequence_delete(p_sequence_id uuid) returns void
+create function private.sequence_set_active(p_sequence_id uuid, p_is_active boolean) returns public.sequences
 language plpgsql security definer set search_path = '' as $$
 declare
     v_tenant_id uuid := private.require_admin();
 begin
-    perform private.sequence_locked(v_tenant_id, p_sequence_id);
-    update public.sequences set is_active = false, deleted_at = private.clock()
-    where tenant_id = v_tenant_id and id = p_sequence_id;
-    delete from public.sequence_triggers where tenant_id = v_tenant_id and sequence_id = p_sequence_id;
-    perform private.enrollments_end(
-        private.sequence_chats(v_tenant_id, p_sequence_id), 'stopped', 'sequence_deleted');
+    if p_is_active is null then
+        perform private.refuse('PT400', 'sequence_switch');
+    end if;
+    return private.sequence_switch(v_tenant_id, p_sequence_id, p_is_active);
+end
+$$;
+
+-- Definer: people may not write sequences.
+create function private.sequence_delete(p_sequence_id uuid) returns void
+language plpgsql security definer set search_path = '' as $$
+begin
+    perform private.sequence_remove(private.require_admin(), p_sequence_id);
 end
 $$;
 
@@ -11565,7 +11686,17 @@ $$;
 
 grant execute on function private.placeholder_names(), private.placeholder_fault(text),
     private.placeholders_fill(text, jsonb, boolean),
-    private.placeholder_values(public.customer_leads, public.whatsapp_numbers, text) to service_role;
+    private.placeholder_values(public.customer_leads, public.whatsapp_numbers, text),
+    private.json_fault(jsonb, text, int, int, text[]), private.span_minutes(jsonb), private.json_items(jsonb),
+    private.sequence_head_faults(jsonb), private.sequence_step_faults(jsonb), private.template_meant(uuid, jsonb),
+    private.sequence_template_faults(uuid, jsonb), private.sequence_check(uuid, jsonb), private.json_words(jsonb),
+    private.sequence_steps_of(uuid, uuid, int, jsonb), private.sequence_row_of(public.sequences, jsonb),
+    private.sequence_locked(uuid, uuid), private.sequence_save(uuid, uuid, jsonb, uuid),
+    private.sequence_steps_publish(public.sequences, jsonb, uuid),
+    private.sequence_triggers_set(public.sequences, jsonb), private.span_of(int),
+    private.sequence_document(uuid, uuid), private.sequence_chats(uuid, uuid),
+    private.sequence_switch(uuid, uuid, boolean), private.sequence_remove(uuid, uuid)
+    to service_role;
 grant execute on function private.sequence_edit(uuid, jsonb), private.sequence_set_active(uuid, boolean),
     private.sequence_delete(uuid), public.sequence_save(jsonb, uuid), public.sequence_set_active(uuid, boolean),
     public.sequence_delete(uuid) to authenticated;
@@ -12520,44 +12651,195 @@ $$;
 
 -- People: what they send by hand needs no machine, nor anybody else, to be sent again.
 
--- Steps that waited for a person, whose entries have ended: what became of them, and with which message. The next
--- step counts from now where nothing of the sequence has happened since.
+-- Steps that waited for a person, whose entries have ended: what became of them, and with which message. The step
+-- after it counts its delay from when it really went.
 create function private.steps_dealt_with(p_entries public.pending_manual[]) returns void
 language plpgsql set search_path = '' as $$
 begin
-    update public.sequence_history h
-    set outcome = case e.status when 'done' then 'done' else 'skipped' end,
-        reason = case when e.status = 'dismissed' then 'dismissed' when e.done_by is null then 'phone' else 'staff' end,
-        message_id = coalesce(e.message_id, h.message_id), at = e.done_at
-    from unnest(p_entries) e
-    where e.source = 'sequence' and h.tenant_id = e.tenant_id and h.pending_manual_id = e.id and h.outcome = 'manual';
+    with ended as (
+        update public.sequence_history h
+        set outcome = case e.status when 'done' then 'done' else 'skipped' end,
+            reason = case when e.status = 'dismissed' then 'dismissed' when e.done_by is null then 'phone'
+                else 'staff' end,
+            message_id = coalesce(e.message_id, h.message_id), at = e.done_at
+        from unnest(p_entries) e
+        where e.source = 'sequence' and h.tenant_id = e.tenant_id and h.pending_manual_id = e.id
+            and h.outcome = 'manual'
+        returning h.tenant_id, h.enrollment_id, h.position, h.outcome, h.at, e.message_id
+    )
+    update public.sequence_enrollments n
+    set last_step_at = e.at, last_message_id = e.message_id
+    from ended e
+    where e.outcome = 'done' and n.tenant_id = e.tenant_id and n.id = e.enrollment_id and n.position = e.position + 1
+        and n.status in ('active', 'paused');
 end
 $$;
 
--- What was just written on the phone ends the entries that it was.
-create function private.manual_sends_note(p_stored private.inbox_message[]) returns void
+-- Past the step that an enrollment would run next: p_outcome done (with what a person sent instead) or skipped. The
+-- step after it counts from now; after the last one the enrollment is completed.
+create function private.step_past(
+    p_enrollment public.sequence_enrollments, p_outcome text, p_reason text, p_message_id uuid
+) returns void
 language plpgsql set search_path = '' as $$
 declare
-    v_done private.pending_end[];
+    v_now timestamptz := private.clock();
+    v_due_at timestamptz := (private.steps_due(array[(p_enrollment.tenant_id, p_enrollment.chat_id,
+        p_enrollment.sequence_id, p_enrollment.version, p_enrollment.position + 1, v_now)::private.step_ask]))[1];
 begin
-    select array_agg(distinct (m.tenant_id, p.id, m.message_id, null)::private.pending_end)
-    into v_done
-    from unnest(p_stored) m
-    cross join lateral (
-        select o.chat_id from public.pending_manual o
-        where o.tenant_id = m.tenant_id and o.chat_id = m.chat_id and o.status = 'open'
-        limit 1
-    ) as waits
-    cross join lateral private.pending_match(m.tenant_id, m.chat_id, m.body ->> 'text') as p (id)
-    where m.kind = 'echo' and m.is_live and p.id is not null;
-    if v_done is not null then
-        perform private.pendings_end(v_done, 'done');
+    insert into public.sequence_history (tenant_id, enrollment_id, step_key, sequence_id, version, position, outcome,
+        reason, message_id, planned_at, at)
+    select s.tenant_id, p_enrollment.id, s.key, s.sequence_id, s.version, s.order_position, p_outcome, p_reason,
+        p_message_id, p_enrollment.next_run_at, v_now
+    from public.sequence_steps s
+    where s.tenant_id = p_enrollment.tenant_id and s.sequence_id = p_enrollment.sequence_id
+        and s.version = p_enrollment.version and s.order_position = p_enrollment.position
+    on conflict on constraint sequence_history_pkey do nothing;
+    update public.sequence_enrollments e
+    set position = e.position + 1, next_run_at = coalesce(v_due_at, e.next_run_at), waits_for = null,
+        last_step_at = v_now, last_message_id = p_message_id,
+        status = case when v_due_at is null then 'completed' else e.status end,
+        reason = case when v_due_at is null then 'done' else e.reason end,
+        changed_at = case when v_due_at is null then v_now else e.changed_at end
+    where e.tenant_id = p_enrollment.tenant_id and e.id = p_enrollment.id;
+end
+$$;
+
+-- A step that waits in the outbox is not sent by us any more: a person has sent it, as that message.
+create function private.step_overtaken(p_tenant_id uuid, p_queued_id uuid, p_reason text, p_message_id uuid)
+returns void
+language plpgsql set search_path = '' as $$
+begin
+    if cardinality(private.outbox_cancel(p_tenant_id, array[p_queued_id])) = 0 then
+        return;
+    end if;
+    update public.sequence_history h
+    set outcome = 'done', reason = p_reason, message_id = p_message_id, at = (select private.clock())
+    where h.tenant_id = p_tenant_id and h.message_id = p_queued_id;
+    update public.sequence_enrollments e set last_message_id = p_message_id
+    where e.tenant_id = p_tenant_id and e.last_message_id = p_queued_id;
+end
+$$;
+
+-- What of a chat waits to be sent: entries of the queue (pending), steps in the outbox that nobody has begun to send
+-- (queued: the message), and the step that comes next (next: the enrollment).
+create function private.sends_waiting(p_tenant_id uuid, p_chat_id uuid) returns table (kind text, id uuid, words text)
+language plpgsql stable rows 2 set search_path = '' as $$
+begin
+    return query
+    select 'pending', p.id, coalesce(nullif(m.content, ''), p.text)
+    from public.pending_manual p
+    left join public.sequence_history h on h.tenant_id = p.tenant_id and h.pending_manual_id = p.id
+    left join public.messages m on m.tenant_id = h.tenant_id and m.id = h.message_id
+    where p.tenant_id = p_tenant_id and p.chat_id = p_chat_id and p.status = 'open'
+    union all
+    select 'queued', m.id, m.content
+    from public.outbox o
+    join public.messages m on m.tenant_id = o.tenant_id and m.id = o.message_id
+    where o.tenant_id = p_tenant_id and o.chat_id = p_chat_id and o.purpose = 'sequence' and o.state = 'queued'
+    union all
+    select 'next', e.id, private.step_text(s, l, n, b.business_name)
+    from public.sequence_enrollments e
+    join public.sequence_steps s on s.tenant_id = e.tenant_id and s.sequence_id = e.sequence_id
+        and s.version = e.version and s.order_position = e.position
+    join public.chats c on c.tenant_id = e.tenant_id and c.id = e.chat_id
+    join public.customer_leads l on l.tenant_id = c.tenant_id and l.id = c.lead_id
+    join public.whatsapp_numbers n on n.tenant_id = c.tenant_id and n.id = c.number_id
+    join public.tenant_settings b on b.tenant_id = e.tenant_id
+    where e.tenant_id = p_tenant_id and e.chat_id = p_chat_id and e.status in ('active', 'paused');
+end
+$$;
+
+-- Which of these a text is; none: nothing is like it, or it cannot be told which.
+create function private.send_meant(p_tenant_id uuid, p_chat_id uuid, p_text text) returns table (kind text, id uuid)
+language plpgsql stable rows 1 set search_path = '' as $$
+begin
+    return query
+    select m.kind, m.id
+    from (
+        select w.kind, w.id, l.likeness, lead(l.likeness) over (order by l.likeness desc) as runner_up,
+            row_number() over (order by l.likeness desc) as place
+        from private.sends_waiting(p_tenant_id, p_chat_id) w
+        cross join lateral private.text_likeness(w.words, p_text) as l (likeness)
+        where l.likeness is not null
+    ) as m
+    where m.place = 1 and m.likeness >= 0.65
+        and coalesce(m.runner_up < case m.likeness when 1 then 1 else m.likeness - 0.1 end, true);
+end
+$$;
+
+-- A person has sent a message, p_done_by or somebody on the phone: what of its chat waits and is like it, or is
+-- p_pending_id, is done.
+create function private.manual_send_note(
+    p_tenant_id uuid, p_chat_id uuid, p_message_id uuid, p_text text, p_done_by uuid, p_pending_id uuid default null
+) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_reason text := case when p_done_by is null then 'phone' else 'staff' end;
+    v_meant record;
+begin
+    if p_pending_id is not null then
+        select 'pending' as kind, p_pending_id as id into v_meant;
+    else
+        select * into v_meant from private.send_meant(p_tenant_id, p_chat_id, p_text);
+    end if;
+    if v_meant.kind = 'pending' then
+        perform private.pendings_end(
+            array[(p_tenant_id, v_meant.id, p_message_id, p_done_by)::private.pending_end], 'done');
+    elsif v_meant.kind = 'queued' then
+        perform private.step_overtaken(p_tenant_id, v_meant.id, v_reason, p_message_id);
+    elsif v_meant.kind = 'next' then
+        perform private.step_past(e, 'done', v_reason, p_message_id)
+        from private.enrollments_live(array[(p_tenant_id, p_chat_id)::private.chat_ref]) e;
     end if;
 end
 $$;
+
+-- The same for what was just written on phones. Chats for which nothing waits cost three looks into indexes, and only
+-- when somebody wrote on a phone.
+create function private.manual_sends_note(p_stored private.inbox_message[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    perform private.manual_send_note(m.tenant_id, m.chat_id, m.message_id, m.body ->> 'text', null)
+    from unnest(p_stored) m
+    -- what took the place of a queued message has no conversation here: that message was meant
+    where m.kind = 'echo' and m.is_live and m.conversation_id is not null and m.body ->> 'text' <> '' and (
+        exists (
+            select from public.pending_manual p
+            where p.tenant_id = m.tenant_id and p.chat_id = m.chat_id and p.status = 'open')
+        or exists (
+            select from public.sequence_enrollments e
+            where e.tenant_id = m.tenant_id and e.chat_id = m.chat_id and e.status in ('active', 'paused'))
+        or exists (
+            select from public.outbox o
+            where o.tenant_id = m.tenant_id and o.chat_id = m.chat_id and o.purpose = 'sequence'
+                and o.state = 'queued'))
+    order by m.at, m.message_id;
+end
+$$;
+
+-- A message that had ended an entry was canceled before it went out: the entry waits again.
+create function private.pending_reopen(p_tenant_id uuid, p_message_id uuid) returns void
+language plpgsql set search_path = '' as $$
+begin
+    with reopened as (
+        update public.pending_manual p
+        set status = 'open', sent_manually = false, done_at = null, done_by = null, message_id = null
+        where p.tenant_id = p_tenant_id and p.message_id = p_message_id
+        returning p.id
+    )
+    update public.sequence_history h
+    set outcome = 'manual', reason = 'canceled', message_id = null
+    from reopened r
+    where h.tenant_id = p_tenant_id and h.pending_manual_id = r.id;
+end
+$$;
+
 grant execute on function private.sequences_replied(private.inbox_message[]), private.sequences_resume(),
-    private.steps_dealt_with(public.pending_manual[]), private.manual_sends_note(private.inbox_message[])
-    to service_role;
+    private.steps_dealt_with(public.pending_manual[]),
+    private.step_past(public.sequence_enrollments, text, text, uuid),
+    private.step_overtaken(uuid, uuid, text, uuid), private.sends_waiting(uuid, uuid),
+    private.send_meant(uuid, uuid, text), private.manual_send_note(uuid, uuid, uuid, text, uuid, uuid),
+    private.manual_sends_note(private.inbox_message[]), private.pending_reopen(uuid, uuid) to service_role;
 
 -- The queue as a person works through it: the urgent first, then the oldest. wa_link: for the phone that the customer
 -- has now; null where none is known. of_type and media: of a step that is more than a text.
@@ -12611,6 +12893,207 @@ $$;
 grant execute on function private.lead_phone_now(uuid, uuid, text), public.pending_manual_list(int, text)
     to authenticated;
 
+-- Send an entry of the queue as it stands, with the file of its step, through message_send(): refused, scheduled and
+-- forced like any message of staff. p_template_id: send that instead, where the window is closed.
+create function public.pending_manual_send(
+    p_id uuid, p_content text default null, p_template_id uuid default null, p_parameters jsonb default null,
+    p_force boolean default false, p_expected_cost numeric default null, p_currency text default null,
+    p_idempotency_key text default null, p_reason text default null
+) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+    v_entry record;
+begin
+    -- an answer that got lost is asked for again when the entry is no longer open
+    select p.chat_id, coalesce(p_content, case when s.media is null then p.text else s.words end) as content,
+        case when p_template_id is not null then 'template' when s.media is null then 'text' else s.type end as type,
+        s.media
+    into v_entry
+    from public.pending_manual p
+    left join lateral (
+        select t.type, t.media, m.content as words
+        from public.sequence_history h
+        join public.sequence_steps t on t.tenant_id = h.tenant_id and t.sequence_id = h.sequence_id
+            and t.version = h.version and t.key = h.step_key
+        left join public.messages m on m.tenant_id = h.tenant_id and m.id = h.message_id
+        where h.tenant_id = p.tenant_id and h.pending_manual_id = p.id
+        limit 1
+    ) as s on true
+    where p.tenant_id = private.require_staff() and p.id = p_id;
+    if not found then
+        perform private.refuse('PT404', 'no_pending_manual');
+    end if;
+    return private.message_send((v_entry.chat_id, null, null, v_entry.type,
+        case when p_template_id is null then v_entry.content end, p_template_id, p_parameters,
+        case when p_template_id is null then v_entry.media end, null, null, p_force, p_expected_cost, p_currency,
+        p_idempotency_key, p_reason, p_id)::private.send_request);
+end
+$$;
+grant execute on function
+    public.pending_manual_send(uuid, text, uuid, jsonb, boolean, numeric, text, text, text) to authenticated;
+
+-- Staff and enrollments. Each answers with the enrollment as it is then; who did it is in audit_log.
+
+-- An enrollment of the caller's business, with its chat locked; refused when it is over, unless that does not matter.
+create function private.enrollment_locked(p_id uuid, p_may_be_over boolean default false)
+returns public.sequence_enrollments
+language plpgsql set search_path = '' as $$
+declare
+    v_tenant_id uuid := private.require_user();
+    v_enrollment public.sequence_enrollments;
+begin
+    perform from public.chats c
+    where c.tenant_id = v_tenant_id and c.id = (
+        select e.chat_id from public.sequence_enrollments e where e.tenant_id = v_tenant_id and e.id = p_id)
+    for no key update;
+    select * into v_enrollment from public.sequence_enrollments e where e.tenant_id = v_tenant_id and e.id = p_id
+    for no key update;
+    if not found then
+        perform private.refuse('PT404', 'no_enrollment');
+    elsif v_enrollment.status not in ('active', 'paused') and not p_may_be_over then
+        perform private.refuse('PT409', 'enrollment_over', jsonb_build_object('status', v_enrollment.status),
+            jsonb_build_object('status', v_enrollment.status));
+    end if;
+    return v_enrollment;
+end
+$$;
+
+-- Note what a person did, and answer with the enrollment as it is now.
+create function private.enrollment_noted(p_action text, p_was public.sequence_enrollments)
+returns public.sequence_enrollments
+language plpgsql set search_path = '' as $$
+declare
+    v_now public.sequence_enrollments;
+begin
+    select * into v_now from public.sequence_enrollments e where e.tenant_id = p_was.tenant_id and e.id = p_was.id;
+    perform private.audit(p_was.tenant_id, p_action, 'sequence_enrollments', p_was.id,
+        p_before => jsonb_build_object('status', p_was.status, 'reason', p_was.reason, 'position', p_was.position),
+        p_after => jsonb_build_object('status', v_now.status, 'reason', v_now.reason, 'position', v_now.position));
+    return v_now;
+end
+$$;
+
+-- A person's word holds whatever it was paused for before: neither silence nor anything else resumes it.
+create function private.enrollment_pause(p_id uuid) returns public.sequence_enrollments
+language plpgsql security definer set search_path = '' as $$
+declare
+    v_was public.sequence_enrollments := private.enrollment_locked(p_id);
+begin
+    perform private.enrollments_hold(array[(v_was.tenant_id, v_was.chat_id)::private.chat_ref], 'staff');
+    update public.sequence_enrollments e set reason = 'staff'
+    where e.tenant_id = v_was.tenant_id and e.id = p_id and e.reason <> 'staff';
+    return private.enrollment_noted('enrollment_pause', v_was);
+end
+$$;
+
+create function private.enrollment_resume(p_id uuid) returns public.sequence_enrollments
+language plpgsql security definer set search_path = '' as $$
+declare
+    v_was public.sequence_enrollments := private.enrollment_locked(p_id);
+begin
+    if v_was.status = 'active' then
+        return v_was;
+    elsif not exists (
+        select from public.sequences s where s.tenant_id = v_was.tenant_id and s.id = v_was.sequence_id and s.is_active
+    ) then
+        perform private.refuse('PT409', 'sequence_inactive');
+    end if;
+    perform private.enrollments_release(array[(v_was.tenant_id, v_was.chat_id)::private.chat_ref], v_was.reason);
+    return private.enrollment_noted('enrollment_resume', v_was);
+end
+$$;
+
+create function private.enrollment_stop(p_id uuid) returns public.sequence_enrollments
+language plpgsql security definer set search_path = '' as $$
+declare
+    v_was public.sequence_enrollments := private.enrollment_locked(p_id);
+begin
+    perform private.enrollments_end(array[(v_was.tenant_id, v_was.chat_id)::private.chat_ref], 'stopped', 'staff');
+    return private.enrollment_noted('enrollment_stop', v_was);
+end
+$$;
+
+create function private.enrollment_skip(p_id uuid) returns public.sequence_enrollments
+language plpgsql security definer set search_path = '' as $$
+declare
+    v_was public.sequence_enrollments := private.enrollment_locked(p_id);
+begin
+    perform private.step_past(v_was, 'skipped', 'staff', null);
+    return private.enrollment_noted('enrollment_skip', v_was);
+end
+$$;
+
+-- History is never run again: a new enrollment begins, in the version of today.
+create function private.enrollment_restart(p_id uuid) returns public.sequence_enrollments
+language plpgsql security definer set search_path = '' as $$
+declare
+    v_was public.sequence_enrollments := private.enrollment_locked(p_id, p_may_be_over => true);
+    v_obstacle text;
+    v_new public.sequence_enrollments;
+begin
+    if v_was.status in ('active', 'paused') then
+        perform private.enrollments_end(
+            array[(v_was.tenant_id, v_was.chat_id)::private.chat_ref], 'stopped', 'restarted');
+    end if;
+    v_obstacle := (private.enrollments_add(array[(v_was.tenant_id, v_was.sequence_id, (
+        select c.lead_id from public.chats c where c.tenant_id = v_was.tenant_id and c.id = v_was.chat_id
+    ), v_was.chat_id, 'staff', private.my_user_id(), true)::private.enrollment_ask]))[1];
+    if v_obstacle is not null then
+        perform private.refuse('PT409', 'no_restart', jsonb_build_object('obstacle', v_obstacle),
+            jsonb_build_object('obstacle', v_obstacle));
+    end if;
+    select * into v_new from public.sequence_enrollments e
+    where e.tenant_id = v_was.tenant_id and e.chat_id = v_was.chat_id and e.status in ('active', 'paused');
+    return private.enrollment_noted('enrollment_restart', v_new);
+end
+$$;
+
+create function public.enrollment_pause(p_enrollment_id uuid) returns public.sequence_enrollments
+language sql set search_path = '' as $$
+    select private.enrollment_pause(p_enrollment_id)
+$$;
+create function public.enrollment_resume(p_enrollment_id uuid) returns public.sequence_enrollments
+language sql set search_path = '' as $$
+    select private.enrollment_resume(p_enrollment_id)
+$$;
+-- Past the step that comes next, whose successor counts from now.
+create function public.enrollment_skip(p_enrollment_id uuid) returns public.sequence_enrollments
+language sql set search_path = '' as $$
+    select private.enrollment_skip(p_enrollment_id)
+$$;
+-- From the first step, in a new enrollment: the answer. The old one ends.
+create function public.enrollment_restart(p_enrollment_id uuid) returns public.sequence_enrollments
+language sql set search_path = '' as $$
+    select private.enrollment_restart(p_enrollment_id)
+$$;
+create function public.enrollment_stop(p_enrollment_id uuid) returns public.sequence_enrollments
+language sql set search_path = '' as $$
+    select private.enrollment_stop(p_enrollment_id)
+$$;
+grant execute on function
+    private.enrollment_pause(uuid), private.enrollment_resume(uuid), private.enrollment_skip(uuid),
+    private.enrollment_restart(uuid), private.enrollment_stop(uuid), public.enrollment_pause(uuid),
+    public.enrollment_resume(uuid), public.enrollment_skip(uuid), public.enrollment_restart(uuid),
+    public.enrollment_stop(uuid)
+    to authenticated;
+
+insert into private.phrases (kind, reason, es, en, pt) values
+    ('refusal', 'no_enrollment', 'No hay tal inscripción.', 'There is no such enrollment.', 'Não há tal inscrição.'),
+    ('hint', 'no_enrollment', 'Tome su id de sequence_enrollments.', 'Read its id from sequence_enrollments.',
+        'Leia o seu id em sequence_enrollments.'),
+    ('refusal', 'enrollment_over', 'Esta inscripción ya terminó: está {status}.',
+        'This enrollment is over: it is {status}.', 'Esta inscrição já terminou: está {status}.'),
+    ('hint', 'enrollment_over', 'Para empezar de nuevo use enrollment_restart().',
+        'Use enrollment_restart() to begin anew.', 'Para começar de novo use enrollment_restart().'),
+    ('refusal', 'sequence_inactive', 'Esta secuencia está desactivada.', 'This sequence is switched off.',
+        'Esta sequência está desativada.'),
+    ('hint', 'sequence_inactive', 'Un administrador la activa con sequence_set_active().',
+        'An admin switches it on with sequence_set_active().', 'Um administrador a ativa com sequence_set_active().'),
+    ('refusal', 'no_restart', 'No puede empezar de nuevo: {obstacle}.', 'It cannot begin anew: {obstacle}.',
+        'Não pode começar de novo: {obstacle}.'),
+    ('hint', 'no_restart', 'Los motivos son los de sequence_enroll().', 'The reasons are those of sequence_enroll().',
+        'Os motivos são os de sequence_enroll().');
+
 
 -- sql/75_delivery_health.sql
 
@@ -12660,14 +13143,31 @@ insert into public.alert_kinds (kind, subject, meaning, texts) values
         '{"es": "Un cliente espera y no hay agente que le responda."}'),
     ('reply_failed', 'chat', 'The agent could not answer.',
         '{"es": "El agente no pudo responder a un cliente."}'),
+    ('deliveries_missing', 'number',
+        'Hardly anything this number sends is reported as delivered: nobody is taken for having blocked it.',
+        '{"es": "Casi nada de lo que envía este número llega. Mientras dure, no se detectan bloqueos."}'),
+    ('customers_blocked', 'number', 'Customers seem to have blocked the number; each is in delivery_issues.',
+        '{"es": "Parece que hay clientes que bloquearon este número. Míralos en los problemas de entrega."}'),
     ('account_warning', 'account', 'The provider warns about the account, restricts or judges it.',
         '{"es": "WhatsApp avisa de un problema con la cuenta. Mira los detalles en el administrador de Meta."}'),
     ('number_name_refused', 'number', 'The name that customers see was refused.',
         '{"es": "WhatsApp rechazó el nombre visible de este número."}'),
     ('number_silent', 'number', 'A number that usually receives messages at this time has received none.',
         '{"es": "Este número suele recibir mensajes a estas horas y no llega ninguno. Revisa su conexión."}'),
+    ('failure_spike', 'number', 'Far more of its messages fail than usually do; details has the shares.',
+        '{"es": "Fallan muchos más mensajes de este número que de costumbre. Mira los errores en su estado."}'),
+    ('delivery_drop', 'number', 'Far fewer of its messages arrive than usually do, an hour after they were sent.',
+        '{"es": "Llegan muchos menos mensajes de este número que de costumbre."}'),
+    ('read_drop', 'number', 'Far fewer of its delivered messages are read than usually are.',
+        '{"es": "Los clientes leen muchos menos mensajes de este número que de costumbre."}'),
+    ('quality_low', 'number', 'Meta judges its quality YELLOW: at RED its bulk rests.',
+        '{"es": "La calidad de este número bajó: hay clientes que lo bloquean o denuncian. Envía con más cuidado."}'),
+    ('queue_late', 'number', 'Messages that should have gone out wait, though nothing is known that stops them.',
+        '{"es": "Hay mensajes de este número que deberían haber salido y siguen en cola."}'),
     ('provider_problem', 'number', 'The provider reports a problem with the number.',
         '{"es": "El proveedor informa de un problema con este número."}'),
+    ('model_barred', 'job', 'The model''s provider wants money, or does not know our key; the job waits.',
+        '{"es": "El proveedor del modelo de IA no acepta consultas; el análisis o los seguimientos esperan."}'),
     ('delivery_lost', 'message', 'A delivery of the provider could not be applied, and is not tried any more.',
         '{"es": "Algo que envió el proveedor no se pudo guardar. Se puede reintentar desde el registro."}');
 
@@ -12805,6 +13305,850 @@ language sql set search_path = '' as $$
     select private.alert_resolve(p_alert_id)
 $$;
 grant execute on function private.alert_resolve(uuid), public.alert_resolve(uuid) to authenticated;
+
+
+-- sql/76_blocks.sql
+
+-- Blocks: customers whom nothing reaches any more. WhatsApp never says that somebody has blocked a number; it shows in
+-- messages that stay "sent" for days, one after the other, while others of the number arrive.
+--
+-- What speaks for a block: a message that was sent through us at least tenant_settings.block_after_hours ago, nothing
+-- heard of it since. What speaks against all that were sent before it: a message that is delivered, read or played, or
+-- anything from the customer. What failed, was skipped or is unknown says nothing either way, nor does what was
+-- written on the phone, of which not every provider tells what became. A month of undelivered messages is looked at.
+
+-- delivery_issues: each time a chat was taken for blocked, what for, and how that ended.
+create table public.delivery_issues (
+    tenant_id uuid,
+    id uuid default private.uuid7(),
+    chat_id uuid not null,
+    level text not null,
+    probability smallint not null generated always as (case level when 'confirmed' then 99 else 95 end) stored,
+    cause text not null,
+    message_count int not null,
+    first_message_id uuid,
+    last_message_id uuid,
+    first_at timestamptz not null,
+    last_at timestamptz not null,
+    after_hours int not null,
+    after_count int not null,
+    opened_at timestamptz not null,
+    confirmed_at timestamptz,
+    resolved_at timestamptz,
+    resolved_how text,
+    resolved_by uuid,
+    note text,
+    constraint delivery_issues_pkey primary key (tenant_id, id),
+    constraint delivery_issues_chat_id_fkey foreign key (tenant_id, chat_id) references public.chats (tenant_id, id)
+        on delete cascade,
+    constraint delivery_issues_first_message_id_fkey foreign key (tenant_id, first_message_id)
+        references public.messages (tenant_id, id) on delete set null (first_message_id),
+    constraint delivery_issues_last_message_id_fkey foreign key (tenant_id, last_message_id)
+        references public.messages (tenant_id, id) on delete set null (last_message_id),
+    constraint delivery_issues_resolved_by_fkey foreign key (tenant_id, resolved_by)
+        references public.users (tenant_id, id),
+    constraint delivery_issues_level_check check (level in ('probable', 'confirmed')),
+    constraint delivery_issues_cause_check check (cause in (
+        'likely_block', 'never_delivered', 'phone_off', 'unreachable')),
+    constraint delivery_issues_resolved_how_check check (resolved_how in (
+        'delivered', 'read', 'inbound', 'reactivated', 'merged')),
+    constraint delivery_issues_resolved_at_check check ((resolved_at is null) = (resolved_how is null))
+);
+comment on table public.delivery_issues is
+    'Chats that were taken for blocked: one open row each. chats.block_state says what holds now.';
+comment on column public.delivery_issues.probability is 'Percent.';
+comment on column public.delivery_issues.cause is
+    'likely_block: it used to arrive, and to others it still does. never_delivered: nothing ever arrived there, so it '
+    'may as well be a phone without WhatsApp. phone_off: the customer was away like this before and came back, or is '
+    'as silent on other numbers of ours: it may well be that again. unreachable: the provider also refused some of '
+    'it. The last two are never more than probable.';
+comment on column public.delivery_issues.first_at is 'When the first of message_count undelivered messages was sent.';
+comment on column public.delivery_issues.after_count is
+    'The threshold that was reached, of messages that are after_hours old.';
+comment on column public.delivery_issues.resolved_how is
+    'delivered, read, inbound: the customer was reached or wrote, so it was no block or is none any more; reactivated: '
+    'staff said so; merged: the chat was joined with another.';
+comment on column public.delivery_issues.note is 'pii: why it was reactivated';
+
+create unique index delivery_issues_tenant_id_chat_id_open_key
+    on public.delivery_issues (tenant_id, chat_id) where resolved_at is null;
+create index delivery_issues_tenant_id_chat_id_idx on public.delivery_issues (tenant_id, chat_id, opened_at desc);
+create index delivery_issues_tenant_id_first_message_id_idx
+    on public.delivery_issues (tenant_id, first_message_id) where first_message_id is not null;
+create index delivery_issues_tenant_id_last_message_id_idx
+    on public.delivery_issues (tenant_id, last_message_id) where last_message_id is not null;
+create index delivery_issues_tenant_id_resolved_by_idx
+    on public.delivery_issues (tenant_id, resolved_by) where resolved_by is not null;
+
+alter table public.delivery_issues enable row level security;
+grant select on public.delivery_issues to authenticated;
+grant select, insert, update, delete on public.delivery_issues to service_role;
+create policy delivery_issues_select_member on public.delivery_issues for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+
+-- A message that speaks for a block.
+create type private.undelivered as (
+    tenant_id uuid, chat_id uuid, number_id uuid, message_id uuid, at timestamptz
+);
+
+-- A message that does not, because hardly anything of its number arrived then: between since and until.
+create type private.spared as (
+    tenant_id uuid, chat_id uuid, number_id uuid, message_id uuid, since timestamptz, until timestamptz
+);
+
+-- Chats that may have to be marked: enough messages in them are old enough and undelivered. Reads nothing else.
+create function private.blocks_suspected() returns private.chat_ref[]
+language plpgsql stable set search_path = '' as $$
+declare
+    v_now timestamptz := private.clock();
+begin
+    return array(
+        select (s.tenant_id, u.chat_id)::private.chat_ref
+        from public.tenant_settings s
+        cross join lateral (
+            select m.chat_id, count(*) as messages
+            from public.messages m
+            where m.tenant_id = s.tenant_id and m.awaits_delivery and m.provider_at > v_now - interval '30 days'
+                and m.provider_at <= v_now - make_interval(hours => s.block_after_hours)
+            group by m.chat_id
+            having count(*) >= s.block_probable_count
+        ) as u
+        join public.chats c on c.tenant_id = s.tenant_id and c.id = u.chat_id
+        where c.block_state = 'none' or c.block_state = 'probable' and u.messages >= s.block_confirmed_count);
+end
+$$;
+
+-- Of these chats, the messages that speak for a block: undelivered, old enough, and after the last sign of life. An
+-- earlier issue that ended is one, so that what was disproved or reactivated is not held against the customer again.
+create function private.blocks_evidence(p_chats private.chat_ref[]) returns private.undelivered[]
+language plpgsql stable set search_path = '' set plan_cache_mode = 'force_custom_plan' as $$
+declare
+    v_now timestamptz := private.clock();
+begin
+    return array(
+        select (m.tenant_id, m.chat_id, c.number_id, m.id, coalesce(m.sent_at, m.provider_at))::private.undelivered
+        from unnest(p_chats) k
+        join public.tenant_settings s on s.tenant_id = k.tenant_id
+        cross join lateral (
+            select * from public.chats c where c.tenant_id = k.tenant_id and c.id = k.chat_id limit 1
+        ) as c
+        left join lateral (
+            select greatest(l.provider_at, l.delivered_at, l.read_at, l.played_at) as at
+            from public.messages l
+            where l.tenant_id = k.tenant_id and l.chat_id = k.chat_id
+                and (l.direction = 'inbound' or l.status in ('delivered', 'read', 'played'))
+            order by l.provider_at desc
+            limit 1
+        ) as life on true
+        left join lateral (
+            select max(i.resolved_at) as at
+            from public.delivery_issues i
+            where i.tenant_id = k.tenant_id and i.chat_id = k.chat_id
+        ) as ended on true
+        cross join lateral (
+            select * from public.messages m
+            where m.tenant_id = k.tenant_id and m.chat_id = k.chat_id and m.awaits_delivery
+                and m.provider_at > coalesce(
+                    greatest(life.at, ended.at, c.last_inbound_at), v_now - interval '30 days')
+                and m.provider_at > v_now - interval '30 days'
+                and coalesce(m.sent_at, m.provider_at) <= v_now - make_interval(hours => s.block_after_hours)
+            -- an expression of many rows makes the key look dear
+            offset 0
+        ) as m);
+end
+$$;
+
+-- Does this number tell us at all what was delivered? Meta always does. Whapi and Twilio do where their account is set
+-- up for it, which shows in what they have told: of a number that never did, nobody can say who has blocked it.
+create function private.reports_delivery(p_tenant_id uuid, p_number_id uuid) returns boolean
+language plpgsql stable set search_path = '' as $$
+begin
+    return exists (
+        select from public.whatsapp_numbers n
+        where n.tenant_id = p_tenant_id and n.id = p_number_id and n.provider = 'cloud_api'
+    ) or exists (
+        select from (
+            select m.number_id, m.status, m.direction
+            from public.messages m
+            where m.tenant_id = p_tenant_id and m.provider_at > (select private.clock()) - interval '90 days'
+            order by m.provider_at desc
+            limit 20000
+        ) as m
+        where m.number_id = p_number_id and m.direction = 'outbound' and m.status in ('delivered', 'read', 'played'));
+end
+$$;
+
+-- How many of a number's sends between two moments arrived, and how many did not: in either case as chats and quarters
+-- of a day, so that one chat with many messages does not count for many. Arrived is counted to a little more than
+-- p_enough.
+create function private.deliveries_between(
+    p_tenant_id uuid, p_number_id uuid, p_since timestamptz, p_until timestamptz, p_enough int
+) returns table (arrived int, missing int, missing_chats int)
+language plpgsql stable rows 1 set search_path = '' as $$
+begin
+    return query
+    select a.units::int, u.units::int, u.chats::int
+    from (
+        select count(*) as units
+        from (
+            select distinct m.chat_id, date_bin('6 hours', m.provider_at, '2000-01-01 00:00:00+00')
+            from (
+                select m.chat_id, m.provider_at
+                from public.messages m
+                where m.tenant_id = p_tenant_id and m.provider_at >= p_since and m.provider_at < p_until
+                    and m.number_id = p_number_id and m.direction = 'outbound'
+                    and m.status in ('delivered', 'read', 'played')
+                limit 3 * p_enough + 20
+            ) as m
+        ) as d
+    ) as a,
+    (
+        select count(*) as units, count(distinct d.chat_id) as chats
+        from (
+            select distinct m.chat_id, date_bin('6 hours', m.provider_at, '2000-01-01 00:00:00+00')
+            from public.messages m
+            where m.tenant_id = p_tenant_id and m.awaits_delivery
+                and m.provider_at >= p_since and m.provider_at < p_until and m.number_id = p_number_id
+        ) as d
+    ) as u;
+end
+$$;
+
+-- Was this an outage of the number, rather than customers who block it? More than half of what it sent is missing,
+-- from five customers or more, and three times as much as at the same time of the four weeks before. Of a new number,
+-- which has no such weeks, more than 60 %. A small business needs only three customers, if not one message arrived in
+-- a whole week though most did before.
+create function private.is_outage(p_tenant_id uuid, p_number_id uuid, p_since timestamptz, p_until timestamptz)
+returns boolean
+language plpgsql stable set search_path = '' as $$
+declare
+    v_now record;
+    v_before record;
+    v_missing numeric;
+    v_normal numeric;
+begin
+    select * into v_now from private.deliveries_between(p_tenant_id, p_number_id, p_since, p_until, 2000);
+    if v_now.missing <= v_now.arrived then
+        return false;
+    end if;
+    select sum(d.arrived) as arrived, sum(d.missing) as missing into v_before
+    from generate_series(1, 4) as week
+    cross join lateral private.deliveries_between(
+        p_tenant_id, p_number_id, p_since - week * interval '7 days', p_until - week * interval '7 days', 50) d;
+    v_missing := v_now.missing::numeric / (v_now.missing + v_now.arrived);
+    v_normal := v_before.missing::numeric / nullif(v_before.missing + v_before.arrived, 0);
+    if coalesce(v_before.missing + v_before.arrived < 20, true) then
+        return v_now.missing_chats >= 5 and v_missing > 0.6;
+    end if;
+    return v_now.missing_chats >= 5 and v_missing > greatest(0.5, least(0.9, 3 * v_normal))
+        or v_now.missing_chats >= 3 and v_now.arrived = 0 and v_normal < 0.2
+        and p_until - p_since >= interval '7 days';
+end
+$$;
+
+-- Of messages that speak for a block, those that were sent while hardly anything of their number arrived. Looked at are
+-- the times from a message on, and up to it, in which at least five of the number's sends are missing: a day, three, or
+-- a week. A message that was sent in the last six hours may still arrive.
+create function private.outages_spare(p_evidence private.undelivered[]) returns private.spared[]
+language plpgsql stable set search_path = '' set plan_cache_mode = 'force_custom_plan' as $$
+declare
+    v_recent timestamptz := private.clock() - interval '6 hours';
+begin
+    return array(
+        with units as materialized (
+            select m.tenant_id, m.number_id, m.chat_id,
+                date_bin('6 hours', m.provider_at, '2000-01-01 00:00:00+00') as at
+            from (
+                select e.tenant_id, min(e.at) - interval '7 days' as since from unnest(p_evidence) e group by e.tenant_id
+            ) as t
+            cross join lateral (
+                select * from public.messages m
+                where m.tenant_id = t.tenant_id and m.awaits_delivery and m.provider_at >= t.since
+                    and m.provider_at < v_recent
+                offset 0
+            ) as m
+            group by 1, 2, 3, 4
+        ),
+        counted as (
+            select distinct
+                u.tenant_id, u.number_id, u.at,
+                count(*) over (w range between current row and interval '18 hours' following) as day_on,
+                count(*) over (w range between current row and interval '66 hours' following) as days_on,
+                count(*) over (w range between current row and interval '162 hours' following) as week_on,
+                count(*) over (w range between interval '18 hours' preceding and current row) as day_up,
+                count(*) over (w range between interval '66 hours' preceding and current row) as days_up,
+                count(*) over (w range between interval '162 hours' preceding and current row) as week_up
+            from units u
+            window w as (partition by u.tenant_id, u.number_id order by u.at)
+        ),
+        told as materialized (
+            select e.*, date_bin('6 hours', m.provider_at, '2000-01-01 00:00:00+00') as unit_at
+            from unnest(p_evidence) e
+            join public.messages m on m.tenant_id = e.tenant_id and m.id = e.message_id
+        ),
+        windows as materialized (
+            select distinct c.tenant_id, c.number_id, c.at, w.since, least(w.until, v_recent) as until
+            from (select distinct t.tenant_id, t.number_id, t.unit_at from told t) as t
+            join counted c on c.tenant_id = t.tenant_id and c.number_id = t.number_id and c.at = t.unit_at
+            cross join lateral (
+                values
+                (c.at, c.at + case when c.day_on >= 5 then interval '1 day' when c.days_on >= 5 then interval '3 days'
+                    when c.week_on >= 3 then interval '7 days' end),
+                (c.at + interval '6 hours' - case when c.day_up >= 5 then interval '1 day'
+                    when c.days_up >= 5 then interval '3 days' when c.week_up >= 3 then interval '7 days' end,
+                c.at + interval '6 hours')
+            ) as w (since, until)
+            where w.since is not null and w.until is not null
+        ),
+        outages as materialized (
+            select w.tenant_id, w.number_id, w.at, min(w.since) as since, max(w.until) as until
+            from windows w
+            where private.is_outage(w.tenant_id, w.number_id, w.since, w.until)
+            group by w.tenant_id, w.number_id, w.at
+        )
+        select (t.tenant_id, t.chat_id, t.number_id, t.message_id, o.since, o.until)::private.spared
+        from told t
+        join outages o on o.tenant_id = t.tenant_id and o.number_id = t.number_id and o.at = t.unit_at);
+end
+$$;
+
+-- Why nothing arrives in a chat, as far as that can be told: a word of delivery_issues.cause.
+create function private.block_cause(p_tenant_id uuid, p_chat_id uuid, p_since timestamptz) returns text
+language plpgsql stable set search_path = '' as $$
+declare
+    v_chat public.chats;
+begin
+    select * into v_chat from public.chats where tenant_id = p_tenant_id and id = p_chat_id;
+    return case
+        when exists (
+            select from public.messages m
+            where m.tenant_id = p_tenant_id and m.chat_id = p_chat_id and m.provider_at >= p_since
+                and m.status = 'failed' and private.is_unreachable(p_tenant_id, m.number_id, m.error_code))
+            then 'unreachable'
+        when exists (
+            -- the phone is on: another number of ours reached it
+            select from public.chats o
+            join public.messages m on m.tenant_id = o.tenant_id and m.chat_id = o.id
+            where o.tenant_id = p_tenant_id and o.lead_id = v_chat.lead_id and o.id <> p_chat_id
+                and m.provider_at >= p_since
+                and (m.direction = 'inbound' or m.status in ('delivered', 'read', 'played')))
+            then 'likely_block'
+        when exists (
+            select from public.delivery_issues i
+            where i.tenant_id = p_tenant_id and i.chat_id = p_chat_id and i.resolved_how in ('delivered', 'read')
+        ) or exists (
+            select from (
+                select m.* from public.messages m
+                where m.tenant_id = p_tenant_id and m.chat_id = p_chat_id and m.provider_at < p_since
+                order by m.provider_at desc
+                limit 50
+            ) as m
+            where m.delivered_at > coalesce(m.sent_at, m.provider_at) + interval '24 hours'
+        ) or exists (
+            select from public.chats o
+            join public.messages m on m.tenant_id = o.tenant_id and m.chat_id = o.id and m.awaits_delivery
+            where o.tenant_id = p_tenant_id and o.lead_id = v_chat.lead_id and o.id <> p_chat_id
+                and m.provider_at between p_since and (select private.clock()) - interval '24 hours'
+        ) then 'phone_off'
+        when v_chat.last_inbound_at is not null or exists (
+            select from public.messages m
+            where m.tenant_id = p_tenant_id and m.chat_id = p_chat_id
+                and (m.direction = 'inbound' or m.status in ('delivered', 'read', 'played')))
+            then 'likely_block'
+        else 'never_delivered'
+    end;
+end
+$$;
+
+-- What these messages make of their chats, as rows of delivery_issues that are not stored.
+create function private.blocks_judged(p_evidence private.undelivered[]) returns setof public.delivery_issues
+language plpgsql stable rows 100 set search_path = '' as $$
+begin
+    return query
+    select
+        r.tenant_id, private.uuid7(), r.chat_id, k.level, null::smallint, k.cause, r.messages, r.ids[1],
+        r.ids[r.messages], r.first_at, r.last_at, s.block_after_hours,
+        case k.level when 'confirmed' then s.block_confirmed_count else s.block_probable_count end,
+        private.clock(), case k.level when 'confirmed' then private.clock() end, null::timestamptz, null, null::uuid, null
+    from (
+        select e.tenant_id, e.chat_id, count(*)::int as messages, min(e.at) as first_at, max(e.at) as last_at,
+            array_agg(e.message_id order by e.at, e.message_id) as ids
+        from unnest(p_evidence) e
+        group by e.tenant_id, e.chat_id
+    ) as r
+    join public.tenant_settings s on s.tenant_id = r.tenant_id
+    cross join lateral (
+        select c.cause, case when r.messages >= s.block_confirmed_count and c.cause not in ('phone_off', 'unreachable')
+            then 'confirmed' else 'probable' end as level
+        from private.block_cause(r.tenant_id, r.chat_id, r.first_at) as c (cause)
+        offset 0
+    ) as k
+    where r.messages >= s.block_probable_count;
+end
+$$;
+
+-- Mark chats as these issues say; what they are marked with already, or worse, stays. Their chats are locked. Answers
+-- the issues that are new or grew worse.
+create function private.blocks_mark(p_issues public.delivery_issues[]) returns setof public.delivery_issues
+language plpgsql rows 100 set search_path = '' as $$
+declare
+    v_marked public.delivery_issues[];
+begin
+    with marked as (
+        insert into public.delivery_issues as i (
+            tenant_id, id, chat_id, level, cause, message_count, first_message_id, last_message_id, first_at, last_at,
+            after_hours, after_count, opened_at, confirmed_at)
+        select j.tenant_id, j.id, j.chat_id, j.level, j.cause, j.message_count, j.first_message_id, j.last_message_id,
+            j.first_at, j.last_at, j.after_hours, j.after_count, j.opened_at, j.confirmed_at
+        from unnest(p_issues) j
+        order by j.tenant_id, j.chat_id
+        on conflict (tenant_id, chat_id) where resolved_at is null do update
+        set level = excluded.level, cause = excluded.cause, message_count = excluded.message_count,
+            last_message_id = excluded.last_message_id, last_at = excluded.last_at, after_hours = excluded.after_hours,
+            after_count = excluded.after_count, confirmed_at = excluded.confirmed_at
+        where i.level = 'probable' and excluded.level = 'confirmed'
+        returning i.*
+    )
+    select coalesce(array_agg(m::public.delivery_issues), '{}') into v_marked from marked m;
+
+    update public.chats c set block_state = j.level
+    from unnest(v_marked) j
+    where c.tenant_id = j.tenant_id and c.id = j.chat_id;
+    perform private.enrollments_hold(array(
+        select (j.tenant_id, j.chat_id)::private.chat_ref from unnest(v_marked) j where j.level = 'probable'),
+    'probably_blocked');
+    perform private.enrollments_hold(array(
+        select (j.tenant_id, j.chat_id)::private.chat_ref from unnest(v_marked) j where j.level = 'confirmed'), 'blocked');
+    return query select * from unnest(v_marked);
+end
+$$;
+
+-- These chats are not blocked (any more): their open issues end, for p_how of delivery_issues.resolved_how, and what
+-- was paused for them goes on. Free for chats that are not marked. Locks the chats first.
+create function private.blocks_clear(
+    p_chats private.chat_ref[], p_how text, p_by uuid default null, p_note text default null
+) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_cleared private.chat_ref[];
+begin
+    with marked as (
+        select c.tenant_id, c.id
+        from public.chats c
+        join (select distinct k.tenant_id, k.chat_id from unnest(p_chats) k) as w
+            on c.tenant_id = w.tenant_id and c.id = w.chat_id
+        where c.block_state <> 'none'
+        order by c.tenant_id, c.id
+        for no key update of c
+    ),
+    cleared as (
+        update public.chats c set block_state = 'none'
+        from marked m
+        where c.tenant_id = m.tenant_id and c.id = m.id
+        returning c.tenant_id, c.id
+    )
+    select array_agg((tenant_id, id)::private.chat_ref order by tenant_id, id) into v_cleared from cleared;
+    if v_cleared is null then
+        return;
+    end if;
+    update public.delivery_issues i
+    set resolved_at = (select private.clock()), resolved_how = p_how, resolved_by = p_by, note = p_note
+    from unnest(v_cleared) k
+    where i.tenant_id = k.tenant_id and i.chat_id = k.chat_id and i.resolved_at is null;
+    perform private.enrollments_release(v_cleared, 'probably_blocked');
+    perform private.enrollments_release(v_cleared, 'blocked');
+end
+$$;
+
+-- The customers of marked chats were heard of: what is later than the first message that spoke for a block, ends it.
+create function private.blocks_disprove(p_signs private.life_sign[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    -- a message that was read says more than that it was delivered, and one of theirs more than that
+    perform private.blocks_clear(array_agg((l.tenant_id, l.chat_id)::private.chat_ref), l.how)
+    from (
+        select distinct on (s.tenant_id, s.chat_id) s.tenant_id, s.chat_id, s.how
+        from unnest(p_signs) s
+        where not exists (
+            select from public.delivery_issues i
+            where i.tenant_id = s.tenant_id and i.chat_id = s.chat_id and i.resolved_at is null and i.first_at > s.at)
+        order by s.tenant_id, s.chat_id, array_position(array['inbound', 'read', 'delivered'], s.how)
+    ) as l
+    group by l.how;
+end
+$$;
+
+-- Marks that no longer hold: a sign of life came in the very moment in which the chat was marked.
+create function private.blocks_heal() returns int
+language plpgsql set search_path = '' as $$
+declare
+    v_signs private.life_sign[];
+begin
+    select array_agg((i.tenant_id, i.chat_id, l.at, l.how)::private.life_sign)
+    into v_signs
+    from public.delivery_issues i
+    cross join lateral (
+        select greatest(m.provider_at, m.delivered_at, m.read_at, m.played_at) as at,
+            case when m.direction = 'inbound' then 'inbound' when m.status = 'delivered' then 'delivered'
+                else 'read' end as how
+        from public.messages m
+        where m.tenant_id = i.tenant_id and m.chat_id = i.chat_id
+            and (m.direction = 'inbound' or m.status in ('delivered', 'read', 'played'))
+            and m.provider_at >= i.first_at
+        order by m.provider_at desc
+        limit 1
+    ) as l
+    where i.resolved_at is null;
+    perform private.blocks_disprove(v_signs);
+    return coalesce(cardinality(v_signs), 0);
+end
+$$;
+
+-- Has anything arrived that this number sent from then on?
+create function private.arrives_since(p_tenant_id uuid, p_number_id uuid, p_since timestamptz) returns boolean
+language plpgsql stable set search_path = '' as $$
+begin
+    return exists (
+        select from public.messages m
+        where m.tenant_id = p_tenant_id and m.provider_at > p_since and m.number_id = p_number_id
+            and m.direction = 'outbound' and m.status in ('delivered', 'read', 'played'));
+end
+$$;
+
+-- Tell staff of numbers whose deliveries are missing: one alert for each, which ends when something arrives that was
+-- sent later, or nothing is missing any more. An outage that is found when it is over is told until the next run.
+create function private.outages_alert(p_spared private.spared[]) returns int
+language plpgsql set search_path = '' as $$
+declare
+    v_outage record;
+    v_outages int := 0;
+begin
+    perform private.alert_end(a.tenant_id, a.kind, a.subject)
+    from public.alerts a
+    where a.kind = 'deliveries_missing' and a.resolved_at is null and (
+        private.arrives_since(a.tenant_id, a.number_id, (a.details ->> 'until')::timestamptz)
+        or not exists (
+            select from unnest(p_spared) s where s.tenant_id = a.tenant_id and s.number_id = a.number_id));
+
+    for v_outage in
+        select s.tenant_id, s.number_id, s.since, s.chats, (
+            -- the last that is missing
+            select max(m.provider_at)
+            from public.messages m
+            where m.tenant_id = s.tenant_id and m.awaits_delivery and m.number_id = s.number_id
+                and m.provider_at >= s.since and m.provider_at < s.until) as until
+        from (
+            select x.tenant_id, x.number_id, min(x.since) as since, max(x.until) as until,
+                count(distinct x.chat_id) as chats
+            from unnest(p_spared) x
+            group by x.tenant_id, x.number_id
+        ) as s
+        order by s.tenant_id, s.number_id
+    loop
+        v_outages := v_outages + 1;
+        continue when exists (
+            select from public.alerts a
+            where a.tenant_id = v_outage.tenant_id and a.kind = 'deliveries_missing'
+                and a.subject = v_outage.number_id::text and (a.details ->> 'until')::timestamptz >= v_outage.since
+                and ((a.details ->> 'until')::timestamptz >= v_outage.until
+                    or private.arrives_since(v_outage.tenant_id, v_outage.number_id, v_outage.until)));
+        perform private.alert_raise(v_outage.tenant_id, 'deliveries_missing', v_outage.number_id::text,
+            format('Hardly anything sent since %s is reported as delivered, to %s customers: nobody is taken for having '
+                'blocked this number meanwhile.', to_char(v_outage.since at time zone 'UTC', 'YYYY-MM-DD HH24:MI'),
+            v_outage.chats),
+            p_number_id => v_outage.number_id, p_severity => 'critical', p_details => jsonb_build_object(
+                'since', v_outage.since, 'until', v_outage.until, 'chats', v_outage.chats));
+    end loop;
+    return v_outages;
+end
+$$;
+
+-- Find who has blocked us, and mark their chats: {"marked": [{"tenant_id", "chat_id", "number_id", "level",
+-- "cause"}], "spared", "outages", "healed"}. Any number may run at once, and any may die: each mark is made once.
+create function public.blocks_detect() returns jsonb
+language plpgsql set search_path = '' set jit = 'off' as $$
+declare
+    v_healed int := private.blocks_heal();
+    v_chats private.chat_ref[] := private.blocks_suspected();
+    v_evidence private.undelivered[] := private.blocks_evidence(v_chats);
+    v_spared private.spared[];
+    v_outages int;
+    v_marked jsonb;
+begin
+    -- alone, it is no run; and where nothing is ever told, nothing is missing
+    v_evidence := array(
+        select e
+        from unnest(v_evidence) e
+        join (
+            select x.tenant_id, x.number_id, array_agg(x.chat_id) as chats
+            from (
+                select x.tenant_id, x.number_id, x.chat_id
+                from unnest(v_evidence) x
+                join public.tenant_settings s on s.tenant_id = x.tenant_id
+                group by x.tenant_id, x.number_id, x.chat_id
+                having count(*) >= min(s.block_probable_count)
+            ) as x
+            group by x.tenant_id, x.number_id
+            having private.reports_delivery(x.tenant_id, x.number_id)
+        ) as n on n.tenant_id = e.tenant_id and n.number_id = e.number_id and e.chat_id = any (n.chats));
+    v_spared := private.outages_spare(v_evidence);
+    v_outages := private.outages_alert(v_spared);
+
+    v_chats := array(
+        select (j.tenant_id, j.chat_id)::private.chat_ref
+        from private.blocks_judged(private.undelivered_but(v_evidence, v_spared)) j);
+    perform from public.chats c
+    join unnest(v_chats) k on c.tenant_id = k.tenant_id and c.id = k.chat_id
+    order by c.tenant_id, c.id
+    for no key update of c;
+    -- what has come meanwhile counts
+    v_evidence := private.undelivered_but(private.blocks_evidence(v_chats), v_spared);
+    select coalesce(jsonb_agg(jsonb_build_object(
+        'tenant_id', m.tenant_id, 'chat_id', m.chat_id, 'number_id', c.number_id, 'level', m.level, 'cause', m.cause)
+        order by m.tenant_id, m.chat_id), '[]')
+    into v_marked
+    from private.blocks_mark(array(select j from private.blocks_judged(v_evidence) j)) m
+    join public.chats c on c.tenant_id = m.tenant_id and c.id = m.chat_id;
+    perform private.blocks_alert(v_marked);
+    return jsonb_build_object('marked', v_marked, 'spared', (
+        select count(distinct (s.tenant_id, s.chat_id)) from unnest(v_spared) s),
+    'outages', v_outages, 'healed', v_healed);
+end
+$$;
+
+create function private.undelivered_but(p_evidence private.undelivered[], p_spared private.spared[])
+returns private.undelivered[]
+language plpgsql immutable set search_path = '' as $$
+begin
+    return array(
+        select e
+        from unnest(p_evidence) e
+        where not exists (
+            select from unnest(p_spared) s where s.tenant_id = e.tenant_id and s.message_id = e.message_id));
+end
+$$;
+
+-- One alert of a number for those newly marked.
+create function private.blocks_alert(p_marked jsonb) returns void
+language plpgsql set search_path = '' as $$
+begin
+    perform private.alert_raise(m.tenant_id, 'customers_blocked', m.number_id::text,
+        format('%s customers seem to have blocked this number.', count(*)), p_number_id => m.number_id,
+        p_severity => 'info', p_details => jsonb_build_object('chats', count(*)))
+    from jsonb_to_recordset(p_marked) as m (tenant_id uuid, number_id uuid)
+    group by m.tenant_id, m.number_id
+    order by m.tenant_id, m.number_id;
+end
+$$;
+
+grant execute on function
+    private.blocks_suspected(), private.blocks_evidence(private.chat_ref[]), private.reports_delivery(uuid, uuid),
+    private.deliveries_between(uuid, uuid, timestamptz, timestamptz, int),
+    private.is_outage(uuid, uuid, timestamptz, timestamptz), private.outages_spare(private.undelivered[]),
+    private.block_cause(uuid, uuid, timestamptz), private.blocks_judged(private.undelivered[]),
+    private.blocks_mark(public.delivery_issues[]), private.blocks_clear(private.chat_ref[], text, uuid, text),
+    private.blocks_disprove(private.life_sign[]), private.blocks_heal(), private.arrives_since(uuid, uuid, timestamptz),
+    private.outages_alert(private.spared[]),
+    private.undelivered_but(private.undelivered[], private.spared[]), private.blocks_alert(jsonb),
+    public.blocks_detect() to service_role;
+
+-- Definer: staff may not write chats and issues.
+create function private.block_reactivate(p_chat_id uuid, p_note text) returns boolean
+language plpgsql security definer set search_path = '' as $$
+declare
+    v_tenant_id uuid := private.require_user();
+    v_chat public.chats;
+begin
+    if coalesce(btrim(p_note), '') = '' or length(p_note) > 2000 then
+        raise exception using errcode = 'PT400', message = 'A reactivation needs a note.',
+            hint = 'Say in p_note, in at most 2000 characters, why the customer is written to again.';
+    end if;
+    select * into v_chat from public.chats where tenant_id = v_tenant_id and id = p_chat_id for no key update;
+    if not found then
+        raise exception using errcode = 'PT404', message = 'There is no such chat.',
+            hint = 'Read its id from inbox_list() or chats.';
+    elsif v_chat.block_state = 'none' and v_chat.reach_state = 'ok' then
+        return false;
+    end if;
+    perform private.blocks_clear(
+        array[(v_tenant_id, p_chat_id)::private.chat_ref], 'reactivated', private.my_user_id(), btrim(p_note));
+    perform private.reach_restore(
+        array[(v_tenant_id, p_chat_id)::private.chat_ref], 'reactivated', private.my_user_id(), btrim(p_note));
+    return true;
+end
+$$;
+
+-- Staff write to a chat again that was taken for blocked or unreachable: what was paused goes on. The messages that
+-- spoke for it do not count again. False: nothing held them back.
+create function public.block_reactivate(p_chat_id uuid, p_note text) returns boolean
+language sql set search_path = '' as $$
+    select private.block_reactivate(p_chat_id, p_note)
+$$;
+grant execute on function private.block_reactivate(uuid, text), public.block_reactivate(uuid, text) to authenticated;
+
+-- How good the detection is, per number, threshold and cause. disproved: the customer was reached, or wrote, after all.
+create view public.block_detection_quality with (security_invoker = true) as
+select
+    i.tenant_id, c.number_id, i.after_hours, i.after_count, i.level, i.cause,
+    count(*) as marked,
+    count(*) filter (where i.resolved_at is null) as open,
+    count(*) filter (where i.resolved_how in ('delivered', 'read', 'inbound')) as disproved,
+    count(*) filter (where i.resolved_how in ('delivered', 'read')) as disproved_by_delivery,
+    count(*) filter (where i.resolved_how = 'inbound') as disproved_by_customer,
+    count(*) filter (where i.resolved_how = 'reactivated') as reactivated,
+    round(count(*) filter (where i.resolved_how in ('delivered', 'read', 'inbound'))::numeric / count(*), 4)
+        as disproved_rate
+from public.delivery_issues i
+join public.chats c on c.tenant_id = i.tenant_id and c.id = i.chat_id
+group by i.tenant_id, c.number_id, i.after_hours, i.after_count, i.level, i.cause;
+comment on view public.block_detection_quality is
+    'Chats that were taken for blocked, and how many of them were not, by number, threshold, level and cause.';
+grant select on public.block_detection_quality to authenticated, service_role;
+
+
+-- sql/77_reachability.sql
+
+-- Reachability: customers whom the provider says it cannot reach at all. No block: the number is no WhatsApp number
+-- (any more), is wrong, or its phone is too old. One such error proves nothing, so a chat is unreachable after two
+-- messages were refused so at least 24 hours apart, with nothing delivered or heard in between. Anything that is
+-- delivered or heard ends it.
+
+-- unreachable_chats: what speaks for it, counted since the customer was last reached; one row a chat.
+create table public.unreachable_chats (
+    tenant_id uuid,
+    chat_id uuid,
+    failures int not null,
+    first_failed_at timestamptz not null,
+    last_failed_at timestamptz not null,
+    last_error_code int,
+    unreachable_at timestamptz,
+    restored_at timestamptz,
+    restored_how text,
+    restored_by uuid,
+    note text,
+    constraint unreachable_chats_pkey primary key (tenant_id, chat_id),
+    constraint unreachable_chats_chat_id_fkey foreign key (tenant_id, chat_id) references public.chats (tenant_id, id)
+        on delete cascade,
+    constraint unreachable_chats_restored_by_fkey foreign key (tenant_id, restored_by)
+        references public.users (tenant_id, id),
+    constraint unreachable_chats_failures_check check (failures >= 0),
+    constraint unreachable_chats_restored_how_check check (
+        restored_how in ('delivered', 'read', 'inbound', 'reactivated'))
+);
+comment on table public.unreachable_chats is
+    'Chats whose messages the provider could not bring to anybody: how often, since when, and how it ended last.';
+comment on column public.unreachable_chats.failures is
+    'Messages refused so since the customer was last reached, as of the latest of them.';
+comment on column public.unreachable_chats.unreachable_at is 'Since when chats.reach_state says so; null: it does not.';
+comment on column public.unreachable_chats.note is 'pii: why it was reactivated';
+
+create index unreachable_chats_tenant_id_restored_by_idx
+    on public.unreachable_chats (tenant_id, restored_by) where restored_by is not null;
+
+alter table public.unreachable_chats enable row level security;
+grant select on public.unreachable_chats to authenticated;
+grant select, insert, update, delete on public.unreachable_chats to service_role;
+create policy unreachable_chats_select_member on public.unreachable_chats for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()));
+
+-- The errors that mean so, as the senders read them too (outcome unreachable).
+create function private.unreachable_codes(p_provider text) returns int[]
+language sql immutable set search_path = '' as $$
+    select case p_provider when 'cloud_api' then array[131026] when 'twilio' then array[21211, 21614, 63003, 63024]
+        when 'whapi' then array[403] end
+$$;
+
+create function private.is_unreachable(p_tenant_id uuid, p_number_id uuid, p_error_code int) returns boolean
+language plpgsql stable set search_path = '' as $$
+begin
+    return p_error_code is not null and exists (
+        select from public.whatsapp_numbers n
+        where n.tenant_id = p_tenant_id and n.id = p_number_id
+            and p_error_code = any (private.unreachable_codes(n.provider)));
+end
+$$;
+
+-- Messages of these chats were refused so: count them again, which is the same however often it is done. The chats are
+-- locked.
+create function private.reach_judge(p_chats private.chat_ref[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    with counted as (
+        select k.tenant_id, k.chat_id, f.failures, f.first_at, f.last_at, f.last_code
+        from (select distinct c.tenant_id, c.chat_id from unnest(p_chats) c) as k
+        join public.chats c on c.tenant_id = k.tenant_id and c.id = k.chat_id
+        left join public.unreachable_chats u on u.tenant_id = k.tenant_id and u.chat_id = k.chat_id
+        cross join lateral (
+            select count(*)::int as failures, min(m.failed_at) as first_at, max(m.failed_at) as last_at,
+                (array_agg(m.error_code order by m.failed_at desc))[1] as last_code
+            from public.messages m
+            where m.tenant_id = k.tenant_id and m.chat_id = k.chat_id and m.status = 'failed'
+                and private.is_unreachable(m.tenant_id, m.number_id, m.error_code)
+                and m.failed_at > coalesce(greatest(u.restored_at, c.last_inbound_at, (
+                    select greatest(l.provider_at, l.delivered_at, l.read_at, l.played_at)
+                    from public.messages l
+                    where l.tenant_id = k.tenant_id and l.chat_id = k.chat_id
+                        and l.status in ('delivered', 'read', 'played')
+                    order by l.provider_at desc
+                    limit 1)), '-infinity')
+        ) as f
+        where f.failures > 0
+    ),
+    noted as (
+        insert into public.unreachable_chats as u (
+            tenant_id, chat_id, failures, first_failed_at, last_failed_at, last_error_code, unreachable_at)
+        select c.tenant_id, c.chat_id, c.failures, c.first_at, c.last_at, c.last_code,
+            case when c.failures >= 2 and c.last_at >= c.first_at + interval '24 hours' then (select private.clock()) end
+        from counted c
+        order by c.tenant_id, c.chat_id
+        on conflict on constraint unreachable_chats_pkey do update
+        set failures = excluded.failures, first_failed_at = excluded.first_failed_at,
+            last_failed_at = excluded.last_failed_at, last_error_code = excluded.last_error_code,
+            unreachable_at = coalesce(u.unreachable_at, excluded.unreachable_at)
+        returning u.tenant_id, u.chat_id, u.unreachable_at
+    )
+    update public.chats c set reach_state = 'unreachable'
+    from noted n
+    where n.unreachable_at is not null and c.tenant_id = n.tenant_id and c.id = n.chat_id
+        and c.reach_state = 'ok';
+end
+$$;
+
+-- These customers can be reached, for p_how of unreachable_chats.restored_how. The chats are locked.
+create function private.reach_restore(
+    p_chats private.chat_ref[], p_how text, p_by uuid default null, p_note text default null
+) returns void
+language plpgsql set search_path = '' as $$
+begin
+    update public.chats c set reach_state = 'ok'
+    from unnest(p_chats) k
+    where c.tenant_id = k.tenant_id and c.id = k.chat_id and c.reach_state <> 'ok';
+    update public.unreachable_chats u
+    set failures = 0, unreachable_at = null, restored_at = (select private.clock()), restored_how = p_how,
+        restored_by = p_by, note = p_note
+    from unnest(p_chats) k
+    where u.tenant_id = k.tenant_id and u.chat_id = k.chat_id;
+end
+$$;
+
+-- Signs of life end what was thought of these chats: blocks and unreachability. The chats are locked.
+create function private.signs_of_life(p_signs private.life_sign[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    perform private.blocks_disprove(p_signs);
+    perform private.reach_restore(array_agg((s.tenant_id, s.chat_id)::private.chat_ref), s.how)
+    from unnest(p_signs) s
+    join public.unreachable_chats u
+        on u.tenant_id = s.tenant_id and u.chat_id = s.chat_id and u.unreachable_at is not null
+        and u.last_failed_at < s.at
+    group by s.how;
+end
+$$;
+
+grant execute on function
+    private.unreachable_codes(text), private.is_unreachable(uuid, uuid, int), private.reach_judge(private.chat_ref[]),
+    private.reach_restore(private.chat_ref[], text, uuid, text), private.signs_of_life(private.life_sign[])
+    to service_role;
 
 
 -- sql/78_realtime.sql
@@ -13140,7 +14484,8 @@ grant select, insert, update, delete on public.pending_analyses to service_role;
 create policy pending_analyses_select_member on public.pending_analyses for select to authenticated
     using (tenant_id = (select private.my_tenant_id()));
 
--- model_pauses: workers whose model's provider wants money first; asking it again at once would be no use.
+-- model_pauses: workers whose model's provider wants money first, or does not know our key; asking it again at once
+-- would be no use.
 create table private.model_pauses (
     worker text,
     paused_until timestamptz not null,
@@ -13150,10 +14495,21 @@ comment on table private.model_pauses is 'Workers that ask no model for now, in 
 alter table private.model_pauses enable row level security;
 grant select, insert, update, delete on private.model_pauses to service_role;
 
-create function private.analyses_paused() returns boolean
+create function private.model_paused(p_worker text) returns boolean
 language plpgsql stable set search_path = '' as $$
 begin
-    return exists (select from private.model_pauses where worker = 'crm-analysis' and paused_until > now());
+    return exists (select from private.model_pauses where worker = p_worker and paused_until > now());
+end
+$$;
+
+-- Nobody asks the model for this worker for a quarter of an hour, and the businesses that wait for it are told.
+create function private.model_pause(p_worker text, p_tenants uuid[], p_reason text) returns void
+language plpgsql set search_path = '' as $$
+begin
+    insert into private.model_pauses (worker, paused_until) values (p_worker, now() + interval '15 minutes')
+    on conflict on constraint model_pauses_pkey do update set paused_until = excluded.paused_until;
+    perform private.alert_raise(w.tenant_id, 'model_barred', p_worker, p_reason, p_severity => 'critical')
+    from (select distinct t.tenant_id from unnest(p_tenants) t (tenant_id) order by 1) as w;
 end
 $$;
 
@@ -13170,7 +14526,7 @@ $$;
 create function private.analyses_waiting() returns boolean
 language plpgsql stable set search_path = '' as $$
 begin
-    return not private.analyses_paused() and exists (
+    return not private.model_paused('crm-analysis') and exists (
         select
         from public.tenant_settings s
         where (
@@ -13191,7 +14547,7 @@ language plpgsql set search_path = '' as $$
 declare
     v_now timestamptz := private.clock();
 begin
-    if private.analyses_paused() then
+    if private.model_paused('crm-analysis') then
         return array[]::private.chat_ref[];
     end if;
     return array(
@@ -13284,15 +14640,31 @@ begin
 end
 $$;
 
+-- Chats that worker after worker took and never brought back: whatever it is, it is not tried for ever.
+create function private.analyses_abandon() returns void
+language plpgsql set search_path = '' as $$
+begin
+    with gone as (
+        delete from public.pending_analyses where lease_until < now() and attempts >= 10 returning *
+    )
+    insert into public.crm_analyses (tenant_id, chat_id, lead_id, outcome, error, until_at, analysed_at)
+    select g.tenant_id, c.id, c.lead_id, 'failed', 'No worker finished it.', g.until_at, private.clock()
+    from gone g
+    join public.chats c on c.tenant_id = g.tenant_id and c.id = g.chat_id;
+end
+$$;
+
 -- Take chats to analyse, for p_lease_seconds: {"jobs": […], "next_in_ms": 0 when there may be more, else until one
 -- that was begun is due again, or null}.
 create function public.analysis_claim(p_limit int default 20, p_lease_seconds int default 120) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
-    v_chats private.chat_ref[] := private.analyses_due(p_limit);
+    v_chats private.chat_ref[];
     v_claim uuid := private.uuid7();
     v_jobs jsonb;
 begin
+    perform private.analyses_abandon();
+    v_chats := private.analyses_due(p_limit);
     insert into public.pending_analyses as p (tenant_id, chat_id, claim, lease_until, until_at)
     select c.tenant_id, c.id, v_claim, now() + make_interval(secs => p_lease_seconds), c.last_interaction_at
     from unnest(v_chats) d
@@ -13385,6 +14757,7 @@ begin
         and (l.profile_status, l.next_action, l.next_action_at, l.priority, l.lead_status)
             is distinct from (n.profile_status, n.next_action, n.next_action_at, n.priority, n.lead_status);
     v_changed := found;
+    perform private.alert_end(p_tenant_id, 'model_barred', 'crm-analysis');
 
     insert into public.crm_analyses (tenant_id, chat_id, lead_id, outcome, profile_status, next_action,
         next_action_at, priority, sentiment, satisfaction, summary, language, evidence, confidence, kept_fields, model,
@@ -13432,28 +14805,31 @@ begin
 end
 $$;
 
--- Give chats back unread, as if they had not been taken: the model's provider wants money, and asks everybody for it.
--- Nobody claims any for a quarter of an hour.
-create function public.analysis_release(p_claim uuid) returns int
+-- Give chats back unread, as if they had not been taken: the model's provider bars everybody.
+create function public.analysis_release(p_claim uuid, p_reason text) returns int
 language plpgsql set search_path = '' as $$
 declare
-    v_count int;
+    v_tenants uuid[];
 begin
-    update public.pending_analyses
-    set claim = null, lease_until = now() + interval '15 minutes', attempts = attempts - 1
-    where claim = p_claim;
-    get diagnostics v_count = row_count;
-    insert into private.model_pauses (worker, paused_until) values ('crm-analysis', now() + interval '15 minutes')
-    on conflict on constraint model_pauses_pkey do update set paused_until = excluded.paused_until;
-    return v_count;
+    with released as (
+        update public.pending_analyses
+        set claim = null, lease_until = now() + interval '15 minutes', attempts = attempts - 1
+        where claim = p_claim
+        returning tenant_id
+    )
+    select coalesce(array_agg(tenant_id), '{}') into v_tenants from released;
+    perform private.model_pause('crm-analysis', v_tenants, p_reason);
+    return cardinality(v_tenants);
 end
 $$;
 
-grant execute on function private.analyses_paused(), private.analysis_allowed(uuid), private.analyses_waiting(),
+grant execute on function private.model_paused(text), private.model_pause(text, uuid[], text),
+    private.analyses_abandon(), private.analysis_allowed(uuid), private.analyses_waiting(),
     private.analyses_due(int), private.analysis_job(uuid, uuid),
     private.lead_fields_kept(uuid, uuid), public.analysis_claim(int, int),
     public.analysis_settle(uuid, uuid, uuid, jsonb, jsonb),
-    public.analysis_fail(uuid, uuid, uuid, text, int, jsonb, boolean), public.analysis_release(uuid) to service_role;
+    public.analysis_fail(uuid, uuid, uuid, text, int, jsonb, boolean), public.analysis_release(uuid, text)
+    to service_role;
 
 
 -- sql/84_daily_actions.sql
@@ -13610,7 +14986,7 @@ create type private.daily_ref as (tenant_id uuid, day date, lead_id uuid);
 create function private.daily_waiting() returns boolean
 language plpgsql stable set search_path = '' as $$
 begin
-    return exists (
+    return not private.model_paused('daily-actions') and exists (
         select
         from public.tenant_settings s
         where exists (
@@ -13624,6 +15000,9 @@ $$;
 create function private.daily_due(p_limit int) returns private.daily_ref[]
 language plpgsql set search_path = '' as $$
 begin
+    if private.model_paused('daily-actions') then
+        return array[]::private.daily_ref[];
+    end if;
     return array(
         with recursive waiting as (
             (select a.tenant_id from public.daily_actions a where a.status = 'pending' order by 1 limit 1)
@@ -13779,14 +15158,16 @@ begin
     from unnest(v_refs) r
     where a.tenant_id = r.tenant_id and a.day = r.day and a.lead_id = r.lead_id;
     perform private.daily_refuse(v_refs);
+    -- nobody to write it, or worker after worker took it and never brought it back
+    perform private.daily_to_person(
+        r, case when a.attempts >= 10 then 'agent_failed' else 'no_agent' end, a.next_action)
+    from unnest(v_refs) r
+    join public.daily_actions a on a.tenant_id = r.tenant_id and a.day = r.day and a.lead_id = r.lead_id
+    where a.status = 'pending' and (a.attempts >= 10 or not exists (
+        select from public.ai_agents g where g.tenant_id = r.tenant_id and g.is_active));
     select jsonb_agg(j.job) filter (where j.job is not null)
     into v_jobs
     from unnest(v_refs) r, lateral private.daily_job(r) as j (job);
-    perform private.daily_to_person(r, 'no_agent', a.next_action)
-    from unnest(v_refs) r
-    join public.daily_actions a on a.tenant_id = r.tenant_id and a.day = r.day and a.lead_id = r.lead_id
-    where a.status = 'pending' and not exists (
-        select from public.ai_agents g where g.tenant_id = r.tenant_id and g.is_active);
     return jsonb_build_object(
         'jobs', coalesce(v_jobs, '[]'), 'next_in_ms', case when cardinality(v_refs) > 0 then 0 else (
             select greatest(0, ceil(extract(epoch from min(a.lease_until) - clock_timestamp()) * 1000))
@@ -13843,7 +15224,9 @@ begin
     perform private.usage_insert(p_tenant_id, v_action.chat_id, p_agent_id, null, p_usage);
     if v_action.status is distinct from 'pending' or v_action.claim is distinct from p_claim then
         return 'lost';
-    elsif p_decision = 'reschedule' then
+    end if;
+    perform private.alert_end(p_tenant_id, 'model_barred', 'daily-actions');
+    if p_decision = 'reschedule' then
         perform private.daily_end(v_ref, 'rescheduled', 'agent', null, null, p_at);
         return 'rescheduled';
     elsif p_decision = 'person' then
@@ -13915,10 +15298,11 @@ begin
 end
 $$;
 
--- No follow-up this time: again after a pause; the third time a person does it. Answers retry, manual or lost.
+-- No follow-up this time: again after a pause; the third time a person does it. p_is_passing: the model said nothing
+-- at all; that is tried for an hour and a half, after ever longer pauses. Answers retry, manual or lost.
 create function public.daily_fail(
     p_tenant_id uuid, p_day date, p_lead_id uuid, p_claim uuid, p_error text, p_is_final boolean default false,
-    p_retry_after_seconds int default null, p_usage jsonb default '[]'
+    p_retry_after_seconds int default null, p_usage jsonb default '[]', p_is_passing boolean default false
 ) returns text
 language plpgsql set search_path = '' as $$
 declare
@@ -13931,15 +15315,34 @@ begin
     perform private.usage_insert(p_tenant_id, v_action.chat_id, null, null, p_usage);
     if v_action.status is distinct from 'pending' or v_action.claim is distinct from p_claim then
         return 'lost';
-    elsif p_is_final or v_action.attempts >= 3 then
+    elsif p_is_final or v_action.attempts >= (case when p_is_passing then 8 else 3 end) then
         perform private.daily_to_person((p_tenant_id, p_day, p_lead_id), 'agent_failed', null);
         return 'manual';
     end if;
     update public.daily_actions
     set claim = null, reason = p_error,
-        lease_until = now() + make_interval(secs => coalesce(p_retry_after_seconds, 5 * v_action.attempts))
+        lease_until = now() + make_interval(
+            secs => coalesce(p_retry_after_seconds, 5 * 3 ^ (v_action.attempts - 1)))
     where tenant_id = p_tenant_id and day = p_day and lead_id = p_lead_id;
     return 'retry';
+end
+$$;
+
+-- Give follow-ups back, as if they had not been taken: the model's provider bars everybody.
+create function public.daily_release(p_claim uuid, p_reason text) returns int
+language plpgsql set search_path = '' as $$
+declare
+    v_tenants uuid[];
+begin
+    with released as (
+        update public.daily_actions
+        set claim = null, lease_until = now() + interval '15 minutes', attempts = attempts - 1
+        where claim = p_claim and status = 'pending'
+        returning tenant_id
+    )
+    select coalesce(array_agg(tenant_id), '{}') into v_tenants from released;
+    perform private.model_pause('daily-actions', v_tenants, p_reason);
+    return cardinality(v_tenants);
 end
 $$;
 
@@ -14000,7 +15403,8 @@ grant execute on function private.daily_tenants(uuid, boolean), private.daily_wa
     private.daily_template(public.daily_actions, text), private.daily_dealt_with(uuid, uuid),
     public.daily_plan(uuid, boolean), public.daily_claim(int, int),
     public.daily_settle(uuid, date, uuid, uuid, uuid, text, text, timestamptz, jsonb),
-    public.daily_fail(uuid, date, uuid, uuid, text, boolean, int, jsonb) to service_role;
+    public.daily_fail(uuid, date, uuid, uuid, text, boolean, int, jsonb, boolean), public.daily_release(uuid, text)
+    to service_role;
 grant execute on function private.crm_execute_daily_actions(), public.crm_execute_daily_actions(),
     public.crm_status() to authenticated;
 
@@ -14620,6 +16024,404 @@ $$;
 grant execute on function public.cost_forecast() to authenticated;
 
 
+-- sql/88_sequence_stats.sql
+
+-- Statistics of sequences: counted from the history of steps and the messages they became, whenever they are asked for.
+
+-- A step that was run, what became of its message, and when the customer wrote next, within three days.
+create view public.sequence_runs with (security_invoker = true) as
+select
+    h.tenant_id, h.sequence_id, h.version, h.enrollment_id, h.step_key, h.position, h.outcome, h.reason, h.planned_at,
+    h.at, h.pending_manual_id, h.message_id, m.chat_id, m.status, m.sent_at, m.delivered_at, m.read_at, m.failed_at,
+    r.replied_at, m.currency, m.estimated_cost, m.actual_cost
+from public.sequence_history as h
+left join public.messages as m on m.tenant_id = h.tenant_id and m.id = h.message_id
+left join lateral (
+    select a.provider_at as replied_at
+    from public.messages as a
+    where a.tenant_id = m.tenant_id and a.chat_id = m.chat_id and a.direction = 'inbound' and a.provider_at > m.sent_at
+        and a.provider_at <= m.sent_at + interval '72 hours'
+    order by a.provider_at
+    limit 1
+) as r on m.sent_at is not null;
+comment on view public.sequence_runs is 'Every step that was run for a customer, with the fate of its message.';
+grant select on public.sequence_runs to authenticated, service_role;
+
+-- What became of a step, in all versions. sent: by us or by a person; manual: given to a person, of which done were
+-- sent by one; cost: {currency: {"estimated", "actual"}} of what was sent.
+create view public.sequence_step_stats with (security_invoker = true) as
+select
+    c.tenant_id, c.sequence_id, c.step_key, max(c.version) as version, max(c.position) as position,
+    sum(c.sent)::bigint as sent, sum(c.delivered)::bigint as delivered, sum(c.read)::bigint as read,
+    sum(c.failed)::bigint as failed, sum(c.replied_24h)::bigint as replied_24h,
+    sum(c.replied_72h)::bigint as replied_72h, sum(c.skipped)::bigint as skipped, sum(c.manual)::bigint as manual,
+    sum(c.done)::bigint as done, sum(c.stopped)::bigint as stopped,
+    coalesce(
+        jsonb_object_agg(c.currency, jsonb_build_object('estimated', c.estimated_cost, 'actual', c.actual_cost))
+            filter (where c.currency is not null and c.sent > 0), '{}') as cost
+from (
+    select
+        r.tenant_id, r.sequence_id, r.step_key, r.currency, max(r.version) as version,
+        (array_agg(r.position order by r.version desc))[1] as position,
+        count(*) filter (where r.sent_at is not null) as sent,
+        count(*) filter (where r.delivered_at is not null or r.read_at is not null) as delivered,
+        count(*) filter (where r.read_at is not null) as read,
+        count(*) filter (where r.status = 'failed') as failed,
+        count(*) filter (where r.replied_at <= r.sent_at + interval '24 hours') as replied_24h,
+        count(*) filter (where r.replied_at is not null) as replied_72h,
+        count(*) filter (where r.outcome = 'skipped') as skipped,
+        count(*) filter (where r.pending_manual_id is not null) as manual,
+        count(*) filter (where r.outcome = 'done') as done,
+        count(*) filter (where r.outcome = 'stopped') as stopped,
+        coalesce(sum(r.estimated_cost) filter (where r.sent_at is not null), 0) as estimated_cost,
+        coalesce(sum(r.actual_cost), 0) as actual_cost
+    from public.sequence_runs as r
+    group by r.tenant_id, r.sequence_id, r.step_key, r.currency
+) as c
+group by c.tenant_id, c.sequence_id, c.step_key;
+comment on view public.sequence_step_stats is 'How each step of each sequence did, in all its versions.';
+grant select on public.sequence_step_stats to authenticated, service_role;
+
+-- How a sequence did. Customers are counted by where they are; replied_24h and replied_72h are customers who wrote so
+-- soon after some step, the rest are steps.
+create view public.sequence_stats with (security_invoker = true) as
+select
+    s.tenant_id, s.id as sequence_id, s.name, s.is_active, s.deleted_at,
+    coalesce(e.enrolled, 0) as enrolled, coalesce(e.active, 0) as active, coalesce(e.paused, 0) as paused,
+    coalesce(e.completed, 0) as completed, coalesce(e.stopped, 0) as stopped, coalesce(e.replied, 0) as replied,
+    coalesce(e.blocked, 0) as blocked, coalesce(e.opted_out, 0) as opted_out,
+    coalesce(w.replied_24h, 0) as replied_24h, coalesce(w.replied_72h, 0) as replied_72h,
+    coalesce(w.sent, 0) as sent, coalesce(w.delivered, 0) as delivered, coalesce(w.read, 0) as read,
+    coalesce(w.failed, 0) as failed, coalesce(w.skipped, 0) as skipped, coalesce(w.manual, 0) as manual,
+    coalesce(w.done, 0) as done, coalesce(k.cost, '{}') as cost
+from public.sequences as s
+left join (
+    select
+        n.tenant_id, n.sequence_id, count(*) as enrolled, count(*) filter (where n.status = 'active') as active,
+        count(*) filter (where n.status = 'paused') as paused,
+        count(*) filter (where n.status = 'completed') as completed,
+        count(*) filter (where n.status = 'stopped') as stopped,
+        count(*) filter (where n.status = 'replied') as replied,
+        count(*) filter (where n.status = 'blocked') as blocked,
+        count(*) filter (where n.status = 'opted_out') as opted_out
+    from public.sequence_enrollments as n
+    group by n.tenant_id, n.sequence_id
+) as e on e.tenant_id = s.tenant_id and e.sequence_id = s.id
+left join (
+    select
+        r.tenant_id, r.sequence_id, count(*) filter (where r.sent_at is not null) as sent,
+        count(*) filter (where r.delivered_at is not null or r.read_at is not null) as delivered,
+        count(*) filter (where r.read_at is not null) as read,
+        count(*) filter (where r.status = 'failed') as failed,
+        count(*) filter (where r.outcome = 'skipped') as skipped,
+        count(*) filter (where r.pending_manual_id is not null) as manual,
+        count(*) filter (where r.outcome = 'done') as done,
+        count(distinct r.enrollment_id) filter (where r.replied_at <= r.sent_at + interval '24 hours') as replied_24h,
+        count(distinct r.enrollment_id) filter (where r.replied_at is not null) as replied_72h
+    from public.sequence_runs as r
+    group by r.tenant_id, r.sequence_id
+) as w on w.tenant_id = s.tenant_id and w.sequence_id = s.id
+left join (
+    select
+        c.tenant_id, c.sequence_id,
+        jsonb_object_agg(c.currency, jsonb_build_object('estimated', c.estimated_cost, 'actual', c.actual_cost))
+            as cost
+    from (
+        select
+            r.tenant_id, r.sequence_id, r.currency, coalesce(sum(r.estimated_cost), 0) as estimated_cost,
+            coalesce(sum(r.actual_cost), 0) as actual_cost
+        from public.sequence_runs as r
+        where r.sent_at is not null and r.currency is not null
+        group by r.tenant_id, r.sequence_id, r.currency
+    ) as c
+    group by c.tenant_id, c.sequence_id
+) as k on k.tenant_id = s.tenant_id and k.sequence_id = s.id;
+comment on view public.sequence_stats is 'How each sequence did, those that were deleted among them.';
+grant select on public.sequence_stats to authenticated, service_role;
+
+
+-- sql/89_number_health.sql
+
+-- The health of numbers: how each of them does now, and alerts when it does worse than it usually does.
+
+create view public.number_health with (security_invoker = true) as
+select
+    n.tenant_id, n.id as number_id, n.display_name, n.provider, n.is_active, n.quality_rating, n.messaging_limit,
+    coalesce(s.handed_1d, 0) as handed_1d, round(s.arrived_1d / s.went_1d, 4) as delivery_rate_1d,
+    round(s.read_1d / nullif(s.arrived_1d, 0), 4) as read_rate_1d, round(s.failed_1d / s.handed_1d, 4) as fail_rate_1d,
+    coalesce(s.handed_7d, 0) as handed_7d, round(s.arrived_7d / s.went_7d, 4) as delivery_rate_7d,
+    round(s.read_7d / nullif(s.arrived_7d, 0), 4) as read_rate_7d, round(s.failed_7d / s.handed_7d, 4) as fail_rate_7d,
+    coalesce(s.handed_28d, 0) as handed_28d, round(s.arrived_28d / s.went_28d, 4) as delivery_rate_28d,
+    round(s.read_28d / nullif(s.arrived_28d, 0), 4) as read_rate_28d,
+    round(s.failed_28d / s.handed_28d, 4) as fail_rate_28d,
+    coalesce(e.errors, '[]') as top_errors_7d,
+    coalesce(s.responses_7d, 0) as responses_7d,
+    round(s.response_seconds_7d / s.responses_7d) as response_avg_7d, r.response_p50, r.response_p90,
+    q.queued, q.scheduled, q.unknown, extract(epoch from z.now - q.oldest_at)::bigint as queue_age_seconds,
+    case when p.paused_until > now() then p.paused_until end as paused_until,
+    case when p.paused_until > now() then p.pause_reason end as pause_reason,
+    case when p.bulk_paused_until > now() then p.bulk_paused_until end as bulk_paused_until,
+    case when p.bulk_paused_until > now() then p.bulk_pause_reason end as bulk_pause_reason,
+    case
+        when 'channel_stopped' = any(a.kinds) then 'refused'
+        when 'channel_setup' = any(a.kinds) then 'not_set_up'
+        when 'token_refresh_failed' = any(a.kinds) then 'not_renewed'
+        else 'ok'
+    end as token_state,
+    t.expires_at as token_expires_at, h.last_inbound_at as last_heard_at, a.kinds as open_alerts, s.counted_at
+from public.whatsapp_numbers n
+join public.users u on u.id = n.tenant_id
+cross join lateral (
+    select c.now, (c.now at time zone u.timezone)::date as today from (select private.clock() as now) as c
+) as z
+left join public.number_pacing p on p.tenant_id = n.tenant_id and p.number_id = n.id
+left join public.channel_secrets t on t.tenant_id = n.tenant_id and t.number_id = n.id and t.kind = 'access_token'
+cross join lateral (
+    select
+        nullif(sum(d.went + d.failed) filter (where d.age < 1), 0) as handed_1d,
+        nullif(sum(d.went + d.failed) filter (where d.age < 7), 0) as handed_7d,
+        nullif(sum(d.went + d.failed), 0) as handed_28d,
+        nullif(sum(d.went) filter (where d.age < 1), 0) as went_1d,
+        nullif(sum(d.went) filter (where d.age < 7), 0) as went_7d,
+        nullif(sum(d.went), 0) as went_28d,
+        sum(d.arrived) filter (where d.age < 1) as arrived_1d,
+        sum(d.arrived) filter (where d.age < 7) as arrived_7d,
+        sum(d.arrived) as arrived_28d,
+        sum(d.read) filter (where d.age < 1) as read_1d,
+        sum(d.read) filter (where d.age < 7) as read_7d,
+        sum(d.read) as read_28d,
+        sum(d.failed) filter (where d.age < 1) as failed_1d,
+        sum(d.failed) filter (where d.age < 7) as failed_7d,
+        sum(d.failed) as failed_28d,
+        nullif(sum(d.responses) filter (where d.age < 7), 0) as responses_7d,
+        sum(d.response_seconds) filter (where d.age < 7) as response_seconds_7d,
+        max(d.counted_at) as counted_at
+    from (
+        select z.today - x.day as age, (x.sent + x.delivered + x.read + x.played)::numeric as went,
+            x.delivered + x.read + x.played as arrived, (x.read + x.played)::numeric as read,
+            x.failed::numeric as failed, x.responses, x.response_seconds::numeric as response_seconds, x.counted_at
+        from public.message_stats_daily x
+        where x.tenant_id = n.tenant_id and x.number_id = n.id and x.day > z.today - 28
+    ) as d
+) as s
+left join lateral (
+    select
+        jsonb_agg(jsonb_build_object('code', c.code, 'messages', c.messages) order by c.messages desc, c.code) as errors
+    from (
+        select x.key as code, sum(x.value::int) as messages
+        from public.message_stats_daily d
+        cross join lateral jsonb_each_text(d.error_codes) as x
+        where d.tenant_id = n.tenant_id and d.number_id = n.id and d.day > z.today - 7
+        group by x.key
+        order by sum(x.value::int) desc, x.key
+        limit 5
+    ) as c
+) as e on true
+left join lateral (
+    select d.response_p50, d.response_p90
+    from public.message_stats_daily d
+    where d.tenant_id = n.tenant_id and d.number_id = n.id and d.day > z.today - 28 and d.responses > 0
+    order by d.day desc
+    limit 1
+) as r on true
+left join lateral (
+    select d.last_inbound_at
+    from public.message_stats_daily d
+    where d.tenant_id = n.tenant_id and d.number_id = n.id and d.last_inbound_at is not null
+    order by d.day desc
+    limit 1
+) as h on true
+cross join lateral (
+    select
+        count(*) filter (where o.state <> 'unknown' and o.due_at <= z.now) as queued,
+        count(*) filter (where o.state <> 'unknown' and o.due_at > z.now) as scheduled,
+        count(*) filter (where o.state = 'unknown') as unknown,
+        min(o.due_at) filter (where o.state <> 'unknown' and o.due_at <= z.now) as oldest_at
+    from public.outbox o
+    where o.tenant_id = n.tenant_id and o.number_id = n.id
+) as q
+cross join lateral (
+    select coalesce(array_agg(distinct l.kind), '{}') as kinds
+    from public.alerts l
+    where l.tenant_id = n.tenant_id and l.number_id = n.id and l.resolved_at is null
+) as a;
+comment on view public.number_health is
+    'How each number does: its rates over the last 1, 7 and 28 days of the business''s clock, today among them, as of '
+    'counted_at; queue, pauses and alerts as of now.';
+comment on column public.number_health.delivery_rate_1d is 'Of what went out; what failed is in fail_rate_1d.';
+comment on column public.number_health.read_rate_1d is 'Of what was delivered.';
+comment on column public.number_health.fail_rate_1d is 'Of handed_1d, which is what went out and what failed.';
+comment on column public.number_health.response_p50 is 'Seconds, on the last day on which anybody was answered.';
+comment on column public.number_health.queue_age_seconds is 'Since when the oldest message should have gone out.';
+comment on column public.number_health.token_expires_at is 'Admins alone see it; null: never, or nobody said.';
+grant select on public.number_health to authenticated, service_role;
+create trigger number_health_refuse_write instead of insert or update or delete on public.number_health
+    for each row execute function private.refuse_write();
+
+-- Something that is wrong with a number now.
+create type private.number_trouble as (
+    tenant_id uuid, number_id uuid, kind text, severity text, message text, details jsonb
+);
+
+-- Is this share of so many worse than usual? By more than chance would do (three standard deviations), and by enough
+-- to matter.
+create function private.is_worse(p_share numeric, p_of numeric, p_usual numeric, p_margin numeric) returns boolean
+language plpgsql immutable set search_path = '' as $$
+declare
+    -- a number that never failed is not taken to be one that cannot
+    v_usual numeric := least(greatest(p_usual, 0.01), 0.99);
+begin
+    return p_share - v_usual >= greatest(p_margin, 3 * sqrt(v_usual * (1 - v_usual) / p_of));
+end
+$$;
+
+-- Numbers that deliver or are read less, or fail more, than they usually do. Usual is what their 28 days before
+-- yesterday were. Failures and deliveries: of their newest 200 messages in two days, of which an hour old those that
+-- may still arrive; 20 failures or deliveries are the least that says anything. Reading takes its time: the last
+-- three whole days, and a customer who never shows it never did.
+create function private.numbers_worse() returns setof private.number_trouble
+language plpgsql stable set search_path = '' set plan_cache_mode = 'force_custom_plan' set jit = 'off' as $$
+declare
+    v_now timestamptz := private.clock();
+begin
+    return query
+    with sums as materialized (
+        select n.tenant_id, n.id as number_id, n.display_name, d.*
+        from public.whatsapp_numbers n
+        join public.users u on u.id = n.tenant_id
+        cross join lateral (
+            select
+                sum(x.sent + x.failed) filter (where x.age < 2) as suspect,
+                sum(x.went) filter (where x.age >= 2) as usual_went,
+                sum(x.failed) filter (where x.age >= 2) as usual_failed,
+                sum(x.sent) filter (where x.age >= 2) as usual_missing,
+                sum(x.arrived) filter (where x.age between 1 and 3) as arrived,
+                sum(x.read) filter (where x.age between 1 and 3) as read,
+                sum(x.arrived) filter (where x.age >= 4) as usual_arrived,
+                sum(x.read) filter (where x.age >= 4) as usual_read
+            from (
+                select (v_now at time zone u.timezone)::date - s.day as age, s.sent, s.failed,
+                    s.sent + s.delivered + s.read + s.played as went, s.delivered + s.read + s.played as arrived,
+                    s.read + s.played as read
+                from public.message_stats_daily s
+                where s.tenant_id = n.tenant_id and s.number_id = n.id
+                    and s.day > (v_now at time zone u.timezone)::date - 30
+            ) as x
+        ) as d
+        where n.is_active
+    ),
+    newest as (
+        select s.*, l.failed, l.handed, l.missing, l.went
+        from sums s
+        cross join lateral (
+            select
+                count(*) filter (where m.status = 'failed') as failed, count(*) as handed,
+                count(*) filter (where m.status = 'sent' and m.provider_at <= v_now - interval '1 hour') as missing,
+                count(*) filter (where m.status <> 'failed' and m.provider_at <= v_now - interval '1 hour') as went
+            from (
+                select t.status, t.provider_at
+                from public.messages t
+                where t.tenant_id = s.tenant_id and t.provider_at between v_now - interval '2 days' and v_now
+                    -- as text: the index by number leads to all messages it ever had
+                    and t.number_id::text = s.number_id::text and t.direction = 'outbound'
+                    and t.status in ('sent', 'delivered', 'read', 'played', 'failed')
+                order by t.provider_at desc
+                limit 200
+            ) as m
+        ) as l
+        where s.suspect > 0
+    )
+    select w.tenant_id, w.number_id, w.kind, 'warning',
+        format('%s: %s %s%%, usually %s%%.', w.display_name, w.words, round(100 * w.share), round(100 * w.usual)),
+        jsonb_build_object('share', round(w.share, 4), 'of', w.sample, 'usual', round(w.usual, 4))
+    from (
+        select x.tenant_id, x.number_id, x.display_name, 'failure_spike' as kind, 'messages that fail are' as words,
+            x.failed::numeric / x.handed as share, x.handed as sample,
+            -- a number without a past: what is usual anywhere
+            case when x.usual_went + x.usual_failed >= 50
+                then x.usual_failed::numeric / (x.usual_went + x.usual_failed) else 0.05 end as usual
+        from newest x
+        where x.handed >= 20
+        union all
+        select x.tenant_id, x.number_id, x.display_name, 'delivery_drop', 'messages that do not arrive are',
+            x.missing::numeric / x.went, x.went, x.usual_missing::numeric / x.usual_went
+        from newest x
+        where x.went >= 20 and x.usual_went >= 50
+            -- that is said already
+            and not exists (
+                select from public.alerts a
+                where a.tenant_id = x.tenant_id and a.kind = 'deliveries_missing' and a.subject = x.number_id::text
+                    and a.resolved_at is null)
+        union all
+        select x.tenant_id, x.number_id, x.display_name, 'read_drop', 'delivered messages that nobody reads are',
+            1 - x.read::numeric / x.arrived, x.arrived, 1 - x.usual_read::numeric / x.usual_arrived
+        from sums x
+        where x.arrived >= 50 and x.usual_arrived >= 100
+    ) as w
+    where private.is_worse(w.share, w.sample, w.usual, case w.kind when 'read_drop' then 0.2 else 0.1 end);
+end
+$$;
+
+-- Numbers at quality YELLOW (at RED bulk rests, which is an alert of its own), and such whose queue stands still though
+-- nothing stops them: people and answers for a quarter of an hour, bulk for six hours.
+create function private.numbers_slow() returns setof private.number_trouble
+language plpgsql stable set search_path = '' as $$
+begin
+    return query
+    select n.tenant_id, n.id, 'quality_low', 'warning',
+        format('%s: customers block or report this number (quality YELLOW); at RED bulk will rest.', n.display_name),
+        '{}'::jsonb
+    from public.whatsapp_numbers n
+    where n.is_active and n.quality_rating = 'YELLOW';
+
+    return query
+    select q.tenant_id, q.number_id, 'queue_late', 'critical',
+        format('%s: messages should have gone out since %s.', n.display_name,
+            to_char(min(o.due_at) at time zone 'UTC', 'YYYY-MM-DD HH24:MI "UTC"')),
+        '{}'::jsonb
+    from private.outbox_numbers() q
+    join public.whatsapp_numbers n on n.tenant_id = q.tenant_id and n.id = q.number_id and n.is_active
+    left join public.number_pacing p on p.tenant_id = q.tenant_id and p.number_id = q.number_id
+    cross join (values (0::smallint, interval '15 minutes'), (1::smallint, interval '15 minutes'),
+        (2::smallint, interval '6 hours')) as lane (priority, patience)
+    cross join lateral (
+        select x.due_at, x.created_at
+        from public.outbox x
+        where x.tenant_id = q.tenant_id and x.number_id = q.number_id and x.state = 'queued'
+            and x.priority = lane.priority
+        order by x.due_at
+        limit 1
+    ) as o
+    where o.due_at < (select private.clock()) - lane.patience and o.created_at < now() - lane.patience
+        and coalesce(p.paused_until < now(), true)
+        and (lane.priority < 2 or coalesce(p.bulk_paused_until < now(), true))
+    group by q.tenant_id, q.number_id, n.display_name;
+end
+$$;
+
+-- Every hour: alerts for numbers that are in trouble, which end when it is over. Returns how many troubles there are.
+create function public.number_health_watch() returns int
+language plpgsql set search_path = '' as $$
+declare
+    v_kinds text[] := array['failure_spike', 'delivery_drop', 'read_drop', 'quality_low', 'queue_late'];
+    v_troubles private.number_trouble[] := array(
+        select t from private.numbers_worse() t union all select t from private.numbers_slow() t);
+begin
+    perform private.alert_raise(t.tenant_id, t.kind, t.number_id::text, t.message, p_number_id => t.number_id,
+        p_severity => t.severity, p_details => t.details)
+    from unnest(v_troubles) t;
+    perform private.alert_end(a.tenant_id, a.kind, a.subject)
+    from public.alerts a
+    where a.kind = any (v_kinds) and a.resolved_at is null and not exists (
+        select from unnest(v_troubles) t
+        where t.tenant_id = a.tenant_id and t.kind = a.kind and t.number_id = a.number_id);
+    return cardinality(v_troubles);
+end
+$$;
+grant execute on function private.is_worse(numeric, numeric, numeric, numeric), private.numbers_worse(),
+    private.numbers_slow(), public.number_health_watch() to service_role;
+
+
 -- sql/92_rights.sql
 
 -- Rights: who changed what a business decides, and what it was before.
@@ -14723,6 +16525,669 @@ begin
         and a.happened_at < (select private.clock()) - make_interval(days => s.audit_retention_days);
 end
 $$;
+
+
+-- sql/93_sequence_files.sql
+
+-- Sequence files: sequences as JSON that people keep, change and carry from one business to another. README says what
+-- is in them; shared/sequences.schema.json says it to editors.
+
+-- The document of a sequence, and whether it is active.
+create function private.sequence_entry(p_sequence public.sequences) returns jsonb
+language plpgsql stable set search_path = '' as $$
+begin
+    return private.sequence_document(p_sequence.tenant_id, p_sequence.id)
+        || jsonb_build_object('active', p_sequence.is_active);
+end
+$$;
+
+-- A file of these sequences; null: of all. Importing it changes nothing.
+create function private.sequences_export(p_tenant_id uuid, p_names text[]) returns jsonb
+language plpgsql stable set search_path = '' as $$
+declare
+    v_missing text := (
+        select string_agg(format('%L', n.name), ', ' order by n.name)
+        from unnest(p_names) as n (name)
+        where not exists (
+            select from public.sequences s
+            where s.tenant_id = p_tenant_id and s.deleted_at is null and lower(s.name) = lower(btrim(n.name))));
+begin
+    if v_missing is not null then
+        raise exception using errcode = 'PT404', message = format('There is no sequence %s.', v_missing),
+            hint = 'Read their names from sequences.';
+    end if;
+    return jsonb_build_object('format', 'recado.sequences', 'version', 1, 'sequences', (
+        select coalesce(jsonb_agg(private.sequence_entry(s) order by lower(s.name)), '[]')
+        from public.sequences s
+        where s.tenant_id = p_tenant_id and s.deleted_at is null
+            and (p_names is null or lower(s.name) in (select lower(btrim(n)) from unnest(p_names) n))));
+end
+$$;
+
+-- Checking.
+
+-- What is wrong with a file as such: it is not one, or one that we cannot read.
+create function private.sequence_file_faults(p_file jsonb) returns table (path text, fault text)
+language plpgsql immutable rows 1 set search_path = '' as $$
+begin
+    return query
+    select c.path, c.fault
+    from (
+        values
+            (1, 'file', case when jsonb_typeof(p_file) is distinct from 'object' then 'must be an object' end),
+            (2, 'format', case when p_file -> 'format' is distinct from '"recado.sequences"' then
+                'must be "recado.sequences"' end),
+            (3, 'version', case when p_file -> 'version' is distinct from '1' then format(
+                'is %s, and only version 1 can be read here: export the file again, or update Recado',
+                coalesce(p_file ->> 'version', 'missing')) end),
+            (4, 'file', private.json_fault(p_file, 'object', null, null, array['format', 'version', 'sequences'])),
+            (5, 'sequences', case when p_file -> 'sequences' is null then 'is missing'
+                else private.json_fault(p_file -> 'sequences', 'list', 0, 1000, null) end)
+    ) as c (n, path, fault)
+    where c.fault is not null and (c.n = 1 or jsonb_typeof(p_file) = 'object')
+    order by c.n;
+end
+$$;
+
+-- What is wrong with one of its sequences: paths are within it, and empty for the whole of it. What is asked later
+-- makes no sense before what is asked first is mended.
+create function private.sequence_entry_faults(p_tenant_id uuid, p_entry jsonb) returns table (path text, fault text)
+language plpgsql stable rows 1 set search_path = '' as $$
+declare
+    v_document jsonb;
+begin
+    if jsonb_typeof(p_entry) <> 'object' then
+        return query values ('', 'must be an object');
+        return;
+    elsif jsonb_typeof(p_entry -> 'active') <> 'boolean' then
+        return query values ('.active', 'must be true or false');
+    end if;
+    v_document := p_entry - 'active';
+    return query
+    select case f.path when 'document' then '' else '.' || f.path end, f.fault
+    from private.sequence_head_faults(v_document) f
+    where f.fault is not null
+    union all
+    select '.' || f.path, f.fault from private.sequence_step_faults(v_document) f where f.fault is not null;
+    if not found then
+        return query
+        select '.' || f.path, f.fault
+        from private.sequence_template_faults(p_tenant_id, v_document) f
+        where f.fault is not null;
+    end if;
+end
+$$;
+
+-- Everything that is wrong with the sequences of a file.
+create function private.sequences_faults(p_tenant_id uuid, p_sequences jsonb, p_mode text)
+returns table (path text, fault text)
+language plpgsql stable rows 1 set search_path = '' as $$
+begin
+    return query
+    select format('sequences[%s]%s', e.n - 1, f.path), f.fault
+    from jsonb_array_elements(p_sequences) with ordinality as e (entry, n)
+    cross join lateral private.sequence_entry_faults(p_tenant_id, e.entry) f
+    union all
+    select format('sequences[%s].name', e.n - 1), e.fault
+    from (
+        select s.n, case
+            when row_number() over (partition by s.name order by s.n) > 1 then 'is the name of another sequence of the file'
+            when p_mode = 'create' and exists (
+                select from public.sequences q
+                where q.tenant_id = p_tenant_id and q.deleted_at is null and lower(q.name) = s.name)
+                then 'is the name of a sequence that you have: rename it, or import with the mode update' end as fault
+        from (
+            select n, lower(btrim(entry ->> 'name')) as name
+            from jsonb_array_elements(p_sequences) with ordinality as x (entry, n)
+            where jsonb_typeof(entry -> 'name') = 'string'
+        ) as s
+    ) as e
+    where e.fault is not null;
+end
+$$;
+
+-- Refuse a file with all that is wrong with it: the first in the message, all in details.
+create function private.sequences_check(p_tenant_id uuid, p_file jsonb, p_mode text) returns void
+language plpgsql stable set search_path = '' as $$
+declare
+    v_faults jsonb;
+begin
+    if p_mode is null or p_mode not in ('update', 'create', 'replace', 'check') then
+        raise exception using errcode = 'PT400', message = format('There is no mode %L.', p_mode),
+            hint = 'Choose update, create, replace or check.';
+    end if;
+    select jsonb_agg(jsonb_build_object('path', f.path, 'fault', f.fault)) into v_faults
+    from private.sequence_file_faults(p_file) f;
+    if v_faults is null then
+        select jsonb_agg(jsonb_build_object('path', f.path, 'fault', f.fault)) into v_faults
+        from private.sequences_faults(p_tenant_id, p_file -> 'sequences', p_mode) f;
+    end if;
+    if v_faults is not null then
+        raise exception using errcode = 'PT400',
+            message = format('%s %s%s.', v_faults #>> '{0,path}', v_faults #>> '{0,fault}',
+                case when jsonb_array_length(v_faults) > 1
+                    then format(' (and %s more)', jsonb_array_length(v_faults) - 1) else '' end),
+            hint = 'Nothing was imported. Correct the file; details has everything that is wrong with it.',
+            detail = jsonb_build_object('path', v_faults #> '{0,path}', 'faults', v_faults)::text;
+    end if;
+end
+$$;
+
+-- Importing.
+
+-- One sequence of a checked file: what became of it.
+create function private.sequence_import(p_tenant_id uuid, p_by uuid, p_entry jsonb) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+    v_was public.sequences;
+    v_saved jsonb;
+    v_is_active boolean;
+begin
+    select * into v_was from public.sequences s
+    where s.tenant_id = p_tenant_id and s.deleted_at is null and lower(s.name) = lower(btrim(p_entry ->> 'name'));
+    v_is_active := coalesce((p_entry ->> 'active')::boolean, v_was.is_active, false);
+    v_saved := private.sequence_save(p_tenant_id, v_was.id, p_entry - 'active', p_by);
+    if v_is_active <> coalesce(v_was.is_active, false) then
+        perform private.sequence_switch(p_tenant_id, (v_saved ->> 'id')::uuid, v_is_active);
+    end if;
+    return jsonb_build_object('name', btrim(p_entry ->> 'name'), 'id', v_saved -> 'id', 'version', v_saved -> 'version',
+        'outcome', case when v_was.id is null then 'created'
+            when (v_saved ->> 'changed')::boolean or v_is_active <> v_was.is_active then 'updated'
+            else 'unchanged' end);
+end
+$$;
+
+-- All of a checked file, or, when anything is refused, nothing of it.
+create function private.sequences_import_all(p_tenant_id uuid, p_by uuid, p_file jsonb, p_mode text) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+    v_sequences jsonb;
+    v_deleted uuid[] := case when p_mode = 'replace' then array(
+        select s.id from public.sequences s
+        where s.tenant_id = p_tenant_id and s.deleted_at is null and not exists (
+            select from jsonb_array_elements(p_file -> 'sequences') e
+            where lower(btrim(e ->> 'name')) = lower(s.name))
+        order by s.id) end;
+begin
+    perform set_config('recado.change', 'import', true);
+    perform private.sequence_remove(p_tenant_id, id) from unnest(v_deleted) id;
+    select jsonb_agg(private.sequence_import(p_tenant_id, p_by, e.entry) order by e.n) into v_sequences
+    from jsonb_array_elements(p_file -> 'sequences') with ordinality as e (entry, n);
+    perform set_config('recado.change', '', true);
+    return jsonb_build_object('mode', p_mode, 'sequences', coalesce(v_sequences, '[]'), 'deleted', (
+        select coalesce(jsonb_agg(s.name order by s.name), '[]')
+        from public.sequences s
+        where s.tenant_id = p_tenant_id and s.id = any(v_deleted)));
+end
+$$;
+
+-- Definer's work, for the tenant given: see public.sequences_import().
+create function private.sequences_import(p_tenant_id uuid, p_by uuid, p_file jsonb, p_mode text) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+    v_answer jsonb;
+begin
+    perform private.sequences_check(p_tenant_id, p_file, p_mode);
+    begin
+        v_answer := private.sequences_import_all(p_tenant_id, p_by, p_file, p_mode);
+        if p_mode = 'check' then
+            raise exception using errcode = 'PT000', message = 'This was only a check.';
+        end if;
+    exception when sqlstate 'PT000' then null;
+    end;
+    return v_answer;
+end
+$$;
+
+-- Definer: people may not write sequences; tenant from require_admin.
+create function private.my_sequences_import(p_file jsonb, p_mode text) returns jsonb
+language plpgsql security definer set search_path = '' as $$
+begin
+    return private.sequences_import(private.require_admin(), private.my_user_id(), p_file, p_mode);
+end
+$$;
+
+-- Definer: asks the tables of templates and steps with one grant, the caller's seat; tenant from require_staff.
+create function private.my_sequences_export(p_names text[]) returns jsonb
+language plpgsql stable security definer set search_path = '' as $$
+begin
+    return private.sequences_export(private.require_staff(), p_names);
+end
+$$;
+
+-- A file of all sequences, or of those named: {"format": "recado.sequences", "version": 1, "sequences": [...]}.
+create function public.sequences_export(p_names text[] default null) returns jsonb
+language sql stable set search_path = '' as $$
+    select private.my_sequences_export(p_names)
+$$;
+
+-- Take over a file, all of it or nothing. A sequence of the same name is brought to what the file says (mode update),
+-- or is refused (create); with replace those that are not in the file are deleted; check only tells. Customers on
+-- their way stay on the version they have. Answers {"mode", "sequences": [{"name", "id", "version", "outcome": created,
+-- updated or unchanged}], "deleted": [names]}.
+create function public.sequences_import(p_document jsonb, p_mode text default 'update') returns jsonb
+language sql set search_path = '' set statement_timeout = '60s' as $$
+    select private.my_sequences_import(p_document, p_mode)
+$$;
+
+-- The same for machines, of whichever business.
+create function public.tenant_sequences_export(p_tenant_id uuid, p_names text[] default null) returns jsonb
+language sql stable set search_path = '' as $$
+    select private.sequences_export(p_tenant_id, p_names)
+$$;
+create function public.tenant_sequences_import(p_tenant_id uuid, p_document jsonb, p_mode text default 'update')
+returns jsonb
+language sql set search_path = '' set statement_timeout = '60s' as $$
+    select private.sequences_import(p_tenant_id, null, p_document, p_mode)
+$$;
+
+grant execute on function
+    private.sequence_entry(public.sequences), private.sequences_export(uuid, text[]),
+    private.sequence_file_faults(jsonb), private.sequence_entry_faults(uuid, jsonb),
+    private.sequences_faults(uuid, jsonb, text), private.sequences_check(uuid, jsonb, text),
+    private.sequence_import(uuid, uuid, jsonb), private.sequences_import_all(uuid, uuid, jsonb, text),
+    private.sequences_import(uuid, uuid, jsonb, text), public.tenant_sequences_export(uuid, text[]),
+    public.tenant_sequences_import(uuid, jsonb, text) to service_role;
+grant execute on function private.my_sequences_export(text[]), private.my_sequences_import(jsonb, text),
+    public.sequences_export(text[]), public.sequences_import(jsonb, text) to authenticated;
+
+
+-- sql/94_restore.sql
+
+-- The way back: what was there before each change, and every business's whole configuration of each day.
+
+-- restore_points: what was there before a change, and every business's whole configuration of each day.
+create table public.restore_points (
+    tenant_id uuid,
+    id uuid default private.uuid7(),
+    reason text not null,
+    day date,
+    taken_at timestamptz not null,
+    taken_by uuid,
+    document jsonb not null,
+    constraint restore_points_pkey primary key (tenant_id, id),
+    constraint restore_points_tenant_id_day_key unique (tenant_id, day),
+    constraint restore_points_tenant_id_fkey foreign key (tenant_id) references public.users (id),
+    constraint restore_points_taken_by_fkey foreign key (tenant_id, taken_by) references public.users (tenant_id, id),
+    constraint restore_points_day_check check ((reason = 'daily') = (day is not null))
+);
+comment on table public.restore_points is
+    'Ways back: restore_point_restore() brings back what one holds. Kept for tenant_settings.restore_days.';
+comment on column public.restore_points.reason is
+    'daily: the backup of a day. Else what happened next: create, save, activate, deactivate, delete, import, restore.';
+comment on column public.restore_points.day is 'By the business''s own clock.';
+comment on column public.restore_points.document is
+    'Parts of private.configuration(), without any secret; `new` names the sequences that were not there yet.';
+
+create index restore_points_tenant_id_taken_at_idx on public.restore_points (tenant_id, taken_at desc);
+create index restore_points_tenant_id_taken_by_idx
+    on public.restore_points (tenant_id, taken_by) where taken_by is not null;
+
+alter table public.restore_points enable row level security;
+grant select on public.restore_points to authenticated, service_role;
+create policy restore_points_select_admin on public.restore_points for select to authenticated
+    using (tenant_id = (select private.my_tenant_id()) and (select private.my_role()) = 'admin');
+
+-- The configuration as a document: what an admin may change is what can be brought back.
+
+create function private.editable_columns(p_table regclass) returns text[]
+language plpgsql stable set search_path = '' as $$
+begin
+    return array(
+        select a.attname::text from pg_catalog.pg_attribute a
+        where a.attrelid = p_table and a.attnum > 0 and not a.attisdropped
+            and has_column_privilege('authenticated', p_table, a.attnum, 'update')
+        order by a.attnum);
+end
+$$;
+
+-- Only these keys of an object.
+create function private.jsonb_pick(p_object jsonb, p_keys text[]) returns jsonb
+language sql immutable set search_path = '' as $$
+    select coalesce(jsonb_object_agg(key, value), '{}') from jsonb_each(p_object) where key = any(p_keys)
+$$;
+
+create function private.settings_document(p_tenant_id uuid) returns jsonb
+language plpgsql stable set search_path = '' as $$
+begin
+    return (
+        select private.jsonb_pick(to_jsonb(s), private.editable_columns('public.tenant_settings'))
+            - '{followup_agent_id,followup_template_id}'::text[]
+            || jsonb_build_object('followup_agent', a.name, 'followup_template', case when t.id is not null
+                then jsonb_build_object('name', t.name, 'language', t.language) end)
+        from public.tenant_settings s
+        left join public.ai_agents a on a.tenant_id = s.tenant_id and a.id = s.followup_agent_id
+        left join public.message_templates t on t.tenant_id = s.tenant_id and t.id = s.followup_template_id
+        where s.tenant_id = p_tenant_id);
+end
+$$;
+
+create function private.agents_document(p_tenant_id uuid) returns jsonb
+language plpgsql stable set search_path = '' as $$
+begin
+    return coalesce((
+        select jsonb_agg(private.jsonb_pick(to_jsonb(a), private.editable_columns('public.ai_agents'))
+            || jsonb_build_object('id', a.id, 'prompt', to_jsonb(p) - '{tenant_id,id,agent_id,version,trigger_reason,is_active,
+                tokens_used,response_quality,created_at}'::text[]) order by a.name)
+        from public.ai_agents a
+        left join public.agent_prompts p on p.tenant_id = a.tenant_id and p.agent_id = a.id and p.is_active
+        where a.tenant_id = p_tenant_id), '[]');
+end
+$$;
+
+-- Whether a number is connected is not ours to decide: only how it is served.
+create function private.numbers_document(p_tenant_id uuid) returns jsonb
+language plpgsql stable set search_path = '' as $$
+begin
+    return coalesce((
+        select jsonb_agg(private.jsonb_pick(to_jsonb(n), private.editable_columns('public.whatsapp_numbers'))
+            - '{is_active,is_primary,default_agent_id}'::text[]
+            || jsonb_build_object('id', n.id, 'phone_number', n.phone_number, 'default_agent', a.name)
+            order by n.phone_number)
+        from public.whatsapp_numbers n
+        left join public.ai_agents a on a.tenant_id = n.tenant_id and a.id = n.default_agent_id
+        where n.tenant_id = p_tenant_id and n.is_active), '[]');
+end
+$$;
+
+-- As in a file, and with the ids by which they are found again whatever they are called by then.
+create function private.sequences_document(p_tenant_id uuid) returns jsonb
+language plpgsql stable set search_path = '' as $$
+begin
+    return coalesce((
+        select jsonb_agg(private.sequence_entry(s) || jsonb_build_object('id', s.id) order by s.id)
+        from public.sequences s
+        where s.tenant_id = p_tenant_id and s.deleted_at is null), '[]');
+end
+$$;
+
+create function private.configuration(p_tenant_id uuid) returns jsonb
+language plpgsql stable set search_path = '' as $$
+begin
+    return jsonb_build_object(
+        'settings', private.settings_document(p_tenant_id), 'agents', private.agents_document(p_tenant_id),
+        'numbers', private.numbers_document(p_tenant_id), 'sequences', private.sequences_document(p_tenant_id));
+end
+$$;
+comment on function private.configuration(uuid) is
+    'What a business has decided, without any secret: {"settings", "agents", "numbers", "sequences"}.';
+
+-- Taking restore points.
+
+-- The restore point of this transaction, made by the first who asks: all that one transaction changes is one change.
+create function private.restore_point(p_tenant_id uuid, p_reason text, p_document jsonb default '{}') returns uuid
+language plpgsql set search_path = '' as $$
+declare
+    v_open text[] := string_to_array(current_setting('recado.restore_point', true), ' ');
+    v_id uuid := private.uuid7();
+begin
+    -- an id of another transaction is never here: the setting ends with its own
+    if v_open[1] = p_tenant_id::text then
+        return v_open[2]::uuid;
+    end if;
+    insert into public.restore_points (tenant_id, id, reason, taken_at, taken_by, document)
+    values (p_tenant_id, v_id, coalesce(nullif(current_setting('recado.change', true), ''), p_reason), private.clock(),
+        private.my_user_id(), p_document);
+    perform set_config('recado.restore_point', concat_ws(' ', p_tenant_id, v_id), true);
+    return v_id;
+end
+$$;
+
+-- Into the restore point of this transaction goes each sequence that it changes, as it was before; of one that is new,
+-- or was deleted, that it was not there.
+create function private.sequence_remember(p_tenant_id uuid, p_sequence_id uuid, p_reason text) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_sequence public.sequences;
+    v_point_id uuid := private.restore_point(p_tenant_id, p_reason);
+begin
+    select * into v_sequence from public.sequences s
+    where s.tenant_id = p_tenant_id and s.id = p_sequence_id and s.deleted_at is null;
+    update public.restore_points r
+    set document = r.document || case when v_sequence.id is null
+        then jsonb_build_object('new', coalesce(r.document -> 'new', '[]') || to_jsonb(p_sequence_id))
+        else jsonb_build_object('sequences', coalesce(r.document -> 'sequences', '[]')
+            || jsonb_build_array(private.sequence_entry(v_sequence) || jsonb_build_object('id', p_sequence_id))) end
+    where r.tenant_id = p_tenant_id and r.id = v_point_id
+        and not coalesce(r.document -> 'new' ? p_sequence_id::text, false)
+        and not coalesce(r.document -> 'sequences' @> jsonb_build_array(jsonb_build_object('id', p_sequence_id)), false);
+end
+$$;
+
+-- before insert, update or delete of sequences and what belongs to them. Definer: whoever changes a sequence, there is
+-- a way back.
+create function private.sequence_changes() returns trigger
+language plpgsql security definer set search_path = '' as $$
+declare
+    v_now jsonb := to_jsonb(new);
+    v_was jsonb := to_jsonb(old);
+    v_row jsonb := coalesce(v_now, v_was);
+begin
+    perform private.sequence_remember((v_row ->> 'tenant_id')::uuid,
+        coalesce(v_row ->> 'sequence_id', v_row ->> 'id')::uuid,
+        case when tg_table_name <> 'sequences' then 'save'
+            when tg_op = 'INSERT' then 'create'
+            when tg_op = 'DELETE' or v_now ->> 'deleted_at' is not null then 'delete'
+            when v_now -> 'is_active' <> v_was -> 'is_active' and (v_now ->> 'is_active')::boolean then 'activate'
+            when v_now -> 'is_active' <> v_was -> 'is_active' then 'deactivate'
+            else 'save' end);
+    return case tg_op when 'DELETE' then old else new end;
+end
+$$;
+create trigger sequences_changes before insert or delete on public.sequences
+    for each row execute function private.sequence_changes();
+create trigger sequences_changes_update before update on public.sequences
+    for each row when (old.* is distinct from new.*) execute function private.sequence_changes();
+create trigger sequence_triggers_changes before insert or update or delete on public.sequence_triggers
+    for each row execute function private.sequence_changes();
+
+-- Every hour: the configuration of each business whose day has begun, once a day.
+create function private.configuration_backup() returns int
+language plpgsql set search_path = '' as $$
+declare
+    v_count int;
+begin
+    insert into public.restore_points (tenant_id, reason, day, taken_at, document)
+    select o.id, 'daily', d.day, private.clock(), private.configuration(o.id)
+    from public.users o
+    cross join lateral (select ((select private.clock()) at time zone o.timezone)::date as day) as d
+    where o.id = o.tenant_id and o.is_active and not exists (
+        select from public.restore_points r where r.tenant_id = o.id and r.day = d.day)
+    order by o.id
+    on conflict on constraint restore_points_tenant_id_day_key do nothing;
+    get diagnostics v_count = row_count;
+    return v_count;
+end
+$$;
+
+-- Every day: what is older than each business wants it kept.
+create function private.restore_points_purge() returns void
+language plpgsql set search_path = '' as $$
+begin
+    delete from public.restore_points r
+    using public.tenant_settings s
+    where r.tenant_id = s.tenant_id
+        and r.taken_at < (select private.clock()) - make_interval(days => s.restore_days);
+end
+$$;
+
+-- Bringing back.
+
+-- Give rows of a table the values of documents with the same key: none but the columns that admins may change.
+create function private.rows_restore(p_table regclass, p_tenant_id uuid, p_key text, p_documents jsonb) returns int
+language plpgsql set search_path = '' as $$
+declare
+    v_columns text[] := private.editable_columns(p_table);
+    v_count int;
+begin
+    execute format(
+        'update %s t set (%s) = (select %s from jsonb_populate_record(t, private.jsonb_pick(d.document, $3)) as r)'
+        ' from jsonb_array_elements($2) as d (document)'
+        ' where t.tenant_id = $1 and t.%4$I::text = d.document ->> %4$L',
+        p_table, (select string_agg(format('%I', c), ', ') from unnest(v_columns) c),
+        (select string_agg(format('r.%I', c), ', ') from unnest(v_columns) c), p_key)
+    using p_tenant_id, p_documents, v_columns;
+    get diagnostics v_count = row_count;
+    return v_count;
+end
+$$;
+
+-- Agents that are gone come back; those made since stay, but the default one is who was it then.
+create function private.agents_restore(p_tenant_id uuid, p_agents jsonb) returns int
+language plpgsql strict set search_path = '' as $$
+begin
+    update public.ai_agents set is_default = false
+    where tenant_id = p_tenant_id and is_default and p_agents @> '[{"is_default": true}]';
+    insert into public.ai_agents (tenant_id, id, name, is_active)
+    select p_tenant_id, (a ->> 'id')::uuid, a ->> 'name', false
+    from jsonb_array_elements(p_agents) a
+    on conflict do nothing;
+    perform private.prompts_restore(p_tenant_id, p_agents);
+    return private.rows_restore('public.ai_agents', p_tenant_id, 'id', p_agents);
+end
+$$;
+
+-- A prompt that was in use then is in use again, as a new version; where there was none, there is none.
+create function private.prompts_restore(p_tenant_id uuid, p_agents jsonb) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_agents uuid[];
+    v_prompts jsonb[];
+begin
+    with replaced as (
+        select (a ->> 'id')::uuid as agent_id, nullif(a -> 'prompt', 'null') as prompt
+        from jsonb_array_elements(p_agents) a
+        left join public.agent_prompts p
+            on p.tenant_id = p_tenant_id and p.agent_id = (a ->> 'id')::uuid and p.is_active
+        where nullif(a -> 'prompt', 'null') is distinct from to_jsonb(p) - '{tenant_id,id,agent_id,version,
+            trigger_reason,is_active,tokens_used,response_quality,created_at}'::text[]
+    )
+    select array_agg(r.agent_id), array_agg(r.prompt) into v_agents, v_prompts from replaced r;
+    update public.agent_prompts p set is_active = false
+    where p.tenant_id = p_tenant_id and p.agent_id = any(v_agents) and p.is_active;
+    insert into public.agent_prompts (
+        tenant_id, agent_id, system_prompt, context_summary, business_context, version, trigger_reason)
+    select p_tenant_id, r.agent_id, r.prompt ->> 'system_prompt', r.prompt ->> 'context_summary',
+        r.prompt -> 'business_context', coalesce((
+            select max(p.version) from public.agent_prompts p
+            where p.tenant_id = p_tenant_id and p.agent_id = r.agent_id), 0) + 1, 'restore'
+    from unnest(v_agents, v_prompts) as r (agent_id, prompt)
+    where r.prompt is not null;
+end
+$$;
+
+create function private.numbers_restore(p_tenant_id uuid, p_numbers jsonb) returns int
+language plpgsql strict set search_path = '' as $$
+begin
+    update public.whatsapp_numbers n
+    set default_agent_id = (
+        select a.id from public.ai_agents a where a.tenant_id = n.tenant_id and a.name = d ->> 'default_agent')
+    from jsonb_array_elements(p_numbers) d
+    where n.tenant_id = p_tenant_id and n.id = (d ->> 'id')::uuid;
+    return private.rows_restore('public.whatsapp_numbers', p_tenant_id, 'id', p_numbers);
+end
+$$;
+
+create function private.settings_restore(p_tenant_id uuid, p_settings jsonb) returns int
+language plpgsql strict set search_path = '' as $$
+begin
+    update public.tenant_settings s
+    set followup_agent_id = (
+            select a.id from public.ai_agents a
+            where a.tenant_id = s.tenant_id and a.name = p_settings ->> 'followup_agent'),
+        followup_template_id = (
+            select t.id from public.message_templates t
+            where t.tenant_id = s.tenant_id and t.name = p_settings #>> '{followup_template,name}'
+                and t.language = p_settings #>> '{followup_template,language}'
+            order by (t.status = 'approved') desc, t.created_at desc
+            limit 1)
+    where s.tenant_id = p_tenant_id;
+    return private.rows_restore('public.tenant_settings', p_tenant_id, 'tenant_id',
+        jsonb_build_array(p_settings || jsonb_build_object('tenant_id', p_tenant_id)));
+end
+$$;
+
+-- Sequences as they were: those deleted since are there again, those made by the change are deleted. Customers on
+-- their way stay on the version they have, and what they got they do not get again.
+create function private.sequences_restore(p_tenant_id uuid, p_sequences jsonb, p_new jsonb) returns int
+language plpgsql set search_path = '' as $$
+declare
+    v_entry jsonb;
+begin
+    perform private.sequence_remove(s.tenant_id, s.id)
+    from public.sequences s
+    where s.tenant_id = p_tenant_id and s.deleted_at is null and p_new ? s.id::text;
+    update public.sequences s set deleted_at = null
+    from jsonb_array_elements(p_sequences) e
+    where s.tenant_id = p_tenant_id and s.id = (e ->> 'id')::uuid and s.deleted_at is not null;
+    for v_entry in select e from jsonb_array_elements(p_sequences) e loop
+        perform private.sequence_switch(p_tenant_id, (private.sequence_save(p_tenant_id, (
+            select s.id from public.sequences s where s.tenant_id = p_tenant_id and s.id = (v_entry ->> 'id')::uuid
+        ), v_entry - '{id,active}'::text[], private.my_user_id()) ->> 'id')::uuid, (v_entry ->> 'active')::boolean);
+    end loop;
+    return nullif(coalesce(jsonb_array_length(p_sequences), 0) + coalesce(jsonb_array_length(p_new), 0), 0);
+end
+$$;
+
+-- What of a restore point is to be brought back; a part it does not hold is refused.
+create function private.restore_parts(p_point public.restore_points, p_parts text[]) returns jsonb
+language plpgsql stable set search_path = '' as $$
+declare
+    v_unknown text := (
+        select string_agg(part, ', ') from unnest(p_parts) part where part <> all (array(select jsonb_object_keys(p_point.document))));
+begin
+    if v_unknown is not null then
+        perform private.refuse('PT400', 'restore_part', jsonb_build_object('part', v_unknown, 'parts', (
+            select string_agg(key, ', ') from jsonb_object_keys(p_point.document - 'new') key)));
+    end if;
+    return case when p_parts is null then p_point.document
+        when 'sequences' = any(p_parts) then private.jsonb_pick(p_point.document, p_parts || array['new'])
+        else private.jsonb_pick(p_point.document, p_parts) end;
+end
+$$;
+
+-- Definer: people may write neither restore points nor what no form of theirs edits; tenant from require_admin.
+create function private.restore_point_restore(p_id uuid, p_parts text[]) returns jsonb
+language plpgsql security definer set search_path = '' as $$
+declare
+    v_tenant_id uuid := private.require_admin();
+    v_point public.restore_points;
+    v_parts jsonb;
+    v_undo_id uuid;
+begin
+    select * into v_point from public.restore_points r where r.tenant_id = v_tenant_id and r.id = p_id;
+    if not found then
+        perform private.refuse('PT404', 'no_restore_point');
+    end if;
+    v_parts := private.restore_parts(v_point, p_parts);
+    -- sequences are added to it as they change
+    v_undo_id := private.restore_point(v_tenant_id, 'restore', private.jsonb_pick(private.configuration(v_tenant_id),
+        array(select key from jsonb_object_keys(v_parts - 'sequences' - 'new') key)));
+    return jsonb_build_object('undo', v_undo_id, 'restored', jsonb_strip_nulls(jsonb_build_object(
+        'agents', private.agents_restore(v_tenant_id, v_parts -> 'agents'),
+        'settings', private.settings_restore(v_tenant_id, v_parts -> 'settings'),
+        'numbers', private.numbers_restore(v_tenant_id, v_parts -> 'numbers'),
+        'sequences', private.sequences_restore(v_tenant_id, v_parts -> 'sequences', v_parts -> 'new'))));
+end
+$$;
+
+-- Bring back what was there before a change, or on a day: all of it, or the parts named (settings, agents, numbers,
+-- sequences). What was there until now becomes a restore point itself. {"undo": its id, "restored": {part: rows}}
+create function public.restore_point_restore(p_restore_point_id uuid, p_parts text[] default null) returns jsonb
+language sql set search_path = '' as $$
+    select private.restore_point_restore(p_restore_point_id, p_parts)
+$$;
+grant execute on function private.restore_point_restore(uuid, text[]), public.restore_point_restore(uuid, text[])
+    to authenticated;
+
+insert into private.phrases (kind, reason, es, en, pt) values
+    ('refusal', 'no_restore_point', 'No hay tal punto de restauración.', 'There is no such restore point.',
+        'Não há tal ponto de restauração.'),
+    ('hint', 'no_restore_point', 'Tome su id de restore_points.', 'Read its id from restore_points.',
+        'Leia o seu id em restore_points.'),
+    ('refusal', 'restore_part', 'Este punto de restauración no contiene {part}.',
+        'This restore point does not hold {part}.', 'Este ponto de restauração não contém {part}.'),
+    ('hint', 'restore_part', 'Contiene {parts}.', 'It holds {parts}.', 'Contém {parts}.');
 
 
 -- sql/95_schedules.sql
@@ -14853,6 +17318,7 @@ select cron.schedule('webhook-retry', '* * * * *', 'select public.webhook_retry(
 select cron.schedule('webhook-purge', '41 * * * *', 'select public.webhook_purge()');
 select cron.schedule('numbers-watch', '7 * * * *', 'select public.numbers_watch()');
 select cron.schedule('stats-refresh', '11 * * * *', 'select public.stats_refresh()');
+select cron.schedule('number-health', '16 * * * *', 'select public.number_health_watch()');
 select cron.schedule('outbox-sweep', '* * * * *', 'select public.outbox_sweep()');
 select cron.schedule('conversations-close-idle', '*/5 * * * *', 'select public.conversations_close_idle()');
 -- what no wake-up reached: lost ones, retries, work of a loop that died
@@ -14876,9 +17342,13 @@ select cron.schedule(
     $$select private.wake('process-sequences') where private.worker_has_work('process-sequences')$$);
 select cron.schedule('backfill', '*/10 * * * *', $$select private.wake('backfill')
     where exists (select from public.whatsapp_numbers where provider <> 'cloud_api' and is_active)$$);
+select cron.schedule('detect-blocks', '23 */6 * * *', $$select private.wake('detect-blocks')
+    where exists (select from public.whatsapp_numbers where is_active)$$);
 select cron.schedule('sync-templates', '41 4 * * *', $$select private.wake('sync-templates')
     where exists (select from public.whatsapp_numbers where is_active and coalesce(waba_id, account_id) is not null)$$);
 select cron.schedule('sequences-resume', '* * * * *', 'select private.sequences_resume()');
+select cron.schedule('configuration-backup', '23 * * * *', 'select private.configuration_backup()');
+select cron.schedule('restore-points-purge', '39 3 * * *', 'select private.restore_points_purge()');
 select cron.schedule('audit-purge', '37 3 * * *', 'select private.audit_purge()');
 select cron.schedule('traces-purge', '17 3 * * *', 'select private.traces_purge()');
 

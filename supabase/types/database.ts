@@ -172,6 +172,12 @@ isOneToOne: false
       foreignKeyName: "alerts_number_id_fkey"
       columns: ["tenant_id","number_id"]
 isOneToOne: false
+      referencedRelation: "number_health"
+      referencedColumns: ["tenant_id","number_id"]
+    },{
+      foreignKeyName: "alerts_number_id_fkey"
+      columns: ["tenant_id","number_id"]
+isOneToOne: false
       referencedRelation: "whatsapp_numbers"
       referencedColumns: ["tenant_id","id"]
     },{
@@ -244,20 +250,26 @@ isOneToOne: false
       foreignKeyName: "channel_secrets_number_id_fkey"
       columns: ["tenant_id","number_id"]
 isOneToOne: false
+      referencedRelation: "number_health"
+      referencedColumns: ["tenant_id","number_id"]
+    },{
+      foreignKeyName: "channel_secrets_number_id_fkey"
+      columns: ["tenant_id","number_id"]
+isOneToOne: false
       referencedRelation: "whatsapp_numbers"
       referencedColumns: ["tenant_id","id"]
     }
                   ]
                 },"chats": {
                   Row: {
-                    "agent_paused_until": string | null,"block_state": string,"created_at": string,"enriched_at": string | null,"free_entry_reply_by": string | null,"free_entry_until": string | null,"id": string,"inbox_hour": string,"is_free_entry_confirmed": boolean,"last_inbound_at": string | null,"last_interaction_at": string,"last_outbound_at": string | null,"lead_id": string,"news_since": string | null,"number_id": string,"referral": Json | null,"referral_at": string | null,"tenant_id": string,"thread_id": string | null,"unread_count": number,"window_expires_at": string | null
+                    "agent_paused_until": string | null,"block_state": string,"created_at": string,"enriched_at": string | null,"free_entry_reply_by": string | null,"free_entry_until": string | null,"id": string,"inbox_hour": string,"is_free_entry_confirmed": boolean,"last_inbound_at": string | null,"last_interaction_at": string,"last_outbound_at": string | null,"lead_id": string,"news_since": string | null,"number_id": string,"reach_state": string,"referral": Json | null,"referral_at": string | null,"tenant_id": string,"thread_id": string | null,"unread_count": number,"window_expires_at": string | null
                   }
                   ComputedFields: never
                   Insert: {
-                    "agent_paused_until"?: string | null,"block_state"?: string,"created_at"?: string,"enriched_at"?: string | null,"free_entry_reply_by"?: string | null,"free_entry_until"?: string | null,"id"?: string,"inbox_hour"?: never,"is_free_entry_confirmed"?: boolean,"last_inbound_at"?: string | null,"last_interaction_at": string,"last_outbound_at"?: string | null,"lead_id": string,"news_since"?: string | null,"number_id": string,"referral"?: Json | null,"referral_at"?: string | null,"tenant_id": string,"thread_id"?: string | null,"unread_count"?: number,"window_expires_at"?: string | null
+                    "agent_paused_until"?: string | null,"block_state"?: string,"created_at"?: string,"enriched_at"?: string | null,"free_entry_reply_by"?: string | null,"free_entry_until"?: string | null,"id"?: string,"inbox_hour"?: never,"is_free_entry_confirmed"?: boolean,"last_inbound_at"?: string | null,"last_interaction_at": string,"last_outbound_at"?: string | null,"lead_id": string,"news_since"?: string | null,"number_id": string,"reach_state"?: string,"referral"?: Json | null,"referral_at"?: string | null,"tenant_id": string,"thread_id"?: string | null,"unread_count"?: number,"window_expires_at"?: string | null
                   }
                   Update: {
-                    "agent_paused_until"?: string | null,"block_state"?: string,"created_at"?: string,"enriched_at"?: string | null,"free_entry_reply_by"?: string | null,"free_entry_until"?: string | null,"id"?: string,"inbox_hour"?: never,"is_free_entry_confirmed"?: boolean,"last_inbound_at"?: string | null,"last_interaction_at"?: string,"last_outbound_at"?: string | null,"lead_id"?: string,"news_since"?: string | null,"number_id"?: string,"referral"?: Json | null,"referral_at"?: string | null,"tenant_id"?: string,"thread_id"?: string | null,"unread_count"?: number,"window_expires_at"?: string | null
+                    "agent_paused_until"?: string | null,"block_state"?: string,"created_at"?: string,"enriched_at"?: string | null,"free_entry_reply_by"?: string | null,"free_entry_until"?: string | null,"id"?: string,"inbox_hour"?: never,"is_free_entry_confirmed"?: boolean,"last_inbound_at"?: string | null,"last_interaction_at"?: string,"last_outbound_at"?: string | null,"lead_id"?: string,"news_since"?: string | null,"number_id"?: string,"reach_state"?: string,"referral"?: Json | null,"referral_at"?: string | null,"tenant_id"?: string,"thread_id"?: string | null,"unread_count"?: number,"window_expires_at"?: string | null
                   }
                   Relationships: [
                     {
@@ -266,6 +278,12 @@ isOneToOne: false
 isOneToOne: false
       referencedRelation: "customer_leads"
       referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "chats_number_id_fkey"
+      columns: ["tenant_id","number_id"]
+isOneToOne: false
+      referencedRelation: "number_health"
+      referencedColumns: ["tenant_id","number_id"]
     },{
       foreignKeyName: "chats_number_id_fkey"
       columns: ["tenant_id","number_id"]
@@ -359,6 +377,12 @@ isOneToOne: false
                   }
                   Relationships: [
                     {
+      foreignKeyName: "costs_daily_number_id_fkey"
+      columns: ["tenant_id","number_id"]
+isOneToOne: false
+      referencedRelation: "number_health"
+      referencedColumns: ["tenant_id","number_id"]
+    },{
       foreignKeyName: "costs_daily_number_id_fkey"
       columns: ["tenant_id","number_id"]
 isOneToOne: false
@@ -488,6 +512,44 @@ isOneToOne: false
       referencedColumns: ["id"]
     }
                   ]
+                },"delivery_issues": {
+                  Row: {
+                    "after_count": number,"after_hours": number,"cause": string,"chat_id": string,"confirmed_at": string | null,"first_at": string,"first_message_id": string | null,"id": string,"last_at": string,"last_message_id": string | null,"level": string,"message_count": number,"note": string | null,"opened_at": string,"probability": number,"resolved_at": string | null,"resolved_by": string | null,"resolved_how": string | null,"tenant_id": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "after_count": number,"after_hours": number,"cause": string,"chat_id": string,"confirmed_at"?: string | null,"first_at": string,"first_message_id"?: string | null,"id"?: string,"last_at": string,"last_message_id"?: string | null,"level": string,"message_count": number,"note"?: string | null,"opened_at": string,"probability"?: never,"resolved_at"?: string | null,"resolved_by"?: string | null,"resolved_how"?: string | null,"tenant_id": string
+                  }
+                  Update: {
+                    "after_count"?: number,"after_hours"?: number,"cause"?: string,"chat_id"?: string,"confirmed_at"?: string | null,"first_at"?: string,"first_message_id"?: string | null,"id"?: string,"last_at"?: string,"last_message_id"?: string | null,"level"?: string,"message_count"?: number,"note"?: string | null,"opened_at"?: string,"probability"?: never,"resolved_at"?: string | null,"resolved_by"?: string | null,"resolved_how"?: string | null,"tenant_id"?: string
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "delivery_issues_chat_id_fkey"
+      columns: ["tenant_id","chat_id"]
+isOneToOne: false
+      referencedRelation: "chats"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "delivery_issues_first_message_id_fkey"
+      columns: ["tenant_id","first_message_id"]
+isOneToOne: false
+      referencedRelation: "messages"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "delivery_issues_last_message_id_fkey"
+      columns: ["tenant_id","last_message_id"]
+isOneToOne: false
+      referencedRelation: "messages"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "delivery_issues_resolved_by_fkey"
+      columns: ["tenant_id","resolved_by"]
+isOneToOne: false
+      referencedRelation: "users"
+      referencedColumns: ["tenant_id","id"]
+    }
+                  ]
                 },"early_events": {
                   Row: {
                     "body": NonNullable<Json>,"detail": string,"happened_at": string,"kind": string,"number_id": string,"target": string,"tenant_id": string
@@ -501,6 +563,12 @@ isOneToOne: false
                   }
                   Relationships: [
                     {
+      foreignKeyName: "early_events_number_id_fkey"
+      columns: ["tenant_id","number_id"]
+isOneToOne: false
+      referencedRelation: "number_health"
+      referencedColumns: ["tenant_id","number_id"]
+    },{
       foreignKeyName: "early_events_number_id_fkey"
       columns: ["tenant_id","number_id"]
 isOneToOne: false
@@ -642,6 +710,12 @@ isOneToOne: false
       foreignKeyName: "message_stats_daily_number_id_fkey"
       columns: ["tenant_id","number_id"]
 isOneToOne: false
+      referencedRelation: "number_health"
+      referencedColumns: ["tenant_id","number_id"]
+    },{
+      foreignKeyName: "message_stats_daily_number_id_fkey"
+      columns: ["tenant_id","number_id"]
+isOneToOne: false
       referencedRelation: "whatsapp_numbers"
       referencedColumns: ["tenant_id","id"]
     }
@@ -668,14 +742,14 @@ isOneToOne: false
                   ]
                 },"messages": {
                   Row: {
-                    "actual_cost": number | null,"agent_id": string | null,"author_id": string | null,"chat_id": string,"consented_cost": number | null,"content": string | null,"conversation_id": string | null,"created_at": string,"currency": string | null,"data": Json | null,"delivered_at": string | null,"direction": string,"edited_at": string | null,"error_code": number | null,"error_message": string | null,"estimated_cost": number | null,"failed_at": string | null,"forced_by": string | null,"forced_reason": string | null,"id": string,"idempotency_key": string | null,"is_forwarded": boolean,"is_named": boolean,"lead_id": string,"number_id": string,"played_at": string | null,"previous": Json | null,"price_class": string | null,"pricing": Json | null,"provider_at": string,"raw": Json | null,"reactions": Json | null,"read_at": string | null,"referral": Json | null,"reply_to": string | null,"request_hash": string | null,"revoked_at": string | null,"role": string,"scheduled_at": string | null,"send_reason": string | null,"send_verdict": string | null,"sent_at": string | null,"source": string,"status": string,"template_id": string | null,"tenant_id": string,"type": string,"wa_message_id": string | null
+                    "actual_cost": number | null,"agent_id": string | null,"author_id": string | null,"awaits_delivery": boolean,"chat_id": string,"consented_cost": number | null,"content": string | null,"conversation_id": string | null,"created_at": string,"currency": string | null,"data": Json | null,"delivered_at": string | null,"direction": string,"edited_at": string | null,"error_code": number | null,"error_message": string | null,"estimated_cost": number | null,"failed_at": string | null,"forced_by": string | null,"forced_reason": string | null,"id": string,"idempotency_key": string | null,"is_forwarded": boolean,"is_named": boolean,"lead_id": string,"number_id": string,"played_at": string | null,"previous": Json | null,"price_class": string | null,"pricing": Json | null,"provider_at": string,"raw": Json | null,"reactions": Json | null,"read_at": string | null,"referral": Json | null,"reply_to": string | null,"request_hash": string | null,"revoked_at": string | null,"role": string,"scheduled_at": string | null,"send_reason": string | null,"send_verdict": string | null,"sent_at": string | null,"source": string,"status": string,"template_id": string | null,"tenant_id": string,"type": string,"wa_message_id": string | null
                   }
                   ComputedFields: never
                   Insert: {
-                    "actual_cost"?: number | null,"agent_id"?: string | null,"author_id"?: string | null,"chat_id": string,"consented_cost"?: number | null,"content"?: string | null,"conversation_id"?: string | null,"created_at"?: string,"currency"?: string | null,"data"?: Json | null,"delivered_at"?: string | null,"direction": string,"edited_at"?: string | null,"error_code"?: number | null,"error_message"?: string | null,"estimated_cost"?: number | null,"failed_at"?: string | null,"forced_by"?: string | null,"forced_reason"?: string | null,"id"?: string,"idempotency_key"?: string | null,"is_forwarded"?: boolean,"is_named"?: boolean,"lead_id": string,"number_id": string,"played_at"?: string | null,"previous"?: Json | null,"price_class"?: string | null,"pricing"?: Json | null,"provider_at": string,"raw"?: Json | null,"reactions"?: Json | null,"read_at"?: string | null,"referral"?: Json | null,"reply_to"?: string | null,"request_hash"?: string | null,"revoked_at"?: string | null,"role": string,"scheduled_at"?: string | null,"send_reason"?: string | null,"send_verdict"?: string | null,"sent_at"?: string | null,"source": string,"status": string,"template_id"?: string | null,"tenant_id": string,"type": string,"wa_message_id"?: string | null
+                    "actual_cost"?: number | null,"agent_id"?: string | null,"author_id"?: string | null,"awaits_delivery"?: never,"chat_id": string,"consented_cost"?: number | null,"content"?: string | null,"conversation_id"?: string | null,"created_at"?: string,"currency"?: string | null,"data"?: Json | null,"delivered_at"?: string | null,"direction": string,"edited_at"?: string | null,"error_code"?: number | null,"error_message"?: string | null,"estimated_cost"?: number | null,"failed_at"?: string | null,"forced_by"?: string | null,"forced_reason"?: string | null,"id"?: string,"idempotency_key"?: string | null,"is_forwarded"?: boolean,"is_named"?: boolean,"lead_id": string,"number_id": string,"played_at"?: string | null,"previous"?: Json | null,"price_class"?: string | null,"pricing"?: Json | null,"provider_at": string,"raw"?: Json | null,"reactions"?: Json | null,"read_at"?: string | null,"referral"?: Json | null,"reply_to"?: string | null,"request_hash"?: string | null,"revoked_at"?: string | null,"role": string,"scheduled_at"?: string | null,"send_reason"?: string | null,"send_verdict"?: string | null,"sent_at"?: string | null,"source": string,"status": string,"template_id"?: string | null,"tenant_id": string,"type": string,"wa_message_id"?: string | null
                   }
                   Update: {
-                    "actual_cost"?: number | null,"agent_id"?: string | null,"author_id"?: string | null,"chat_id"?: string,"consented_cost"?: number | null,"content"?: string | null,"conversation_id"?: string | null,"created_at"?: string,"currency"?: string | null,"data"?: Json | null,"delivered_at"?: string | null,"direction"?: string,"edited_at"?: string | null,"error_code"?: number | null,"error_message"?: string | null,"estimated_cost"?: number | null,"failed_at"?: string | null,"forced_by"?: string | null,"forced_reason"?: string | null,"id"?: string,"idempotency_key"?: string | null,"is_forwarded"?: boolean,"is_named"?: boolean,"lead_id"?: string,"number_id"?: string,"played_at"?: string | null,"previous"?: Json | null,"price_class"?: string | null,"pricing"?: Json | null,"provider_at"?: string,"raw"?: Json | null,"reactions"?: Json | null,"read_at"?: string | null,"referral"?: Json | null,"reply_to"?: string | null,"request_hash"?: string | null,"revoked_at"?: string | null,"role"?: string,"scheduled_at"?: string | null,"send_reason"?: string | null,"send_verdict"?: string | null,"sent_at"?: string | null,"source"?: string,"status"?: string,"template_id"?: string | null,"tenant_id"?: string,"type"?: string,"wa_message_id"?: string | null
+                    "actual_cost"?: number | null,"agent_id"?: string | null,"author_id"?: string | null,"awaits_delivery"?: never,"chat_id"?: string,"consented_cost"?: number | null,"content"?: string | null,"conversation_id"?: string | null,"created_at"?: string,"currency"?: string | null,"data"?: Json | null,"delivered_at"?: string | null,"direction"?: string,"edited_at"?: string | null,"error_code"?: number | null,"error_message"?: string | null,"estimated_cost"?: number | null,"failed_at"?: string | null,"forced_by"?: string | null,"forced_reason"?: string | null,"id"?: string,"idempotency_key"?: string | null,"is_forwarded"?: boolean,"is_named"?: boolean,"lead_id"?: string,"number_id"?: string,"played_at"?: string | null,"previous"?: Json | null,"price_class"?: string | null,"pricing"?: Json | null,"provider_at"?: string,"raw"?: Json | null,"reactions"?: Json | null,"read_at"?: string | null,"referral"?: Json | null,"reply_to"?: string | null,"request_hash"?: string | null,"revoked_at"?: string | null,"role"?: string,"scheduled_at"?: string | null,"send_reason"?: string | null,"send_verdict"?: string | null,"sent_at"?: string | null,"source"?: string,"status"?: string,"template_id"?: string | null,"tenant_id"?: string,"type"?: string,"wa_message_id"?: string | null
                   }
                   Relationships: [
                     {
@@ -732,6 +806,12 @@ isOneToOne: false
       foreignKeyName: "monthly_sends_number_id_fkey"
       columns: ["tenant_id","number_id"]
 isOneToOne: false
+      referencedRelation: "number_health"
+      referencedColumns: ["tenant_id","number_id"]
+    },{
+      foreignKeyName: "monthly_sends_number_id_fkey"
+      columns: ["tenant_id","number_id"]
+isOneToOne: false
       referencedRelation: "whatsapp_numbers"
       referencedColumns: ["tenant_id","id"]
     }
@@ -749,6 +829,12 @@ isOneToOne: false
                   }
                   Relationships: [
                     {
+      foreignKeyName: "number_pacing_number_id_fkey"
+      columns: ["tenant_id","number_id"]
+isOneToOne: true
+      referencedRelation: "number_health"
+      referencedColumns: ["tenant_id","number_id"]
+    },{
       foreignKeyName: "number_pacing_number_id_fkey"
       columns: ["tenant_id","number_id"]
 isOneToOne: true
@@ -780,6 +866,12 @@ isOneToOne: false
 isOneToOne: true
       referencedRelation: "messages"
       referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "outbox_number_id_fkey"
+      columns: ["tenant_id","number_id"]
+isOneToOne: false
+      referencedRelation: "number_health"
+      referencedColumns: ["tenant_id","number_id"]
     },{
       foreignKeyName: "outbox_number_id_fkey"
       columns: ["tenant_id","number_id"]
@@ -908,6 +1000,12 @@ isOneToOne: true
       foreignKeyName: "pending_replies_number_id_fkey"
       columns: ["tenant_id","number_id"]
 isOneToOne: false
+      referencedRelation: "number_health"
+      referencedColumns: ["tenant_id","number_id"]
+    },{
+      foreignKeyName: "pending_replies_number_id_fkey"
+      columns: ["tenant_id","number_id"]
+isOneToOne: false
       referencedRelation: "whatsapp_numbers"
       referencedColumns: ["tenant_id","id"]
     }
@@ -939,6 +1037,32 @@ isOneToOne: false
                   }
                   Relationships: [
 
+                  ]
+                },"restore_points": {
+                  Row: {
+                    "day": string | null,"document": NonNullable<Json>,"id": string,"reason": string,"taken_at": string,"taken_by": string | null,"tenant_id": string
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "day"?: string | null,"document": NonNullable<Json>,"id"?: string,"reason": string,"taken_at": string,"taken_by"?: string | null,"tenant_id": string
+                  }
+                  Update: {
+                    "day"?: string | null,"document"?: NonNullable<Json>,"id"?: string,"reason"?: string,"taken_at"?: string,"taken_by"?: string | null,"tenant_id"?: string
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "restore_points_taken_by_fkey"
+      columns: ["tenant_id","taken_by"]
+isOneToOne: false
+      referencedRelation: "users"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "restore_points_tenant_id_fkey"
+      columns: ["tenant_id"]
+isOneToOne: false
+      referencedRelation: "users"
+      referencedColumns: ["id"]
+    }
                   ]
                 },"sequence_enrollments": {
                   Row: {
@@ -1052,6 +1176,12 @@ isOneToOne: false
       foreignKeyName: "sequence_triggers_sequence_id_fkey"
       columns: ["tenant_id","sequence_id"]
 isOneToOne: false
+      referencedRelation: "sequence_stats"
+      referencedColumns: ["tenant_id","sequence_id"]
+    },{
+      foreignKeyName: "sequence_triggers_sequence_id_fkey"
+      columns: ["tenant_id","sequence_id"]
+isOneToOne: false
       referencedRelation: "sequences"
       referencedColumns: ["tenant_id","id"]
     }
@@ -1074,6 +1204,12 @@ isOneToOne: false
 isOneToOne: false
       referencedRelation: "users"
       referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "sequence_versions_sequence_id_fkey"
+      columns: ["tenant_id","sequence_id"]
+isOneToOne: false
+      referencedRelation: "sequence_stats"
+      referencedColumns: ["tenant_id","sequence_id"]
     },{
       foreignKeyName: "sequence_versions_sequence_id_fkey"
       columns: ["tenant_id","sequence_id"]
@@ -1124,14 +1260,14 @@ isOneToOne: false
                   ]
                 },"tenant_settings": {
                   Row: {
-                    "activity_delay_seconds": number,"ai_daily_cost_budget": number | null,"ai_daily_token_budget": number | null,"audit_retention_days": number | null,"block_after_hours": number,"business_name": string,"closed_hours_message": string | null,"conversation_idle_hours": number,"created_at": string,"crm_analysis_idle_minutes": number,"crm_model": string,"crm_person_keeps": string,"crm_pipeline": NonNullable<Json>,"crm_statuses": NonNullable<Json>,"currency": string,"daily_actions_at": string,"enrichment_interval_hours": number,"followup_agent_id": string | null,"followup_template_id": string | null,"human_takeover_minutes": number,"opt_in_keywords": (string)[],"opt_out_confirmation": string | null,"opt_out_keywords": (string)[],"quiet_hours": Json | null,"restore_days": number,"shows_typing": boolean,"silence_alert_deliveries": number | null,"tenant_id": string,"thread_max_age_days": number,"thread_max_input_tokens": number,"updated_at": string,"webhook_log_retention_days": number | null
+                    "activity_delay_seconds": number,"ai_daily_cost_budget": number | null,"ai_daily_token_budget": number | null,"audit_retention_days": number | null,"block_after_hours": number,"block_confirmed_count": number,"block_probable_count": number,"business_name": string,"closed_hours_message": string | null,"conversation_idle_hours": number,"created_at": string,"crm_analysis_idle_minutes": number,"crm_model": string,"crm_person_keeps": string,"crm_pipeline": NonNullable<Json>,"crm_statuses": NonNullable<Json>,"currency": string,"daily_actions_at": string,"enrichment_interval_hours": number,"followup_agent_id": string | null,"followup_template_id": string | null,"human_takeover_minutes": number,"opt_in_keywords": (string)[],"opt_out_confirmation": string | null,"opt_out_keywords": (string)[],"quiet_hours": Json | null,"restore_days": number,"shows_typing": boolean,"silence_alert_deliveries": number | null,"tenant_id": string,"thread_max_age_days": number,"thread_max_input_tokens": number,"updated_at": string,"webhook_log_retention_days": number | null
                   }
                   ComputedFields: never
                   Insert: {
-                    "activity_delay_seconds"?: number,"ai_daily_cost_budget"?: number | null,"ai_daily_token_budget"?: number | null,"audit_retention_days"?: number | null,"block_after_hours"?: number,"business_name": string,"closed_hours_message"?: string | null,"conversation_idle_hours"?: number,"created_at"?: string,"crm_analysis_idle_minutes"?: number,"crm_model"?: string,"crm_person_keeps"?: string,"crm_pipeline"?: NonNullable<Json>,"crm_statuses"?: NonNullable<Json>,"currency"?: string,"daily_actions_at"?: string,"enrichment_interval_hours"?: number,"followup_agent_id"?: string | null,"followup_template_id"?: string | null,"human_takeover_minutes"?: number,"opt_in_keywords"?: (string)[],"opt_out_confirmation"?: string | null,"opt_out_keywords"?: (string)[],"quiet_hours"?: Json | null,"restore_days"?: number,"shows_typing"?: boolean,"silence_alert_deliveries"?: number | null,"tenant_id": string,"thread_max_age_days"?: number,"thread_max_input_tokens"?: number,"updated_at"?: string,"webhook_log_retention_days"?: number | null
+                    "activity_delay_seconds"?: number,"ai_daily_cost_budget"?: number | null,"ai_daily_token_budget"?: number | null,"audit_retention_days"?: number | null,"block_after_hours"?: number,"block_confirmed_count"?: number,"block_probable_count"?: number,"business_name": string,"closed_hours_message"?: string | null,"conversation_idle_hours"?: number,"created_at"?: string,"crm_analysis_idle_minutes"?: number,"crm_model"?: string,"crm_person_keeps"?: string,"crm_pipeline"?: NonNullable<Json>,"crm_statuses"?: NonNullable<Json>,"currency"?: string,"daily_actions_at"?: string,"enrichment_interval_hours"?: number,"followup_agent_id"?: string | null,"followup_template_id"?: string | null,"human_takeover_minutes"?: number,"opt_in_keywords"?: (string)[],"opt_out_confirmation"?: string | null,"opt_out_keywords"?: (string)[],"quiet_hours"?: Json | null,"restore_days"?: number,"shows_typing"?: boolean,"silence_alert_deliveries"?: number | null,"tenant_id": string,"thread_max_age_days"?: number,"thread_max_input_tokens"?: number,"updated_at"?: string,"webhook_log_retention_days"?: number | null
                   }
                   Update: {
-                    "activity_delay_seconds"?: number,"ai_daily_cost_budget"?: number | null,"ai_daily_token_budget"?: number | null,"audit_retention_days"?: number | null,"block_after_hours"?: number,"business_name"?: string,"closed_hours_message"?: string | null,"conversation_idle_hours"?: number,"created_at"?: string,"crm_analysis_idle_minutes"?: number,"crm_model"?: string,"crm_person_keeps"?: string,"crm_pipeline"?: NonNullable<Json>,"crm_statuses"?: NonNullable<Json>,"currency"?: string,"daily_actions_at"?: string,"enrichment_interval_hours"?: number,"followup_agent_id"?: string | null,"followup_template_id"?: string | null,"human_takeover_minutes"?: number,"opt_in_keywords"?: (string)[],"opt_out_confirmation"?: string | null,"opt_out_keywords"?: (string)[],"quiet_hours"?: Json | null,"restore_days"?: number,"shows_typing"?: boolean,"silence_alert_deliveries"?: number | null,"tenant_id"?: string,"thread_max_age_days"?: number,"thread_max_input_tokens"?: number,"updated_at"?: string,"webhook_log_retention_days"?: number | null
+                    "activity_delay_seconds"?: number,"ai_daily_cost_budget"?: number | null,"ai_daily_token_budget"?: number | null,"audit_retention_days"?: number | null,"block_after_hours"?: number,"block_confirmed_count"?: number,"block_probable_count"?: number,"business_name"?: string,"closed_hours_message"?: string | null,"conversation_idle_hours"?: number,"created_at"?: string,"crm_analysis_idle_minutes"?: number,"crm_model"?: string,"crm_person_keeps"?: string,"crm_pipeline"?: NonNullable<Json>,"crm_statuses"?: NonNullable<Json>,"currency"?: string,"daily_actions_at"?: string,"enrichment_interval_hours"?: number,"followup_agent_id"?: string | null,"followup_template_id"?: string | null,"human_takeover_minutes"?: number,"opt_in_keywords"?: (string)[],"opt_out_confirmation"?: string | null,"opt_out_keywords"?: (string)[],"quiet_hours"?: Json | null,"restore_days"?: number,"shows_typing"?: boolean,"silence_alert_deliveries"?: number | null,"tenant_id"?: string,"thread_max_age_days"?: number,"thread_max_input_tokens"?: number,"updated_at"?: string,"webhook_log_retention_days"?: number | null
                   }
                   Relationships: [
                     {
@@ -1152,6 +1288,32 @@ isOneToOne: false
 isOneToOne: true
       referencedRelation: "users"
       referencedColumns: ["id"]
+    }
+                  ]
+                },"unreachable_chats": {
+                  Row: {
+                    "chat_id": string,"failures": number,"first_failed_at": string,"last_error_code": number | null,"last_failed_at": string,"note": string | null,"restored_at": string | null,"restored_by": string | null,"restored_how": string | null,"tenant_id": string,"unreachable_at": string | null
+                  }
+                  ComputedFields: never
+                  Insert: {
+                    "chat_id": string,"failures": number,"first_failed_at": string,"last_error_code"?: number | null,"last_failed_at": string,"note"?: string | null,"restored_at"?: string | null,"restored_by"?: string | null,"restored_how"?: string | null,"tenant_id": string,"unreachable_at"?: string | null
+                  }
+                  Update: {
+                    "chat_id"?: string,"failures"?: number,"first_failed_at"?: string,"last_error_code"?: number | null,"last_failed_at"?: string,"note"?: string | null,"restored_at"?: string | null,"restored_by"?: string | null,"restored_how"?: string | null,"tenant_id"?: string,"unreachable_at"?: string | null
+                  }
+                  Relationships: [
+                    {
+      foreignKeyName: "unreachable_chats_chat_id_fkey"
+      columns: ["tenant_id","chat_id"]
+isOneToOne: true
+      referencedRelation: "chats"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "unreachable_chats_restored_by_fkey"
+      columns: ["tenant_id","restored_by"]
+isOneToOne: false
+      referencedRelation: "users"
+      referencedColumns: ["tenant_id","id"]
     }
                   ]
                 },"users": {
@@ -1243,6 +1405,14 @@ isOneToOne: false
       referencedColumns: ["id"]
     }
                   ]
+                },"block_detection_quality": {
+                  Row: {
+                    "after_count": number,"after_hours": number,"cause": string,"disproved": number | null,"disproved_by_customer": number | null,"disproved_by_delivery": number | null,"disproved_rate": number | null,"level": string,"marked": number | null,"number_id": string,"open": number | null,"reactivated": number | null,"tenant_id": string
+                  }
+                  ComputedFields: never
+                  Relationships: [
+
+                  ]
                 },"client_view": {
                   Row: {
                     "chat_id": string | null,"fecha_proxima_accion": string | null,"label1": string | null,"label2": string | null,"label3": string | null,"last_activity": string | null,"name": string | null,"phone_number": string | null,"prioridad": number,"profile_status": string | null,"proxima_accion": string | null,"thread_id": string | null,"thread_token_count": number,"user_name": string | null
@@ -1273,9 +1443,83 @@ isOneToOne: false
       foreignKeyName: "costs_daily_number_id_fkey"
       columns: ["tenant_id","number_id"]
 isOneToOne: false
+      referencedRelation: "number_health"
+      referencedColumns: ["tenant_id","number_id"]
+    },{
+      foreignKeyName: "costs_daily_number_id_fkey"
+      columns: ["tenant_id","number_id"]
+isOneToOne: false
       referencedRelation: "whatsapp_numbers"
       referencedColumns: ["tenant_id","id"]
     }
+                  ]
+                },"number_health": {
+                  Row: {
+                    "bulk_pause_reason": string | null,"bulk_paused_until": string | null,"counted_at": string | null,"delivery_rate_1d": number | null,"delivery_rate_28d": number | null,"delivery_rate_7d": number | null,"display_name": string,"fail_rate_1d": number | null,"fail_rate_28d": number | null,"fail_rate_7d": number | null,"handed_1d": number | null,"handed_28d": number | null,"handed_7d": number | null,"is_active": boolean,"last_heard_at": string | null,"messaging_limit": number | null,"number_id": string,"open_alerts": (string)[] | null,"pause_reason": string | null,"paused_until": string | null,"provider": string,"quality_rating": string | null,"queue_age_seconds": number | null,"queued": number | null,"read_rate_1d": number | null,"read_rate_28d": number | null,"read_rate_7d": number | null,"response_avg_7d": number | null,"response_p50": number | null,"response_p90": number | null,"responses_7d": number | null,"scheduled": number | null,"tenant_id": string,"token_expires_at": string | null,"token_state": string | null,"top_errors_7d": Json | null,"unknown": number | null
+                  }
+                  ComputedFields: never
+                  Insert: {
+                           "bulk_pause_reason"?: string | null,"bulk_paused_until"?: string | null,"counted_at"?: string | null,"delivery_rate_1d"?: number | null,"delivery_rate_28d"?: number | null,"delivery_rate_7d"?: number | null,"display_name"?: string | null,"fail_rate_1d"?: number | null,"fail_rate_28d"?: number | null,"fail_rate_7d"?: number | null,"handed_1d"?: number | null,"handed_28d"?: number | null,"handed_7d"?: number | null,"is_active"?: boolean | null,"last_heard_at"?: string | null,"messaging_limit"?: number | null,"number_id"?: string | null,"open_alerts"?: (string)[] | null,"pause_reason"?: string | null,"paused_until"?: string | null,"provider"?: string | null,"quality_rating"?: string | null,"queue_age_seconds"?: number | null,"queued"?: number | null,"read_rate_1d"?: number | null,"read_rate_28d"?: number | null,"read_rate_7d"?: number | null,"response_avg_7d"?: number | null,"response_p50"?: number | null,"response_p90"?: number | null,"responses_7d"?: number | null,"scheduled"?: number | null,"tenant_id"?: string | null,"token_expires_at"?: string | null,"token_state"?: string | null,"top_errors_7d"?: Json | null,"unknown"?: number | null
+                         }
+                        Update: {
+                           "bulk_pause_reason"?: string | null,"bulk_paused_until"?: string | null,"counted_at"?: string | null,"delivery_rate_1d"?: number | null,"delivery_rate_28d"?: number | null,"delivery_rate_7d"?: number | null,"display_name"?: string | null,"fail_rate_1d"?: number | null,"fail_rate_28d"?: number | null,"fail_rate_7d"?: number | null,"handed_1d"?: number | null,"handed_28d"?: number | null,"handed_7d"?: number | null,"is_active"?: boolean | null,"last_heard_at"?: string | null,"messaging_limit"?: number | null,"number_id"?: string | null,"open_alerts"?: (string)[] | null,"pause_reason"?: string | null,"paused_until"?: string | null,"provider"?: string | null,"quality_rating"?: string | null,"queue_age_seconds"?: number | null,"queued"?: number | null,"read_rate_1d"?: number | null,"read_rate_28d"?: number | null,"read_rate_7d"?: number | null,"response_avg_7d"?: number | null,"response_p50"?: number | null,"response_p90"?: number | null,"responses_7d"?: number | null,"scheduled"?: number | null,"tenant_id"?: string | null,"token_expires_at"?: string | null,"token_state"?: string | null,"top_errors_7d"?: Json | null,"unknown"?: number | null
+                         }
+                        Relationships: [
+                    {
+      foreignKeyName: "whatsapp_numbers_tenant_id_fkey"
+      columns: ["tenant_id"]
+isOneToOne: false
+      referencedRelation: "users"
+      referencedColumns: ["id"]
+    }
+                  ]
+                },"sequence_runs": {
+                  Row: {
+                    "actual_cost": number | null,"at": string,"chat_id": string | null,"currency": string | null,"delivered_at": string | null,"enrollment_id": string,"estimated_cost": number | null,"failed_at": string | null,"message_id": string | null,"outcome": string,"pending_manual_id": string | null,"planned_at": string,"position": number,"read_at": string | null,"reason": string | null,"replied_at": string | null,"sent_at": string | null,"sequence_id": string,"status": string | null,"step_key": string,"tenant_id": string,"version": number
+                  }
+                  ComputedFields: never
+                  Relationships: [
+                    {
+      foreignKeyName: "sequence_history_enrollment_id_fkey"
+      columns: ["tenant_id","enrollment_id"]
+isOneToOne: false
+      referencedRelation: "sequence_enrollments"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "sequence_history_message_id_fkey"
+      columns: ["tenant_id","message_id"]
+isOneToOne: false
+      referencedRelation: "messages"
+      referencedColumns: ["tenant_id","id"]
+    },{
+      foreignKeyName: "sequence_history_pending_manual_id_fkey"
+      columns: ["tenant_id","pending_manual_id"]
+isOneToOne: false
+      referencedRelation: "pending_manual"
+      referencedColumns: ["tenant_id","id"]
+    }
+                  ]
+                },"sequence_stats": {
+                  Row: {
+                    "active": number | null,"blocked": number | null,"completed": number | null,"cost": Json | null,"deleted_at": string | null,"delivered": number | null,"done": number | null,"enrolled": number | null,"failed": number | null,"is_active": boolean,"manual": number | null,"name": string,"opted_out": number | null,"paused": number | null,"read": number | null,"replied": number | null,"replied_24h": number | null,"replied_72h": number | null,"sent": number | null,"sequence_id": string,"skipped": number | null,"stopped": number | null,"tenant_id": string
+                  }
+                  ComputedFields: never
+                  Relationships: [
+                    {
+      foreignKeyName: "sequences_tenant_id_fkey"
+      columns: ["tenant_id"]
+isOneToOne: false
+      referencedRelation: "users"
+      referencedColumns: ["id"]
+    }
+                  ]
+                },"sequence_step_stats": {
+                  Row: {
+                    "cost": Json | null,"delivered": number | null,"done": number | null,"failed": number | null,"manual": number | null,"position": number | null,"read": number | null,"replied_24h": number | null,"replied_72h": number | null,"sent": number | null,"sequence_id": string,"skipped": number | null,"step_key": string,"stopped": number | null,"tenant_id": string,"version": number | null
+                  }
+                  ComputedFields: never
+                  Relationships: [
+
                   ]
                 }
           }
@@ -1293,7 +1537,7 @@ isOneToOne: false
 { Args: { "p_chat_id": string,"p_claim": string,"p_error": string,"p_is_passing"?: boolean,"p_retry_after_seconds"?: number,"p_tenant_id": string,"p_usage"?: Json }; Returns: string
                            },
 "analysis_release":
-{ Args: { "p_claim": string }; Returns: number
+{ Args: { "p_claim": string,"p_reason": string }; Returns: number
                            },
 "analysis_settle":
 { Args: { "p_chat_id": string,"p_claim": string,"p_result": Json,"p_tenant_id": string,"p_usage"?: Json }; Returns: string
@@ -1306,6 +1550,12 @@ isOneToOne: false
                            },
 "backfill_settle":
 { Args: { "p_claim": string,"p_is_done": boolean,"p_number_id": string,"p_read_until": string,"p_tenant_id": string }; Returns: boolean
+                           },
+"block_reactivate":
+{ Args: { "p_chat_id": string,"p_note": string }; Returns: boolean
+                           },
+"blocks_detect":
+{ Args: Record<PropertyKey, never>; Returns: Json
                            },
 "channel_connect":
 { Args: { "p_admin_id": string,"p_expires_at"?: string,"p_issued_at"?: string,"p_number": Json,"p_token": string }; Returns: Json
@@ -1445,14 +1695,147 @@ isOneToOne: false
 { Args: { "p_lease_seconds"?: number,"p_limit"?: number }; Returns: Json
                            },
 "daily_fail":
-{ Args: { "p_claim": string,"p_day": string,"p_error": string,"p_is_final"?: boolean,"p_lead_id": string,"p_retry_after_seconds"?: number,"p_tenant_id": string,"p_usage"?: Json }; Returns: string
+{ Args: { "p_claim": string,"p_day": string,"p_error": string,"p_is_final"?: boolean,"p_is_passing"?: boolean,"p_lead_id": string,"p_retry_after_seconds"?: number,"p_tenant_id": string,"p_usage"?: Json }; Returns: string
                            },
 "daily_plan":
 { Args: { "p_force"?: boolean,"p_tenant_id"?: string }; Returns: number
                            },
+"daily_release":
+{ Args: { "p_claim": string,"p_reason": string }; Returns: number
+                           },
 "daily_settle":
 { Args: { "p_agent_id": string,"p_at"?: string,"p_claim": string,"p_day": string,"p_decision": string,"p_lead_id": string,"p_tenant_id": string,"p_text": string,"p_usage"?: Json }; Returns: string
                            },
+"enrollment_pause":
+{ Args: { "p_enrollment_id": string }; Returns: {
+              "changed_at": string,
+"chat_id": string,
+"enrolled_at": string,
+"enrolled_by": string | null,
+"id": string,
+"last_message_id": string | null,
+"last_step_at": string | null,
+"next_run_at": string,
+"position": number,
+"reason": string | null,
+"replied_at": string | null,
+"sequence_id": string,
+"source": string,
+"status": string,
+"tenant_id": string,
+"version": number,
+"waits_for": string | null
+            }
+                          SetofOptions: {
+        from: "*"
+        to: "sequence_enrollments"
+        isOneToOne: true
+        isSetofReturn: false
+      } },
+"enrollment_restart":
+{ Args: { "p_enrollment_id": string }; Returns: {
+              "changed_at": string,
+"chat_id": string,
+"enrolled_at": string,
+"enrolled_by": string | null,
+"id": string,
+"last_message_id": string | null,
+"last_step_at": string | null,
+"next_run_at": string,
+"position": number,
+"reason": string | null,
+"replied_at": string | null,
+"sequence_id": string,
+"source": string,
+"status": string,
+"tenant_id": string,
+"version": number,
+"waits_for": string | null
+            }
+                          SetofOptions: {
+        from: "*"
+        to: "sequence_enrollments"
+        isOneToOne: true
+        isSetofReturn: false
+      } },
+"enrollment_resume":
+{ Args: { "p_enrollment_id": string }; Returns: {
+              "changed_at": string,
+"chat_id": string,
+"enrolled_at": string,
+"enrolled_by": string | null,
+"id": string,
+"last_message_id": string | null,
+"last_step_at": string | null,
+"next_run_at": string,
+"position": number,
+"reason": string | null,
+"replied_at": string | null,
+"sequence_id": string,
+"source": string,
+"status": string,
+"tenant_id": string,
+"version": number,
+"waits_for": string | null
+            }
+                          SetofOptions: {
+        from: "*"
+        to: "sequence_enrollments"
+        isOneToOne: true
+        isSetofReturn: false
+      } },
+"enrollment_skip":
+{ Args: { "p_enrollment_id": string }; Returns: {
+              "changed_at": string,
+"chat_id": string,
+"enrolled_at": string,
+"enrolled_by": string | null,
+"id": string,
+"last_message_id": string | null,
+"last_step_at": string | null,
+"next_run_at": string,
+"position": number,
+"reason": string | null,
+"replied_at": string | null,
+"sequence_id": string,
+"source": string,
+"status": string,
+"tenant_id": string,
+"version": number,
+"waits_for": string | null
+            }
+                          SetofOptions: {
+        from: "*"
+        to: "sequence_enrollments"
+        isOneToOne: true
+        isSetofReturn: false
+      } },
+"enrollment_stop":
+{ Args: { "p_enrollment_id": string }; Returns: {
+              "changed_at": string,
+"chat_id": string,
+"enrolled_at": string,
+"enrolled_by": string | null,
+"id": string,
+"last_message_id": string | null,
+"last_step_at": string | null,
+"next_run_at": string,
+"position": number,
+"reason": string | null,
+"replied_at": string | null,
+"sequence_id": string,
+"source": string,
+"status": string,
+"tenant_id": string,
+"version": number,
+"waits_for": string | null
+            }
+                          SetofOptions: {
+        from: "*"
+        to: "sequence_enrollments"
+        isOneToOne: true
+        isSetofReturn: false
+      } },
 "inbox_list":
 { Args: { "p_assigned_to"?: string,"p_attention"?: boolean,"p_before_at"?: string,"p_before_chat"?: string,"p_limit"?: number,"p_number_id"?: string,"p_unread"?: boolean }; Returns: {
               "agent_paused_until": string,"assigned_to": string,"assignee_name": string,"block_state": string,"chat_id": string,"conversation_id": string,"free_entry_reply_by": string,"free_entry_until": string,"labels": (string)[],"last_at": string,"last_content": string,"last_direction": string,"last_status": string,"last_type": string,"lead_id": string,"lead_name": string,"lead_phone": string,"lead_priority": number,"number_id": string,"number_name": string,"requires_attention": boolean,"unread_count": number,"window_expires_at": string,"window_open": boolean
@@ -1526,7 +1909,7 @@ isOneToOne: false
 { Args: { "p_force"?: boolean,"p_message_id": string }; Returns: Json
                            },
 "message_send":
-{ Args: { "p_chat_id"?: string,"p_content"?: string,"p_currency"?: string,"p_expected_cost"?: number,"p_force"?: boolean,"p_idempotency_key"?: string,"p_lead_id"?: string,"p_media"?: Json,"p_number_id"?: string,"p_parameters"?: Json,"p_reason"?: string,"p_reply_to"?: string,"p_send_at"?: string,"p_template_id"?: string,"p_type"?: string }; Returns: Json
+{ Args: { "p_chat_id"?: string,"p_content"?: string,"p_currency"?: string,"p_expected_cost"?: number,"p_force"?: boolean,"p_idempotency_key"?: string,"p_lead_id"?: string,"p_media"?: Json,"p_number_id"?: string,"p_parameters"?: Json,"p_pending_id"?: string,"p_reason"?: string,"p_reply_to"?: string,"p_send_at"?: string,"p_template_id"?: string,"p_type"?: string }; Returns: Json
                            },
 "messages_list":
 { Args: { "p_before_at"?: string,"p_before_id"?: string,"p_chat_id": string,"p_limit"?: number }; Returns: {
@@ -1535,6 +1918,9 @@ isOneToOne: false
                            },
 "number_disconnect":
 { Args: { "p_number_id": string }; Returns: undefined
+                           },
+"number_health_watch":
+{ Args: Record<PropertyKey, never>; Returns: number
                            },
 "number_resume":
 { Args: { "p_number_id": string }; Returns: undefined
@@ -1609,6 +1995,9 @@ isOneToOne: false
               "added_at": string,"chat_id": string,"enrollment_id": string,"free_entry_until": string,"id": string,"lead_id": string,"lead_name": string,"lead_phone": string,"media": Json,"of_type": string,"priority": number,"reason": string,"sequence_id": string,"sequence_name": string,"source": string,"step_key": string,"step_position": number,"text": string,"wa_link": string,"window_expires_at": string,"window_open": boolean
             }[]
                            },
+"pending_manual_send":
+{ Args: { "p_content"?: string,"p_currency"?: string,"p_expected_cost"?: number,"p_force"?: boolean,"p_id": string,"p_idempotency_key"?: string,"p_parameters"?: Json,"p_reason"?: string,"p_template_id"?: string }; Returns: Json
+                           },
 "plan_set":
 { Args: { "p_plan": string,"p_tenant_id": string }; Returns: undefined
                            },
@@ -1620,6 +2009,9 @@ isOneToOne: false
                            },
 "reply_settle":
 { Args: { "p_agent_id": string,"p_chat_id": string,"p_claim": string,"p_closes"?: boolean,"p_content": string,"p_summary"?: string,"p_tenant_id": string,"p_usage"?: Json }; Returns: Json
+                           },
+"restore_point_restore":
+{ Args: { "p_parts"?: (string)[],"p_restore_point_id": string }; Returns: Json
                            },
 "send_preview":
 { Args: { "p_chat_id": string,"p_force"?: boolean,"p_purpose"?: string,"p_template_id"?: string,"p_type"?: string }; Returns: Json
@@ -1664,6 +2056,12 @@ isOneToOne: false
         isOneToOne: true
         isSetofReturn: false
       } },
+"sequences_export":
+{ Args: { "p_names"?: (string)[] }; Returns: Json
+                           },
+"sequences_import":
+{ Args: { "p_document": Json,"p_mode"?: string }; Returns: Json
+                           },
 "sequences_process":
 { Args: { "p_limit"?: number }; Returns: Json
                            },
@@ -1690,6 +2088,12 @@ isOneToOne: false
                            },
 "templates_fail":
 { Args: { "p_problem": string,"p_tenant_id": string,"p_waba_id": string }; Returns: undefined
+                           },
+"tenant_sequences_export":
+{ Args: { "p_names"?: (string)[],"p_tenant_id": string }; Returns: Json
+                           },
+"tenant_sequences_import":
+{ Args: { "p_document": Json,"p_mode"?: string,"p_tenant_id": string }; Returns: Json
                            },
 "thread_clear":
 { Args: { "p_chat_id": string }; Returns: string
