@@ -43,7 +43,10 @@ SIZES: Mapping[str, tuple[str | None, str]] = {
     "outbox": ("--queue 60000 --pairs 4 --slice 0.2", "--queue 400000 --pairs 12"),
     "realtime": ("--pairs 4 --slice 0.1", "--pairs 12"),
     "crm": ("--chats 10000 --pairs 4", "--chats 1000000 --pairs 12"),
-    "stats": ("--short 5000 --long 20000 --pairs 4 --slice 0.1", "--pairs 12"),
+    "stats": (
+        "--short 5000 --long 20000 --pairs 4 --slice 0.1",
+        "--short 200000 --long 2000000 --pairs 12",
+    ),
     "delivery": (None, ""),
     "load": (None, ""),
 }
