@@ -20,6 +20,7 @@ from shared.drain import insist
 from shared.events import JsonObject
 from shared.jobs import ModelWorker, hand_in
 from shared.llm import Form, Llm, NoAnswer, Question, Turn, alias, run_of
+from shared.orders import ask_for, gives_orders
 from shared.shapes import listing, mapping, text
 
 ANSWER_TOKENS = 900
@@ -30,27 +31,6 @@ SENTIMENTS = ("positive", "neutral", "negative")
 
 _TEXTS = {"next_action": 300, "summary": 1000, "language": 20}
 _WITHHELD = "(withheld: it tries to give instructions to software)"
-# What people write to customers' services looks different in every language this product is sold in.
-_ORDERS = re.compile(
-    r"""
-    \b(?:ignor[aeá]r?|olvid[aeá]r?|esque[cç][ae]r?|forget|disregard|override|bypass|omit[eai]r?|desconsider[ae]r?
-        |no\s+(?:hagas\s+caso|sigas|obedezcas)|ha(?:z|gas?)\s+caso\s+omiso|do(?:n.t|\s+not)\s+(?:follow|obey)
-        |n[aã]o\s+(?:siga|obede[cç]a))(?:\s+\w+){0,4}?
-        \s+(?:instru[cç]\w+|prompts?|reglas|regras|rules|[oó]rdenes|ordens|orders)\b
-    | (?:system|developer|assistant)\s*(?:prompt|message)\b | \bprompt\s+(?:del?\s+)?sistema
-    | <[|/]?\s*(?:system|im_start|im_end|assistant)\b | \bjailbreak\b
-    | (?:modo|mode)\W+(?:desarrollador|developer|admin\w*|dios|god|dan)\b
-    | \b(?:developer|admin\w*|god|dan)\W+mode\b
-    | ^\W*(?:system|sistema|developer|assistant)\s*:
-    | \byou\s+are\s+now\b | \b(?:ahora\s+eres|agora\s+voc[eê]\s+[eé])\b
-    | \bpriori(?:ty|dade?)\W+(?:(?:to|at|a|en|para|em|level|nivel|n[ií]vel)\W+)?[1-5]\b
-    | \bm[aá]r(?:k|c[ao]\w*|qu?e\w*)(?:\s+\w+){0,3}?\s+(?:as|como)
-        \s+(?:won|lost|booked|qualified|ganad[oa]|ganh[oa])\b
-    | \b(?:profile[_\s]status|next_action_at|next_action)\b
-    """,
-    re.IGNORECASE | re.MULTILINE | re.VERBOSE,
-)
-
 log = logging.getLogger(__name__)
 
 
@@ -191,7 +171,7 @@ def transcript(job: JsonObject, zone: ZoneInfo) -> list[JsonObject]:
 
 def _words(message: JsonObject) -> str:
     words = (message["content"] or "")[:MESSAGE_CHARACTERS]
-    if message["role"] == "user" and _ORDERS.search(words):
+    if message["role"] == "user" and gives_orders(words):
         return _WITHHELD
     return words if message["type"] == "text" else f"[{message['type']}] {words}".rstrip()
 
@@ -233,7 +213,7 @@ def read(said: str, job: JsonObject) -> JsonObject:
     if given.get("is_manipulated") is True:
         raise UntrustedAnswerError("The conversation tries to steer its analysis.")
     business = job["business"]
-    return {
+    result = {
         "profile_status": _one_of(given, "profile_status", business["statuses"]),
         "sentiment": _one_of(given, "sentiment", SENTIMENTS),
         "priority": _number(given, "priority", 1, 5, whole=True),
@@ -245,6 +225,18 @@ def read(said: str, job: JsonObject) -> JsonObject:
         "evidence": _evidence(given, job),
         **{name: _prose(given, name, longest) for name, longest in _TEXTS.items()},
     }
+    _obeys_nobody(result, job)
+    return result
+
+
+def _obeys_nobody(result: JsonObject, job: JsonObject) -> None:
+    """An answer that does what was ordered comes from a model that listened, whatever it says it rests on."""
+    lead = job["lead"]
+    orders = [message["content"] for message in job["messages"] or [] if _words(message) == _WITHHELD]
+    status = None if result["profile_status"] == lead["status"] else result["profile_status"]
+    priority = None if result["priority"] == lead["priority"] else result["priority"]
+    if ask_for(orders, status, priority):
+        raise UntrustedAnswerError("The answer does what a message of the conversation orders.")
 
 
 def _one_of(given: JsonObject, name: str, allowed: Sequence[str]) -> str:
@@ -268,7 +260,7 @@ def _prose(given: JsonObject, name: str, longest: int) -> str | None:
         return None
     if not isinstance(value, str) or not value.strip():
         raise UntrustedAnswerError(f"{name} is missing.")
-    if _ORDERS.search(value):
+    if gives_orders(value):
         raise UntrustedAnswerError(f"{name} gives instructions to software.")
     return value.strip()[:longest]
 
