@@ -58,6 +58,7 @@ declare
     v_order text[] := array[
         'skipped', 'canceled', 'unknown', 'queued', 'sending', 'sent', 'failed', 'delivered', 'read', 'played'];
     v_sent private.sent[];
+    v_known private.chat_ref[];
     v_signs private.life_sign[] := private.status_signs(p_events);
 begin
     -- an errand may open the chat's free entry point, a status may tell of a block; and chats come before the outbox
@@ -82,16 +83,17 @@ begin
             for update of d
         ) as mine
         where o.tenant_id = mine.tenant_id and o.message_id = mine.message_id
-        returning o.tenant_id, o.message_id
+        returning o.tenant_id, o.message_id, o.chat_id, o.alerted_at
     )
-    select array_agg((d.tenant_id, d.message_id, s.sent_at)::private.sent)
-    into v_sent
+    select
+        array_agg((d.tenant_id, d.message_id, s.sent_at)::private.sent) filter (where s.sent_at is not null),
+        array_agg((d.tenant_id, d.chat_id)::private.chat_ref) filter (where d.alerted_at is not null)
+    into v_sent, v_known
     from done d
     cross join lateral (
         select min(e.at) as sent_at from unnest(p_events) e
         where e.tenant_id = d.tenant_id and e.target_id = d.message_id and e.body ->> 'status' <> 'failed'
-    ) as s
-    where s.sent_at is not null;
+    ) as s;
     if v_sent is not null then
         perform private.sends_noted(v_sent);
     end if;
@@ -174,6 +176,9 @@ begin
         perform private.signs_of_life(array(select s from unnest(v_signs) s where s.how <> 'unreachable'));
         perform private.reach_judge(array(
             select (s.tenant_id, s.chat_id)::private.chat_ref from unnest(v_signs) s where s.how = 'unreachable'));
+    end if;
+    if v_known is not null then
+        perform private.failures_over(v_known);
     end if;
 end
 $$;

@@ -511,6 +511,8 @@ begin
     update public.messages set scheduled_at = null where tenant_id = v_message.tenant_id and id = p_message_id
         and scheduled_at is not null;
     perform private.message_decided(v_message.tenant_id, p_message_id, v_decision);
+    perform private.failures_over(
+        array[(v_message.tenant_id, v_message.chat_id)::private.chat_ref], private.my_user_id());
     return private.message_shown(v_message.tenant_id, p_message_id);
 end
 $$;

@@ -173,6 +173,24 @@ begin
 end
 $$;
 
+-- Alerts about single messages of these chats end when none of that kind is left. p_by: who has dealt with it.
+create function private.failures_over(p_chats private.chat_ref[], p_by uuid default null) returns void
+language plpgsql set search_path = '' as $$
+begin
+    update public.alerts a set resolved_at = private.clock(), resolved_by = p_by
+    from unnest(p_chats) c
+    where a.tenant_id = c.tenant_id and a.subject = c.chat_id::text and a.resolved_at is null
+        and a.kind in ('send_failed', 'send_unknown', 'not_sent')
+        and not exists (
+            select from public.messages m
+            where m.tenant_id = c.tenant_id and m.chat_id = c.chat_id and m.direction = 'outbound'
+                and m.provider_at > a.created_at - interval '2 days'
+                and m.status = case a.kind
+                    when 'send_failed' then 'failed' when 'send_unknown' then 'unknown' else 'skipped' end
+                and coalesce(m.failed_at >= a.created_at, true));
+end
+$$;
+
 -- A person must look at this chat: its conversation says so, and an alert.
 create function private.flag_for_person(p_tenant_id uuid, p_chat_id uuid, p_kind text, p_message text) returns void
 language plpgsql set search_path = '' as $$
@@ -184,7 +202,8 @@ end
 $$;
 grant execute on function private.severity_rank(text), private.alert_text(uuid, text, text),
     private.alert_raise(uuid, text, text, text, uuid, uuid, text, jsonb), private.alert_end(uuid, text, text),
-    private.alerts_end(text, uuid[], text[]), private.flag_for_person(uuid, uuid, text, text) to service_role;
+    private.alerts_end(text, uuid[], text[]), private.failures_over(private.chat_ref[], uuid),
+    private.flag_for_person(uuid, uuid, text, text) to service_role;
 
 -- Definer: staff may not write alerts, only say that one is dealt with.
 create function private.alert_resolve(p_alert_id uuid) returns void
