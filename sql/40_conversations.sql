@@ -666,7 +666,7 @@ begin
             and (not p_unread or c.unread_count > 0)
             and (not p_attention or v.requires_attention)
         order by c.inbox_hour desc, c.last_interaction_at desc, c.id desc
-        limit least(p_limit, 200)
+        limit greatest(least(p_limit, 200), 0)
     )
     select
         p.id, p.number_id, n.display_name, p.lead_id, coalesce(l.name, l.user_name, l.phone), l.phone,
@@ -719,7 +719,7 @@ begin
         and (m.provider_at, m.id) < (
             coalesce(p_before_at, 'infinity'), coalesce(p_before_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
     order by m.provider_at desc, m.id desc
-    limit least(p_limit, 200);
+    limit greatest(least(p_limit, 200), 0);
 end
 $$;
 

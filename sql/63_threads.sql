@@ -14,7 +14,7 @@ begin
     join public.ai_threads t on t.tenant_id = c.tenant_id and t.chat_id = c.id
     where c.id = p_chat_id
     order by t.created_at desc, t.id desc
-    limit least(p_limit, 200);
+    limit greatest(least(p_limit, 200), 0);
 end
 $$;
 
@@ -39,7 +39,7 @@ begin
                         ), '-infinity')
                         and s.provider_at < coalesce(t.closed_at, 'infinity')
                     order by s.provider_at desc, s.id desc
-                    limit least(p_limit, 1000)
+                    limit greatest(least(p_limit, 1000), 0)
                 ) as m),
             'usage', (
                 select coalesce(jsonb_agg(jsonb_build_object('at', u.created_at, 'purpose', u.purpose,

@@ -291,7 +291,7 @@ begin
         on s.tenant_id = h.tenant_id and s.sequence_id = h.sequence_id and s.version = h.version and s.key = h.step_key
     where p.status = 'open' and (p_source is null or p.source = p_source)
     order by p.priority desc, p.added_at, p.id
-    limit least(p_limit, 500);
+    limit greatest(least(p_limit, 500), 0);
 end
 $$;
 

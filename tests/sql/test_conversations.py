@@ -292,3 +292,16 @@ def test_a_message_that_follows_a_reopening_stays_in_the_reopened_conversation(
     inbox.deliver(says("2", at=NOW + HOUR / 20))
 
     assert sessions(db) == [("open", ["1", "2"])]
+
+
+@pytest.mark.parametrize("limit", [-1, 0, None])
+def test_a_list_of_less_than_nothing_is_empty_or_whole(
+    db: Any, clinic: Business, inbox: Inbox, limit: int | None
+) -> None:
+    inbox.deliver(says("w1"))
+    chat = db.value("select id from public.chats")
+
+    with db.signed_in(clinic.owner):
+        found = len(db.rows("select * from public.messages_list(%s, p_limit => %s)", chat, limit))
+
+    assert found == (1 if limit is None else 0)
