@@ -134,13 +134,12 @@ $$;
 create function private.outbox_enqueue(p_messages private.outgoing[]) returns uuid[]
 language plpgsql set search_path = '' as $$
 declare
+    -- in order, since messages of the same moment are shown in the order of their ids
+    v_new uuid[] := array(select private.uuid7() from unnest(p_messages) o where o.message_id is null order by 1);
     v_ids uuid[] := array(
-        select coalesce(o.message_id, n.id)
+        select coalesce(o.message_id, v_new[count(*) filter (where o.message_id is null) over (order by o.ordinality)])
         from unnest(p_messages) with ordinality as o
-        -- in order, since messages of the same moment are shown in the order of their ids
-        join unnest(array(select private.uuid7() from unnest(p_messages) order by 1)) with ordinality as n (id, ordinality)
-            using (ordinality)
-        order by ordinality);
+        order by o.ordinality);
 begin
     perform from public.chats c
     join (select distinct o.tenant_id, o.chat_id from unnest(p_messages) o) as w
@@ -154,22 +153,38 @@ begin
         o.author_id, o.agent_id, o.type, o.content, o.data, o.reply_to, o.template_id, o.forced_by, 'queued',
         (select private.clock())
     from unnest(p_messages) with ordinality as o
-    join public.chats c on c.tenant_id = o.tenant_id and c.id = o.chat_id
-    left join public.conversations v on v.tenant_id = c.tenant_id and v.chat_id = c.id and v.status = 'open';
+    cross join lateral (
+        select * from public.chats k
+        where k.tenant_id = o.tenant_id and k.id = o.chat_id
+        limit 1
+    ) as c
+    left join lateral (
+        select w.id from public.conversations w
+        where w.tenant_id = o.tenant_id and w.chat_id = o.chat_id and w.status = 'open'
+        limit 1
+    ) as v on true;
 
     insert into public.outbox (tenant_id, message_id, chat_id, number_id, purpose, priority, due_at)
     select o.tenant_id, v_ids[o.ordinality], c.id, c.number_id, o.purpose,
         case o.purpose when 'staff' then 0 when 'reply' then 1 else 2 end,
         greatest(o.send_at, (select private.clock()))
     from unnest(p_messages) with ordinality as o
-    join public.chats c on c.tenant_id = o.tenant_id and c.id = o.chat_id
+    cross join lateral (
+        select * from public.chats k
+        where k.tenant_id = o.tenant_id and k.id = o.chat_id
+        limit 1
+    ) as c
     order by o.ordinality;
 
     -- a number has its pacing from its first message on
     insert into public.number_pacing (tenant_id, number_id)
     select distinct c.tenant_id, c.number_id
     from unnest(p_messages) o
-    join public.chats c on c.tenant_id = o.tenant_id and c.id = o.chat_id
+    cross join lateral (
+        select * from public.chats k
+        where k.tenant_id = o.tenant_id and k.id = o.chat_id
+        limit 1
+    ) as c
     order by 1, 2
     on conflict do nothing;
 

@@ -24,8 +24,6 @@ create table public.sequence_enrollments (
         references public.sequence_versions (tenant_id, sequence_id, version),
     constraint sequence_enrollments_chat_id_fkey foreign key (tenant_id, chat_id)
         references public.chats (tenant_id, id) on delete cascade,
-    constraint sequence_enrollments_last_message_id_fkey foreign key (tenant_id, last_message_id)
-        references public.messages (tenant_id, id),
     constraint sequence_enrollments_enrolled_by_fkey foreign key (tenant_id, enrolled_by)
         references public.users (tenant_id, id),
     constraint sequence_enrollments_position_check check (position >= 1),
@@ -54,8 +52,6 @@ create unique index sequence_enrollments_tenant_id_chat_id_live_key
 create index sequence_enrollments_tenant_id_chat_id_idx on public.sequence_enrollments (tenant_id, chat_id);
 create index sequence_enrollments_tenant_id_sequence_id_version_idx
     on public.sequence_enrollments (tenant_id, sequence_id, version, status);
-create index sequence_enrollments_tenant_id_last_message_id_idx
-    on public.sequence_enrollments (tenant_id, last_message_id) where last_message_id is not null;
 create index sequence_enrollments_tenant_id_enrolled_by_idx
     on public.sequence_enrollments (tenant_id, enrolled_by) where enrolled_by is not null;
 -- What a reply has paused, in the order in which it may go on.

@@ -39,24 +39,31 @@ begin
 end
 $$;
 
--- A text with its placeholders filled in. p_is_json: it is JSON, and stays it.
+-- A text with its placeholders filled in. p_is_json: it is JSON, and stays it. Word by word, since it is done for every
+-- message: a regular expression takes five times as long.
 create function private.placeholders_fill(p_text text, p_values jsonb, p_is_json boolean default false) returns text
 language plpgsql immutable set search_path = '' as $$
+declare
+    v_filled text := '';
+    v_rest text := p_text;
+    v_from int := position('{{' in p_text);
+    v_blank text;
+    v_value text;
 begin
-    if p_text is null or position('{{' in p_text) = 0 then
-        return p_text;
-    end if;
-    return (
-        select string_agg(concat(p.words, coalesce(
-            case when p_is_json then substr(v.value::text, 2, length(v.value::text) - 2) else v.value #>> '{}' end,
-            btrim(substr(p.blank[2], 2)))), '' order by p.n)
-        from rows from (
-            unnest(regexp_split_to_array(p_text, '\{\{[^{}|]*(?:\|[^{}]*)?\}\}')),
-            regexp_matches(p_text, '\{\{([^{}|]*)(\|[^{}]*)?\}\}', 'g')
-        ) with ordinality as p (words, blank, n)
-        left join lateral (
-            select to_jsonb(nullif(btrim(p_values #>> string_to_array(btrim(p.blank[1]), '.', '')), '')) as value
-        ) as v on true);
+    while v_from > 0 loop
+        v_blank := substr(v_rest, v_from + 2, position('}}' in v_rest) - v_from - 2);
+        v_value := nullif(btrim(p_values #>> string_to_array(btrim(split_part(v_blank, '|', 1)), '.')), '');
+        if v_value is null then
+            v_value := btrim(substr(v_blank, length(split_part(v_blank, '|', 1)) + 2));
+        elsif p_is_json then
+            v_value := to_json(v_value)::text;
+            v_value := substr(v_value, 2, length(v_value) - 2);
+        end if;
+        v_filled := v_filled || substr(v_rest, 1, v_from - 1) || v_value;
+        v_rest := substr(v_rest, position('}}' in v_rest) + 2);
+        v_from := position('{{' in v_rest);
+    end loop;
+    return v_filled || v_rest;
 end
 $$;
 

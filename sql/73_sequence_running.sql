@@ -97,7 +97,11 @@ begin
         select (e.tenant_id, e.id, e.sequence_id, e.version, e.position, st.key, e.chat_id, e.next_run_at, j.verdict[1],
             j.verdict[2], j.verdict[3],
             case when j.verdict[1] = 'later' then greatest(due.at, v_now + interval '1 minute') end,
-            st.type, private.step_text(st, l, n, b.business_name),
+            st.type,
+            -- here and not in a function: it would be handed three whole rows for every message
+            case when position('{{' in st.text) > 0
+                then private.placeholders_fill(st.text, private.placeholder_values(l, n, b.business_name))
+                else st.text end,
             case when st.media is not null then jsonb_build_object('media', st.media - '{filename,mime}'::text[])
                 || st.media - '{link,id}'::text[] end,
             st.template_id, null, null, st.on_window_closed)::private.step_run
@@ -113,8 +117,10 @@ begin
         left join public.messages m on m.tenant_id = e.tenant_id and m.id = e.last_message_id
         cross join lateral (
             select
-                private.rule_met(l, s.goal_tags, s.goal_statuses, s.goal_outcomes, e.chat_id, e.enrolled_at) as goal,
-                private.rule_met(l, s.stop_tags, s.stop_statuses, s.stop_outcomes, e.chat_id, e.enrolled_at) as stop
+                case when s.goal_tags || s.goal_statuses || s.goal_outcomes <> '{}' then private.rule_met(
+                    l, s.goal_tags, s.goal_statuses, s.goal_outcomes, e.chat_id, e.enrolled_at) end as goal,
+                case when s.stop_tags || s.stop_statuses || s.stop_outcomes <> '{}' then private.rule_met(
+                    l, s.stop_tags, s.stop_statuses, s.stop_outcomes, e.chat_id, e.enrolled_at) end as stop
         ) as r
         cross join lateral (
             select case
@@ -129,24 +135,12 @@ begin
                     where h.tenant_id = e.tenant_id and h.enrollment_id = e.id and h.step_key = st.key)
                     then array['pass']
                 when m.status in ('queued', 'sending') then array['later', 'previous_step']
-                when due.at > v_now then array['later', null]
+                when due.at > v_now and (m.id is not null or st.window_margin_minutes is not null)
+                    then array['later', null]
                 else array['send']
             end as verdict
         ) as j
         order by e.ordinality);
-end
-$$;
-
--- The text of a step for a customer; of a template step what fills it in, as JSON.
-create function private.step_text(
-    p_step public.sequence_steps, p_lead public.customer_leads, p_number public.whatsapp_numbers, p_business text
-) returns text
-language plpgsql stable set search_path = '' as $$
-begin
-    if position('{{' in coalesce(p_step.text, '')) = 0 then
-        return p_step.text;
-    end if;
-    return private.placeholders_fill(p_step.text, private.placeholder_values(p_lead, p_number, p_business));
 end
 $$;
 
@@ -417,7 +411,6 @@ grant execute on function
     private.sequences_due(int), private.has_outcome(uuid, uuid, timestamptz, text[]),
     private.rule_met(public.customer_leads, text[], text[], text[], uuid, timestamptz),
     private.steps_judged(public.sequence_enrollments[]),
-    private.step_text(public.sequence_steps, public.customer_leads, public.whatsapp_numbers, text),
     private.step_parameters(private.step_run),
     private.step_ruled(private.step_run, text, text, timestamptz, timestamptz),
     private.steps_decided(private.step_run[], boolean), private.steps_as_templates(private.step_run[]),

@@ -180,3 +180,49 @@ def test_a_live_sequence_that_is_edited_goes_on_as_it_was_for_who_is_in_it(
 
     assert drip.texts("sent") == ["Uno"]
     assert drip.texts() == ["Dos"]
+
+
+@pytest.fixture
+def halfway(db: Any, clinic: Business, inbox: Inbox, time_of_the_tests: None) -> Drip:
+    """María has had the first of three steps."""
+    inbox.deliver(says("w1"))
+    drip = Drip.of(db, clinic, *map(step, "abc"))
+    drip.enroll()
+    process(db)
+    delivered(db)
+    return drip
+
+
+def step(key: str, text: str | None = None) -> Document:
+    return {"key": key, "after": {"hours": 0 if key == "a" else 24}, "text": text or key.upper()}
+
+
+@pytest.mark.parametrize(
+    ("keys", "goes_on_with", "then_gets"),
+    [
+        ("abc", "b", "BC"),  # other words alone
+        ("axbc", "x", "XBC"),  # a new one comes after what she has had
+        ("xabc", "b", "BC"),  # a new one that comes before is past
+        ("ac", "c", "C"),  # her next one is gone
+        ("cab", "c", "CB"),  # another order: the first has been sent, and is not again
+        ("a", None, ""),
+    ],
+)
+def test_who_is_moved_to_a_new_version_gets_each_step_once(
+    db: Any, clinic: Business, halfway: Drip, keys: str, goes_on_with: str | None, then_gets: str
+) -> None:
+    halfway.save(*(step(key, f"{key.upper()} 2") for key in keys))
+    with db.signed_in(clinic.owner):
+        foretold = db.value("select sequence_move(%s, true)", halfway.id)
+        assert halfway.enrollments("version") == [(1,)]
+        told = db.value("select sequence_move(%s)", halfway.id)
+
+    assert told == foretold
+    assert told["steps"] == [{"version": 1, "from": "b", "to": goes_on_with, "enrollments": 1}]
+    for _ in range(6):
+        later(db, days=1, minutes=1)
+        db.run("update chats set window_expires_at = private.clock() + interval '1 hour'")
+        process(db)
+        delivered(db)
+    assert halfway.texts("sent") == ["A", *(f"{key} 2" for key in then_gets)]
+    assert halfway.enrollments("version, status, reason") == [(2, "completed", "done")]
