@@ -253,7 +253,10 @@ def outside(contacts: int, sample: int) -> None:
         assert platform.up().returncode == 0
         with psycopg.connect(platform.env["DATABASE_URL"], autocommit=True) as connection:
             # nothing but what is measured shall run
-            connection.execute("update vault.secrets set name = name || '.off' where name = 'functions_url'")
+            connection.execute(
+                "select vault.update_secret(id, null, 'off') from vault.decrypted_secrets"
+                " where name = 'functions_url'"
+            )
             fill(connection, contacts)
             connection.execute(ENROLL)
             connection.execute("update public.sequence_enrollments set next_run_at = now()")

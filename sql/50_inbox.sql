@@ -329,6 +329,13 @@ begin
         v_answered := private.inbox_touch(v_stored);
         perform private.inbox_media(v_stored);
         perform private.activity_note(v_stored);
+        if cardinality(v_refusals) > 0 then
+            perform private.enrollments_end(array(
+                select distinct (m.tenant_id, m.chat_id)::private.chat_ref
+                from unnest(v_stored) m
+                join unnest(v_refusals) r on r.tenant_id = m.tenant_id and r.lead_id = m.lead_id
+            ), 'opted_out', 'opted_out');
+        end if;
         perform private.sequences_replied(v_stored);
         perform private.manual_sends_note(v_stored);
         if cardinality(v_refusals) = 0 then
@@ -336,11 +343,6 @@ begin
         else
             -- a refusal is confirmed, not discussed
             perform private.opt_outs_confirm(v_stored, v_refusals);
-            perform private.enrollments_end(array(
-                select distinct (m.tenant_id, m.chat_id)::private.chat_ref
-                from unnest(v_stored) m
-                join unnest(v_refusals) r on r.tenant_id = m.tenant_id and r.lead_id = m.lead_id
-            ), 'opted_out', 'opted_out');
             perform private.replies_await(array(
                 select m from unnest(v_stored) m where not exists (
                     select from unnest(v_refusals) r

@@ -100,3 +100,15 @@ def test_an_opt_out_told_to_staff_ends_it(db: Any, clinic: Business, drip: Drip)
         db.run("select consent_record(id, 'opt_out', 'marketing', 'por teléfono') from customer_leads")
 
     assert drip.enrollments() == [("opted_out", "opted_out", 1)]
+
+
+@pytest.mark.parametrize("resume", ["never", "manual"])
+def test_a_refusal_ends_it_whatever_a_reply_does(
+    db: Any, clinic: Business, inbox: Inbox, time_of_the_tests: None, resume: str
+) -> None:
+    inbox.deliver(says("w1"))
+    drip = Drip.of_texts(db, clinic, "Hola", on_reply={"resume": resume})
+    enroll(drip)
+    inbox.deliver(says("w2", "STOP"))
+
+    assert drip.enrollments() == [("opted_out", "opted_out", 1)]
