@@ -214,7 +214,7 @@ class Front:
 
     def memory(self) -> int:
         """Bytes of the function's process."""
-        return int(psutil.Process(self.platform.pid("process-sequences")).memory_info().rss)
+        return int(psutil.Process(self.platform.pid("process_sequences")).memory_info().rss)
 
     def one_by_one(self, contacts: int) -> float:
         """The loop per contact: its step, customer and window are read; message, errand, history, next."""

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -14,20 +15,22 @@ import httpx
 import pytest
 
 from tests.e2e.delivery import Business, tune, waiting
-from tests.e2e.platforms import Platform, eventually
+from tests.e2e.platforms import Platform, eventually, temporary_platform
 
 HOUR, DAY = 3600, 86400
 
 
-@pytest.fixture
-def running(other_platform: Platform) -> Platform:
-    assert other_platform.up().returncode == 0
-    tune(other_platform, strangers_window_open=True)
-    return other_platform
+@pytest.fixture(scope="module")
+def running() -> Iterator[Platform]:
+    """A platform whose clock may be moved."""
+    with temporary_platform() as platform:
+        assert platform.up().returncode == 0
+        tune(platform, strangers_window_open=True)
+        yield platform
 
 
 def begin(business: Business, *steps: dict[str, Any]) -> None:
-    """A sequence of these steps, with every customer in it."""
+    """A sequence of these steps, with every customer in it, who have all just written."""
     document = json.dumps({"name": "Seguimiento", "steps": steps, "on_reply": {"resume": "never"}})
     given = {"email": business.email, "document": document}
     business.platform.execute(
@@ -38,6 +41,10 @@ def begin(business: Business, *steps: dict[str, Any]) -> None:
     business.platform.execute(
         "update public.sequences s set is_active = true from public.users u"
         " where u.id = s.tenant_id and u.email = %(email)s returning s.id", given,
+    )  # fmt: skip
+    business.platform.execute(
+        "update public.chats c set window_expires_at = private.clock() + interval '20 hours'"
+        " from public.users u where u.id = c.tenant_id and u.email = %(email)s returning c.id", given,
     )  # fmt: skip
     business.platform.execute(
         "select private.enrollments_add(array_agg((c.tenant_id, s.id, c.lead_id, c.id, 'staff', null, false)"
@@ -127,7 +134,7 @@ def test_a_function_that_is_killed_again_and_again_loses_no_step_and_repeats_non
         running.query("select private.wake('process-sequences')")
         time.sleep(0.05)
         with suppress(ProcessLookupError):
-            os.kill(running.pid("process-sequences"), signal.SIGKILL)
+            os.kill(running.pid("process_sequences"), signal.SIGKILL)
 
     def all_sent() -> bool:
         running.query("select private.wake('process-sequences') where private.sequences_waiting()")
