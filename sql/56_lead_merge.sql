@@ -90,6 +90,11 @@ begin
     delete from public.unreachable_chats where tenant_id = p_tenant_id and chat_id = v_over;
     perform private.enrollments_join(
         (p_tenant_id, p_chat_id)::private.chat_ref, (p_tenant_id, p_other_id)::private.chat_ref);
+    -- a chat has one open thread
+    update public.ai_threads set closed_at = private.clock()
+    where tenant_id = p_tenant_id and chat_id = p_other_id and closed_at is null and exists (
+        select from public.ai_threads t
+        where t.tenant_id = p_tenant_id and t.chat_id = p_chat_id and t.closed_at is null);
     perform private.references_move('public.chats', p_tenant_id, p_other_id, p_chat_id);
     delete from public.chats where tenant_id = p_tenant_id and id = p_other_id;
 

@@ -118,6 +118,9 @@ comment on column public.ai_threads.context_from is
 comment on column public.ai_threads.last_input_tokens is 'Size of the last context.';
 
 create index ai_threads_tenant_id_chat_id_idx on public.ai_threads (tenant_id, chat_id);
+-- a chat's thread never forks, whoever would open another
+create unique index ai_threads_tenant_id_chat_id_open_key
+    on public.ai_threads (tenant_id, chat_id) where closed_at is null;
 
 alter table public.ai_threads enable row level security;
 grant select on public.ai_threads to authenticated;
@@ -376,7 +379,7 @@ begin
     loop
         continue when v_chat.thread_id is not null and v_chat.reason is null;
         update public.ai_threads set closed_at = (select private.clock()), closed_reason = v_chat.reason
-        where tenant_id = v_chat.tenant_id and id = v_chat.thread_id;
+        where tenant_id = v_chat.tenant_id and chat_id = v_chat.id and closed_at is null;
         insert into public.ai_threads (tenant_id, chat_id, summary, created_at)
         values (v_chat.tenant_id, v_chat.id, v_chat.summary, private.clock())
         returning id into v_thread_id;

@@ -152,6 +152,24 @@ def test_messages_on_their_way_and_waiting_replies_follow(
     ]
 
 
+def test_of_two_threads_of_one_chat_the_other_ends(
+    db: Any, inbox: Inbox, clinic: Business, pair: list[Any]
+) -> None:
+    for lead in pair:
+        db.run(
+            "with t as (insert into ai_threads (tenant_id, chat_id, created_at)"
+            " select tenant_id, id, now() from chats where lead_id = %s returning id, chat_id)"
+            " update chats c set thread_id = t.id from t where c.id = t.chat_id",
+            lead,
+        )
+    kept = db.value("select thread_id from chats where lead_id = %s", pair[0])
+
+    merge(db, clinic, *pair)
+
+    assert db.column("select id from ai_threads where closed_at is null") == [kept]
+    assert db.value("select thread_id from chats where lead_id = %s", pair[0]) == kept
+
+
 def test_chats_on_different_numbers_stay_apart(db: Any, inbox: Inbox, clinic: Business) -> None:
     db.run(
         "insert into public.whatsapp_numbers (tenant_id, provider, phone_number, provider_number_id,"

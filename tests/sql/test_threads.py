@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
 import pytest
 
-from tests.sql.given import NOW, Business, Inbox, says
+from tests.sql.given import NOW, Business, Inbox, open_business, says
 
 WHAPI = {"number": "PULSO", "provider": "whapi", "account": None}
 
@@ -107,6 +108,41 @@ def test_a_thread_that_is_not_fit_for_use_is_replaced(db: Any, inbox: Inbox, bre
     db.run(break_it)
 
     assert answered(db, inbox, "w9")["thread"]["id"] != first
+
+
+def test_two_replies_at_once_never_fork_a_thread(connect: Any) -> None:
+    setup = connect()
+    open_business(setup, "clinic", "100000000000001")
+    Inbox(setup).deliver(says("w1"))
+    both_are_there = threading.Barrier(8)
+
+    def renew() -> None:
+        connection = connect()
+        both_are_there.wait()
+        with connection.transaction():
+            connection.execute("select from public.chats for no key update")
+            connection.execute(
+                "select private.threads_renew(array_agg((tenant_id, id)::private.chat_ref)) from public.chats"
+            )
+
+    renewing = [threading.Thread(target=renew) for _ in range(8)]
+    for one in renewing:
+        one.start()
+    for one in renewing:
+        one.join()
+
+    made = setup.execute("select id from public.ai_threads").fetchall()
+    assert made == setup.execute("select thread_id as id from public.chats").fetchall()
+    assert len(made) == 1
+
+
+def test_a_second_open_thread_of_a_chat_cannot_even_be_written(db: Any, inbox: Inbox) -> None:
+    answered(db, inbox)
+
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        db.run(
+            "insert into ai_threads (tenant_id, chat_id, created_at) select tenant_id, id, now() from chats"
+        )
 
 
 def test_a_thread_of_another_chat_is_never_used(db: Any, clinic: Business, inbox: Inbox) -> None:
