@@ -456,6 +456,13 @@ def refused_tokens(stack: Stack) -> dict[str, str]:
         "no role": stack.token(role=None),
         "unknown role": stack.token(role="nobody"),
         "elevated role": stack.token(role="postgres"),
+        "a forged service role": stack.token(role="service_role", secret="x" * 40),
+        "an unsigned service role": stack.token(role="service_role", algorithm="none"),
+        "without its signature": good.rpartition(".")[0] + ".",
+        "another head, the same signature": f"eyJhbGciOiJub25lIn0.{good.partition('.')[2]}",
+        "a list of roles": stack.token(role=["authenticated", "service_role"]),
+        "signed with the public key": stack.token(role="service_role", secret=PUBLISHABLE),
+        "huge": good + "A" * 6_000,
         "no token": "x",
         "another key": SECRET,
     }

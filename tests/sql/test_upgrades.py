@@ -136,7 +136,8 @@ def test_every_call_of_the_release_before_is_answered(database: str) -> None:
         (
             (
                 "alter function public.analysis_release(uuid, text) rename to x;"
-                " create function public.analysis_release(p_claim uuid, p_reason text, p_why text) returns int"
+                " create function public.analysis_release(p_claim uuid, p_reason text, p_why text)"
+                " returns int"
                 " language sql set search_path = '' as 'select 1';"
                 " grant execute on function public.analysis_release(uuid, text, text) to service_role"
             ),
