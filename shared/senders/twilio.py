@@ -139,10 +139,14 @@ _PARTS: Mapping[str, Callable[[Message], Mapping[str, str]]] = {
 
 
 def read(message: Message, answer: Answer) -> Result | None:
-    """A message it took may have failed at once: then it has an error code beside its id."""
+    """A message it took may have failed at once: then it has an error code beside its id.
+
+    An error says its HTTP status itself; whatever stands between us may have told another.
+    """
     sent = text(answer.body.get("sid"))
     code = count(answer.body.get("error_code" if sent else "code"), 9)
     if code:
         words = text(answer.body.get("error_message" if sent else "message")) or "Twilio refused the message."
-        return refused(message, answer, code, words, reaction_to(ERRORS, code, answer.status))
+        status = answer.status if sent else count(answer.body.get("status"), 3) or answer.status
+        return refused(message, answer, code, words, reaction_to(ERRORS, code, status))
     return Result(outcome="sent", wa_message_id=sent) if sent and answer.is_success else None

@@ -108,10 +108,15 @@ class Verdict:
         )
 
     def _lost_sends(self) -> Iterator[str]:
-        arrived = {one["text"] for one in self.arrived}
+        known = {one["text"] for one in self.arrived} | self.unknown
+        became = {content: status for content, status, *_ in self._outbound}
         yield from _named(
             "no accepted send is lost",
-            (t.text for t in self.world.ledger.accepted if t.text not in arrived | self.unknown),
+            (
+                f"{told.text} ({became.get(told.text, 'not stored')})"
+                for told in self.world.ledger.accepted
+                if told.text not in known
+            ),
         )
 
     def _doubled_sends(self) -> Iterator[str]:

@@ -219,6 +219,10 @@ def test_a_code_nobody_knows_may_have_sent_it_if_twilio_broke(status: int, outco
     assert send(Provider(status, refusal(99999, status))).outcome == outcome
 
 
+def test_an_error_that_came_as_a_success_counts_as_what_it_says_itself() -> None:
+    assert send(Provider(200, refusal(20500, 500))).outcome == "unknown"
+
+
 @pytest.mark.parametrize(("attempts", "outcome"), [(1, "retry"), (2, "invalid"), (3, "invalid")])
 @pytest.mark.parametrize("code", [63019, 30008])
 def test_some_errors_are_worth_one_more_try(code: int, attempts: int, outcome: str) -> None:
