@@ -113,7 +113,7 @@ def _postgrest(layout: Layout, keys: Keys) -> Part:
         "PGRST_SERVER_HOST": "127.0.0.1",
         "PGRST_SERVER_PORT": str(layout.postgrest),
         "PGRST_ADMIN_SERVER_PORT": str(layout.postgrest_admin),
-        "PGRST_LOG_LEVEL": "crit",  # below that it writes down URLs, and filters have customers' phones in them
+        "PGRST_LOG_LEVEL": "crit",  # else it writes URLs down, and filters may have phones in them
     }
     return Part(
         "postgrest",
