@@ -4,7 +4,8 @@
     python -m bench.load --rate 20 --seconds 30 --contacts 200    a quick look
 
 Starts a platform of its own on loopback and stops by itself. Deliveries are signed as Meta signs them and
-posted through the gateway at their moment, whether or not those before were answered; agents answer bursts.
+posted through the gateway at their moment, whether or not those before were answered; agents answer. As
+many customers again, who write nothing, are in a sequence with a step a minute.
 What counts is seen from outside: acknowledgements here, answers at the simulator. Generator, simulator and
 product share the machine: what is measured is all of them together.
 """
@@ -36,6 +37,7 @@ from tests.e2e.delivery import fullest, moments
 from tests.e2e.platforms import Platform, eventually, temporary_platform
 
 NUMBERS, RATE = 5, 80  # of the business, and what each may send in a second
+STEP = "step"  # how the texts of the sequence begin
 BUFFER = 1.0  # seconds an agent waits for the rest of a burst
 CONNECTIONS = 64
 DRAIN = 300.0  # seconds after the last message until all must be answered
@@ -54,12 +56,38 @@ SETUP = f"""
     select tenant_id, id, 'access_token', vault.create_secret('demo-token-' || provider_number_id)
     from public.whatsapp_numbers where waba_id = 'waba'
 """
+ENROLL = """
+    with wanted as (
+        select n.tenant_id, n.id as number_id, '57318' || lpad(c.c::text, 7, '0') as phone
+        from generate_series(1, %(contacts)s) c (c)
+        join public.whatsapp_numbers n on n.provider_number_id = '70000000000000' || (c.c %% %(numbers)s + 1)
+    ),
+    leads as (
+        insert into public.customer_leads (tenant_id, phone) select tenant_id, phone from wanted
+        returning tenant_id, id, phone
+    ),
+    addresses as (
+        insert into public.lead_identities (tenant_id, kind, scope, value, valid_from, lead_id)
+        select tenant_id, 'phone', '', phone, now(), id from leads
+    )
+    insert into public.chats (tenant_id, lead_id, number_id, last_interaction_at, window_expires_at)
+    select l.tenant_id, l.id, w.number_id, now(), now() + interval '20 hours'
+    from leads l join wanted w using (tenant_id, phone);
+    select private.sequence_save(id, null, %(document)s::jsonb, id)
+    from public.users where email = 'load@example.com';
+    select private.sequence_switch(tenant_id, id, true) from public.sequences;
+    select private.enrollments_counted(private.enrollments_add(array(
+        select (c.tenant_id, s.id, c.lead_id, c.id, 'staff', c.tenant_id, false)::private.enrollment_ask
+        from public.chats c join public.sequences s using (tenant_id))))
+"""
 DEPTH = """
     select (select count(*) from public.pending_replies),
-        (select count(*) from public.outbox where state <> 'unknown')
+        (select count(*) from public.outbox where state <> 'unknown'),
+        (select count(*) from public.sequence_enrollments where status = 'active')
 """
 
 
+Depth = tuple[float, int, int, int]  # after so many seconds: replies, sends, enrollments that go on
 STORED = "select content from public.messages where direction = 'inbound'"
 
 
@@ -80,6 +108,22 @@ class Plan:
     contacts: int
     rate: float
     seconds: float
+
+    @property
+    def steps(self) -> int:
+        """Of the sequence: one a minute."""
+        return max(1, int(self.seconds // 60))
+
+    def enroll(self, platform: Platform) -> None:
+        steps = [
+            {"key": f"s{nth}", "after": {"minutes": 1}, "text": f"{STEP} {nth}"}
+            for nth in range(1, self.steps + 1)
+        ]
+        document = json.dumps({"name": "Load", "on_reply": {"resume": "never"}, "steps": steps})
+        given = {"contacts": self.contacts, "numbers": NUMBERS, "document": document}
+        for statement in ENROLL.split(";\n"):
+            answer = platform.execute(statement, given)
+        assert answer[0][0]["enrolled"] == self.contacts, answer
 
     def messages(self, start: float) -> list[Written]:
         """Everybody once, in the first second; then one after the other, everybody in turn."""
@@ -178,7 +222,7 @@ class Depths:
     """How much waits, each second, while the block runs."""
 
     def __init__(self, platform: Platform) -> None:
-        self.samples: list[tuple[float, int, int]] = []  # seconds, replies, sends
+        self.samples: list[Depth] = []
         self._dsn = platform.env["DATABASE_URL"]
         self._stop = Event()
         self._thread = Thread(target=self._sample, daemon=True)
@@ -217,20 +261,24 @@ class Figures:
     doubled_sends: int
     pacing_violations: int  # numbers that sent more in some second than their rate allows
     drained_in: float
-    deepest: tuple[int, int]  # replies and sends that waited
-    depth_at_the_end: tuple[int, int]  # when the last message was written
+    deepest: tuple[int, ...]  # replies and sends that waited, enrollments that went on
+    depth_at_the_end: tuple[int, ...]  # when the last message was written
+    steps_sent: int
+    steps_missing: int
     sustained: bool
-    depth: list[tuple[float, int, int]]
+    depth: list[Depth]
 
 
 def measure(platform: Platform, plan: Plan) -> Figures:
     messages = plan.messages(time.time() + 1)
     with Depths(platform) as depths:
         asyncio.run(Generator(platform).run(messages))
-        ended, last = time.time(), depths.samples[-1] if depths.samples else (0.0, 0, 0)
-        eventually(lambda: depths.samples and depths.samples[-1][1:] == (0, 0), DRAIN)
+        ended, last = time.time(), depths.samples[-1] if depths.samples else (0.0, 0, 0, 0)
+        eventually(lambda: depths.samples and depths.samples[-1][1:] == (0, 0, 0), DRAIN)
         drained = time.time() - ended
-    sent = _sent(platform)
+    everything = _sent(platform)
+    steps = [one for one in everything if one[4].startswith(STEP)]
+    sent = [one for one in everything if not one[4].startswith(STEP)]
     good = [one for one in messages if one.status == 200]
     stored = Counter(
         row[0] for row in platform.query("select content from public.messages where direction = 'inbound'")
@@ -240,7 +288,7 @@ def measure(platform: Platform, plan: Plan) -> Figures:
     answer_ms, unanswered = _answers(good, sent)
     offered = len(messages) / (messages[-1].due - messages[0].due)
     span = max(sent[-1][0] - messages[0].due, 0.001) if sent else 1.0
-    numbers = moments([{"number": number, "at": at} for _, at, number, *_ in sent])
+    numbers = moments([{"number": number, "at": at} for _, at, number, *_ in everything])
     return Figures(
         written=len(messages),
         offered_per_second=round(offered, 1),
@@ -253,18 +301,20 @@ def measure(platform: Platform, plan: Plan) -> Figures:
         lost=sum(stored[one.text] == 0 for one in good),
         unanswered=unanswered,
         doubled_updates=sum(count > 1 for count in stored.values()),
-        doubled_sends=sum(n > 1 for n in Counter(ours for *_, ours in sent).values()),
+        doubled_sends=sum(n > 1 for n in Counter(ours for *_, ours in everything).values()),
         pacing_violations=sum(fullest(times, 1) > RATE + 1 for times in numbers.values()),
         drained_in=round(drained, 1),
-        deepest=(max(d[1] for d in depths.samples), max(d[2] for d in depths.samples)),
+        deepest=tuple(max(sample[queue] for sample in depths.samples) for queue in (1, 2, 3)),
         depth_at_the_end=last[1:],
+        steps_sent=len(steps),
+        steps_missing=plan.contacts * plan.steps - len({(to, text) for *_, to, text, _ in steps}),
         sustained=len(good) == len(messages) and _percentiles(late)[2] < 5000 and last[1] <= 10 * plan.rate,
         depth=depths.samples,
     )
 
 
-def _sent(platform: Platform) -> list[tuple[float, str, str, str, str]]:
-    """(moment, the same as text, number, customer, our id) of what the provider got, in order."""
+def _sent(platform: Platform) -> list[tuple[float, str, str, str, str, str]]:
+    """(moment, the same as text, number, customer, text, our id) of what the provider got, in order."""
     with httpx.Client(base_url=platform.env["SIMULATOR_URL"], timeout=600, trust_env=False) as outside:
         found = outside.get("/control/sent").json()
     return sorted(
@@ -273,6 +323,7 @@ def _sent(platform: Platform) -> list[tuple[float, str, str, str, str]]:
             one["at"],
             one["number"],
             one["to"],
+            one["text"],
             str(one["callback"]),
         )
         for one in found
@@ -286,7 +337,7 @@ def _answers(good: Sequence[Written], sent: Sequence[tuple[Any, ...]]) -> tuple[
         wrote.setdefault(phone_of(one.contact), []).append(one.due)
     answered: dict[str, float] = {}
     taken: list[float] = []
-    for moment, _, _, to, _ in sent:
+    for moment, _, _, to, *_ in sent:
         before = [due for due in wrote.get(to, []) if due <= moment]
         if before:
             taken.append(1000 * (moment - before[-1]))
@@ -307,8 +358,10 @@ def table(figures: Figures) -> Iterator[str]:
             shown = " / ".join(f"{part:,}" for part in value) if isinstance(value, tuple) else str(value)
             yield f"{name.replace('_', ' '):<28}{shown:>24}"
     step = max(1, len(figures.depth) // 12)
-    yield "waiting after seconds: replies, sends"
-    yield "  " + "; ".join(f"{at:.0f}: {replies}, {sends}" for at, replies, sends in figures.depth[::step])
+    yield "waiting after seconds: replies, sends, enrollments that go on"
+    yield "  " + "; ".join(
+        f"{at:.0f}: {', '.join(map(str, waiting))}" for at, *waiting in figures.depth[::step]
+    )
     if not figures.sustained:
         yield (
             f"The limit of this machine, with generator and simulator on its {os.cpu_count()} cores:"
@@ -332,7 +385,9 @@ def main() -> None:
             platform.query(statement)
         tuned = {"strangers_window_open": True}
         httpx.post(f"{platform.env['SIMULATOR_URL']}/control/settings", json=tuned, trust_env=False)
-        figures = measure(platform, Plan(given.contacts, given.rate, given.seconds))
+        plan = Plan(given.contacts, given.rate, given.seconds)
+        plan.enroll(platform)
+        figures = measure(platform, plan)
     print("\n".join(table(figures)))
     for name in ("lost", "unanswered", "doubled_updates", "doubled_sends", "pacing_violations"):
         count = getattr(figures, name)

@@ -119,10 +119,10 @@ def _platform() -> Iterator[tuple[Platform, Path, Disk]]:
         yield platform, home, disk
     finally:
         platform.down()
-        disk.close()
         if os.environ.get("RECADO_CHAOS_KEEP"):
-            print(f"kept: {home}")  # noqa: T201
+            print(f"kept, with whatever is mounted there: {home}")  # noqa: T201
         else:
+            disk.close()
             shutil.rmtree(home, ignore_errors=True)
 
 
