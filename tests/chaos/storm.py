@@ -129,13 +129,13 @@ def _platform() -> Iterator[tuple[Platform, Path, Disk]]:
 def _answering_again(world: World, since: float) -> float:
     """The moment from which on updates are acknowledged: the first that is."""
     heard = len(world.ledger.acknowledged)
-    assert eventually(lambda: len(world.ledger.acknowledged) > heard, 60), "nothing is acknowledged any more"
+    assert eventually(lambda: len(world.ledger.acknowledged) > heard, 120), "nothing is acknowledged any more"
     return world.ledger.acknowledged_at[heard] - since
 
 
 def _at_rest(world: World, plan: Plan, since: float) -> float:
     """Seconds until nothing waits, or until patience ends."""
-    patience = time.monotonic() + (400 if plan.patient else 60)
+    patience = time.monotonic() + (400 if plan.patient else 180)
     before: Any = None
     same_since = time.monotonic()
     while time.monotonic() < patience:
