@@ -7,6 +7,7 @@ start, and would encode every batch anew where ours is made of JSON that is read
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 SECONDS = 8.0  # for an answer; PostgREST itself gives up waiting for a connection after 10
 _CONNECT_SECONDS = 2.0
 _IDLE_SECONDS = 60.0  # below what gateways keep open
+_SQLSTATE = re.compile("[0-9A-Z]{5}")
 _REFUSED = {401: ForbiddenError, 403: ForbiddenError, 404: NotFoundError}
 
 
@@ -504,4 +506,11 @@ def _refusal(response: httpx.Response) -> RecadoError:
     if code.startswith("PT"):
         return database_error(code)(said.get("message") or "", hint=said.get("hint"))
     error = _REFUSED.get(response.status_code) or database_error(code)
+    if _is_away(response.status_code, code):
+        error = DatabaseUnavailableError
     return error(f"The database answered {response.status_code}, code {code or 'empty'}.")
+
+
+def _is_away(status: int, code: str) -> bool:
+    """Whoever says so, PostgREST or a gateway with codes of its own, does not judge what was asked."""
+    return status == 429 or status > 500 or (status == 500 and not _SQLSTATE.fullmatch(code))

@@ -78,6 +78,10 @@ def test_an_answer_for_other_payloads_is_none(answer: Any) -> None:
         (500, "55P03", DatabaseUnavailableError),
         (500, "XX000", DatabaseError),
         (503, "PGRST001", DatabaseUnavailableError),
+        (503, "unavailable", DatabaseUnavailableError),  # a gateway, in words of its own
+        (504, "timeout", DatabaseUnavailableError),
+        (500, "internal", DatabaseUnavailableError),
+        (429, "over_request_rate_limit", DatabaseUnavailableError),
         (504, "PGRST003", DatabaseUnavailableError),
     ],
 )
