@@ -143,7 +143,7 @@ class World:
         try:
             do(chance)
         except Exception as exc:  # a harness that is broken proves nothing
-            self.problems.append(f"{do}: {exc!r}")
+            self.problems.append(f"Broken: the harness itself: {exc!r}")
 
     def _told(self, number: str, words: str = "quiero una cita") -> Told:
         serial = next(self._serial)
@@ -270,7 +270,7 @@ class Desk:
             )
             if ids.status_code != 200:
                 return "again"
-            (chat,) = ids.json()
+            (chat,) = ids.json() or [{}]
             answer = self.client.post(
                 "/rest/v1/rpc/message_send",
                 json={
