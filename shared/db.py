@@ -217,8 +217,8 @@ class Database:
         """Give back what was claimed, as if it had not been; the model bars us."""
         return int(await self._rpc("analysis_release", p_claim=claim, p_reason=reason))
 
-    async def sequences_process(self, *, limit: int) -> Mapping[str, int]:
-        """Run so many enrollments that are due at most: {"claimed"} and how many ended in each way."""
+    async def sequences_process(self, *, limit: int) -> JsonObject:
+        """Run so many enrollments that are due at most: {"claimed", how many by outcome, "closed"}."""
         return await self._object("sequences_process", p_limit=limit)
 
     async def daily_plan(self, *, tenant_id: str | None, force: bool) -> int:

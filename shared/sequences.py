@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Protocol
 
+from shared import logs
 from shared.errors import RecadoError
+from shared.events import JsonObject
 
 NAME = "process-sequences"
 BATCH = 1000
@@ -20,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class Database(Protocol):
-    async def sequences_process(self, *, limit: int) -> Mapping[str, int]: ...
+    async def sequences_process(self, *, limit: int) -> JsonObject: ...
     async def worker_beat(self, *, worker: str, loop_id: str, seconds: int) -> None: ...
     async def worker_leave(self, *, worker: str, loop_id: str) -> None: ...
     async def job_run_record(
@@ -56,6 +58,8 @@ class Sequences:
             size = BATCH if limit is None else min(BATCH, limit - counts["claimed"])
             await self._database.worker_beat(worker=NAME, loop_id=loop_id, seconds=LEASE_SECONDS)
             done = await self._database.sequences_process(limit=size) if size > 0 else {}
+            for closed in done.pop("closed", ()):
+                logs.product_event("whatsapp.window.closed", **closed)
             counts.update(done)
             if not done.get("claimed"):
                 return

@@ -350,7 +350,8 @@ end
 $$;
 
 -- Run up to p_limit enrollments that are due. Answers how many there were and what became of them: {"claimed", "send",
--- "manual", "wait", "later", "hold", "end", "pass"}, those that are not nothing.
+-- "manual", "wait", "later", "hold", "end", "pass"}, those that are not nothing; "closed", for the log, as
+-- private.steps_closed() has it.
 create function public.sequences_process(p_limit int default 1000) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
@@ -376,7 +377,25 @@ begin
             select r.act, count(*) as n from unnest(v_runs) r group by r.act
             union all
             select 'claimed', cardinality(v_runs)
-        ) as g);
+        ) as g) || private.steps_closed(v_runs);
+end
+$$;
+
+-- Steps that could not be sent since their windows had closed: {"closed": [{"tenant_id", "number_id", "count", …, a few
+-- of their "chat_ids"}]}; {} where there are none.
+create function private.steps_closed(p_runs private.step_run[]) returns jsonb
+language plpgsql stable set search_path = '' as $$
+begin
+    return (
+        select case when count(*) = 0 then '{}' else jsonb_build_object('closed', jsonb_agg(to_jsonb(n))) end
+        from (
+            select c.tenant_id, c.number_id, 'window_closed' as reason, count(*) as count,
+                (array_agg(c.id))[:20] as chat_ids
+            from unnest(p_runs) r
+            join public.chats c on c.tenant_id = r.tenant_id and c.id = r.chat_id
+            where r.reason = 'window_closed' and r.act in ('manual', 'end')
+            group by c.tenant_id, c.number_id
+        ) as n);
 end
 $$;
 
@@ -416,5 +435,6 @@ grant execute on function
     private.steps_decided(private.step_run[], boolean), private.steps_as_templates(private.step_run[]),
     private.steps_settled(private.step_run[]), private.steps_send(private.step_run[]),
     private.steps_to_people(private.step_run[]), private.steps_note(private.step_run[]),
+    private.steps_closed(private.step_run[]),
     private.enrollments_move(private.step_run[]), private.sequences_waiting(), public.sequences_process(int)
     to service_role;

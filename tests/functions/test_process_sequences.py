@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from functions.process_sequences.main import read_limit
+from shared import logs
 from shared.errors import BadRequestError, DatabaseUnavailableError
 from shared.sequences import BATCH, Sequences
+from tests.functions.conftest import Lines
 
 
 class Database:
@@ -22,14 +24,15 @@ class Database:
         self.fails_at = fails_at
         self.runs: list[tuple[Mapping[str, int], str | None]] = []
         self.leases = 0
+        self.told: dict[str, Any] = {}
 
-    async def sequences_process(self, *, limit: int) -> Mapping[str, int]:
+    async def sequences_process(self, *, limit: int) -> dict[str, Any]:
         if len(self.sizes) == self.fails_at:
             raise DatabaseUnavailableError
         done = min(limit, self.due)
         self.due -= done
         self.sizes.append(limit)
-        return {"claimed": done, "send": done} if done else {"claimed": 0}
+        return {"claimed": done, "send": done, **self.told} if done else {"claimed": 0}
 
     async def worker_beat(self, *, worker: str, loop_id: str, seconds: int) -> None:
         self.leases = 1
@@ -81,3 +84,16 @@ def test_a_database_that_goes_away_is_noted_with_what_was_done() -> None:
 def test_a_limit_that_is_none_is_refused(limit: str) -> None:
     with pytest.raises(BadRequestError):
         read_limit(limit)
+
+
+def test_windows_that_had_closed_are_told_to_the_log(lines: Lines) -> None:
+    logs.configure("test")
+    database = Database(1)
+    closed = {"tenant_id": "t", "number_id": "n", "count": 1, "chat_ids": ["c"], "reason": "window_closed"}
+    database.told = {"closed": [closed]}
+
+    assert run(database) == {"claimed": 1, "send": 1}
+
+    said, *_ = lines()
+    assert said["message"] == "whatsapp.window.closed"
+    assert {name: said[name] for name in closed} == closed

@@ -56,6 +56,22 @@ def test_a_closed_window_gives_the_step_to_a_person_and_the_sequence_goes_on(db:
     assert drip.enrollments() == [("active", None, 2)]
 
 
+def test_a_closed_window_is_told_to_the_log_by_our_ids(db: Any, drip: Drip) -> None:
+    drip.enroll()
+    db.run("update chats set window_expires_at = private.clock() - interval '1 minute'")
+
+    (closed,) = machine(db, "select sequences_process(1)")["closed"]
+
+    chat = db.row("select tenant_id::text, number_id::text, id::text from chats")
+    assert closed == {
+        "tenant_id": chat["tenant_id"],
+        "number_id": chat["number_id"],
+        "reason": "window_closed",
+        "count": 1,
+        "chat_ids": [chat["id"]],
+    }
+
+
 @pytest.mark.parametrize(
     ("choice", "counts", "ends"),
     [
