@@ -43,6 +43,11 @@ SIZES: Mapping[str, tuple[str | None, str]] = {
     "outbox": ("--queue 60000 --pairs 4 --slice 0.2", "--queue 400000 --pairs 12"),
     "realtime": ("--pairs 4 --slice 0.1", "--pairs 12"),
     "crm": ("--chats 10000 --pairs 4", "--chats 1000000 --pairs 12"),
+    "blocks": ("--messages 20000 --pairs 4", "--messages 2000000 --candidates 1000 --pairs 12"),
+    "sequences": (
+        "--enrollments 4000 --idle 20000 --runs 1 --sample 10",
+        "--enrollments 100000 --idle 1000000 --runs 5",
+    ),
     "stats": (
         "--short 5000 --long 20000 --pairs 4 --slice 0.1",
         "--short 200000 --long 2000000 --pairs 12",

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import psycopg
 
-from bench.schema import DURABLE, ROOT, Database, Done, Scale, fill, paired, report
+from bench.figures import report
+from bench.schema import DURABLE, ROOT, Database, Done, Scale, fill, paired
 from local import database as bootstrap
 from local import postgres
 
@@ -82,12 +83,16 @@ def detection(database: Database, scale: Scale, candidates: int) -> None:
     assert len(row[0]["marked"]) == candidates, f"{len(row[0]['marked'])} of {candidates} were found"
     for name, work in (("finding", look), ("finding and marking", detect)):
         ratios = [1 / ratio for ratio in paired(work, read_all, scale)]
-        report(f"{name} {candidates:,} blocks / reading all messages, time", ratios, "<= 0.02")
+        report(
+            f"{name} {candidates:,} blocks / reading all messages, time", ratios, "<= 0.02", needs_scale=True
+        )
     with database.connect() as marked:
         marked.execute("select public.blocks_detect()")
         marked.execute("analyze public.delivery_issues")
     ratios = [1 / ratio for ratio in paired(detect, read_all, scale)]
-    report(f"again, with {candidates:,} marked / reading all messages, time", ratios, "<= 0.02")
+    report(
+        f"again, with {candidates:,} marked / reading all messages, time", ratios, "<= 0.02", needs_scale=True
+    )
     print(f"{'reading all messages':58} {read_all()[1] * 1000:8.0f} ms")
 
 

@@ -20,6 +20,7 @@ import httpx
 import psutil
 import psycopg
 
+from bench.figures import report
 from bench.schema import DURABLE, ROOT
 from local import database as bootstrap
 from local import postgres
@@ -105,10 +106,6 @@ def timed(connection: psycopg.Connection[Any], statement: str) -> float:
     return time.perf_counter() - began
 
 
-def show(name: str, ratio: float, goal: str, *details: str) -> None:
-    print(f"{name:60} {ratio:10.4f}   goal {goal:9} {', '.join(details)}", flush=True)
-
-
 def throughput(connection: psycopg.Connection[Any], contacts: int, runs: int) -> None:
     """Batches until nothing is due, and the rows they wrote written again."""
     ratios, growths, speeds = [], [], []
@@ -133,9 +130,9 @@ def throughput(connection: psycopg.Connection[Any], contacts: int, runs: int) ->
         ratios.append(plain / took)
         growths.append(statistics.median(per_row[-edge:]) / statistics.median(per_row[:edge]))
         speeds.append(contacts / took)
-    show("claim, decide, enqueue / plain insert … select, rows/s", statistics.median(ratios), ">= 0.25",
-        f"{statistics.median(speeds):,.0f} rows/s")  # fmt: skip
-    show("last batches / first batches, time", statistics.median(growths), "<= 1.3")
+    speed = f"{statistics.median(speeds):,.0f} rows/s"
+    report("claim, decide, enqueue / plain insert … select, rows/s", ratios, ">= 0.25", speed)
+    report("last batches / first batches, time", growths, "<= 1.3")
 
 
 def idle(connection: psycopg.Connection[Any], enrollments: int) -> None:
@@ -159,14 +156,14 @@ def idle(connection: psycopg.Connection[Any], enrollments: int) -> None:
         timed(connection, "select count(*) from public.sequence_enrollments where next_run_at <= now()")
         for _ in range(5)
     )
-    show(f"nothing due among {count:,} / a look at all of them, time", quick / full, "<= 0.001",
-        f"{quick * 1e6:.0f} us")  # fmt: skip
+    name = f"nothing due among {count:,} / a look at all of them, time"
+    report(name, [quick / full], "<= 0.001", f"{quick * 1e6:.0f} us", needs_scale=True)
     before = ask(connection, "select count(*) from net.http_request_queue")
     connection.execute(
         "select private.wake('process-sequences') where private.worker_has_work('process-sequences')"
     )
     calls = ask(connection, "select count(*) from net.http_request_queue") - before
-    show("calls of the function when nothing is due", calls, "0")
+    report("calls of the function when nothing is due", [calls], "= 0", is_counted=True)
 
 
 def measure(contacts: int, idle_ones: int, runs: int) -> None:
@@ -269,10 +266,13 @@ def outside(contacts: int, sample: int) -> None:
             claimed = front.call(contacts)["claimed"]
             speed = claimed / (time.perf_counter() - began)
             grown = front.memory() - before
-    show("the function / a loop per contact over HTTP, contacts/s", speed / by_hand, ">= 100",
-        f"{speed:,.0f}/s beside {by_hand:,.1f}/s")  # fmt: skip
-    show("memory of the function after / before, ratio", 1 + grown / before, "<= 1.1",
-        f"{before / 2**20:.0f} MB, +{grown / 2**20:.1f}")  # fmt: skip
+    name, rates = (
+        "the function / a loop per contact over HTTP, contacts/s",
+        f"{speed:,.0f} and {by_hand:,.1f}/s",
+    )
+    report(name, [speed / by_hand], ">= 100", rates, needs_scale=True)
+    kept = f"{before / 2**20:.0f} MB, +{grown / 2**20:.1f}"
+    report("memory of the function after / before", [1 + grown / before], "<= 1.1", kept, is_counted=True)
 
 
 def main() -> None:
