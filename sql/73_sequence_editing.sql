@@ -10,7 +10,64 @@ insert into private.phrases (kind, reason, es, en, pt) values
         'name: another sequence is called "{name}" already.', 'name: já há outra sequência que se chama "{name}".'),
     ('hint', 'sequence_name', 'Elija otro nombre.', 'Choose another name.', 'Escolha outro nome.'),
     ('refusal', 'sequence_switch', 'Falta p_is_active.', 'p_is_active is missing.', 'Falta p_is_active.'),
-    ('hint', 'sequence_switch', 'Diga true o false.', 'Say true or false.', 'Diga true ou false.');
+    ('hint', 'sequence_switch', 'Diga true o false.', 'Say true or false.', 'Diga true ou false.'),
+    ('hint', 'sequence_document', 'Corrija el documento y guárdelo otra vez: no se ha cambiado nada.',
+        'Correct the document and save it again: nothing of it was changed.',
+        'Corrija o documento e salve-o outra vez: nada foi mudado.'),
+    ('hint', 'sequence_placeholders', 'Los campos son {{{known}}} y {{metadata.…}}; en {{name|amigo}} lo segundo va si '
+        'falta lo primero.', 'Placeholders are {{{known}}} and {{metadata.…}}; of {{name|friend}} the second stands '
+        'where the first is not known.', 'Os campos são {{{known}}} e {{metadata.…}}; em {{name|amigo}} vai o segundo '
+        'se falta o primeiro.'),
+    ('fault', 'doc_missing', 'falta', 'is missing', 'falta'),
+    ('fault', 'doc_text', 'debe ser un texto', 'must be a text', 'deve ser um texto'),
+    ('fault', 'doc_integer', 'debe ser un número entero', 'must be a whole number', 'deve ser um número inteiro'),
+    ('fault', 'doc_list', 'debe ser una lista', 'must be a list', 'deve ser uma lista'),
+    ('fault', 'doc_object', 'debe ser un objeto', 'must be an object', 'deve ser um objeto'),
+    ('fault', 'doc_empty', 'está vacío', 'is empty', 'está vazio'),
+    ('fault', 'doc_long', 'es demasiado largo: {length} caracteres, como mucho {to}',
+        'is too long: {length} characters, at most {to}', 'é longo demais: {length} caracteres, no máximo {to}'),
+    ('fault', 'doc_choice', 'es {value}; debe ser uno de {words}', 'is {value}; it must be one of {words}',
+        'é {value}; deve ser um de {words}'),
+    ('fault', 'doc_time', 'debe ser una hora del día: HH:MM', 'must be a time of day: HH:MM',
+        'deve ser uma hora do dia: HH:MM'),
+    ('fault', 'doc_moment', 'debe ser una fecha', 'must be a time', 'deve ser uma data'),
+    ('fault', 'doc_range', 'es {value}; debe ser de {from} a {to}', 'is {value}; it must be from {from} to {to}',
+        'é {value}; deve ser de {from} a {to}'),
+    ('fault', 'doc_items', 'tiene {length} elementos; debe tener de {from} a {to}',
+        'has {length} items; it must have from {from} to {to}', 'tem {length} elementos; deve ter de {from} a {to}'),
+    ('fault', 'doc_words', 'debe ser una lista de 100 textos cortos como mucho',
+        'must be a list of at most 100 short texts', 'deve ser uma lista de no máximo 100 textos curtos'),
+    ('fault', 'doc_keys', 'tiene una clave desconocida: {keys}; puede tener {words}',
+        'has an unknown key: {keys}; it may have {words}', 'tem uma chave desconhecida: {keys}; pode ter {words}'),
+    ('fault', 'doc_span', 'debe ser {"days", "hours", "minutes"}, en números enteros',
+        'must be {"days", "hours", "minutes"}, whole numbers',
+        'deve ser {"days", "hours", "minutes"}, números inteiros'),
+    ('fault', 'doc_minutes', 'son {length} minutos; debe ser de {from} a {to}',
+        'is {length} minutes; it must be from {from} to {to}', 'são {length} minutos; deve ser de {from} a {to}'),
+    ('fault', 'doc_unasked', 'no le corresponde', 'does not belong there', 'não lhe corresponde'),
+    ('fault', 'doc_key', 'debe ser de letras, cifras, puntos y guiones',
+        'must be of letters, digits, dots, dashes and underscores', 'deve ser de letras, algarismos, pontos e traços'),
+    ('fault', 'doc_key_twice', 'es la clave de otro paso también', 'is the key of another step too',
+        'é a chave de outro passo também'),
+    ('fault', 'doc_nothing', 'no tiene nada que enviar: text, media o template',
+        'has nothing to send: text, media or template', 'não tem nada para enviar: text, media ou template'),
+    ('fault', 'doc_two_times', 'tiene at y before_window_closes a la vez', 'has both at and before_window_closes',
+        'tem at e before_window_closes ao mesmo tempo'),
+    ('fault', 'doc_audio', 'tiene un texto, que no puede ir con un audio', 'has a text, which cannot go with audio',
+        'tem um texto, que não pode ir com um áudio'),
+    ('fault', 'doc_two_bodies', 'tiene una plantilla junto a su texto: use on_window_closed: use_template o quite una',
+        'has a template beside its own text: say on_window_closed: use_template, or leave one out',
+        'tem um modelo junto ao seu texto: use on_window_closed: use_template ou tire um deles'),
+    ('fault', 'doc_template_none', 'no es una de las plantillas del negocio', 'is not one of the business''s templates',
+        'não é um dos modelos do negócio'),
+    ('fault', 'doc_template_many', 'puede ser una de varias: diga su idioma y su cuenta, o su id',
+        'may be one of several: say its language and account, or its id',
+        'pode ser um de vários: diga o idioma e a conta, ou o id'),
+    ('fault', 'doc_placeholder', 'tiene un campo desconocido: {unknown}', 'has an unknown placeholder: {unknown}',
+        'tem um campo desconhecido: {unknown}'),
+    ('fault', 'doc_placeholder_open', 'tiene un campo que no se cierra o no se abre: {{name}}',
+        'has a placeholder that is not closed, or not opened: {{name}}',
+        'tem um campo que não se fecha ou não se abre: {{name}}');
 
 -- Placeholders: {{name}}, or {{name|amigo}} with what stands there when the name is not known.
 
@@ -23,7 +80,7 @@ $$;
 
 -- What is wrong with the placeholders of a text; null: nothing.
 create function private.placeholder_fault(p_text text) returns text
-language plpgsql immutable set search_path = '' as $$
+language plpgsql stable set search_path = '' as $$
 declare
     v_unknown text := (
         select string_agg(format('{{%s}}', p.name), ', ')
@@ -32,9 +89,10 @@ declare
         where p.name <> all (private.placeholder_names()) and p.name !~ '^metadata\.\S+$');
 begin
     return case
-        when v_unknown <> '' then format('has an unknown placeholder: %s', v_unknown)
+        when v_unknown <> '' then private.phrase(
+            'fault', 'doc_placeholder', jsonb_build_object('unknown', v_unknown))
         when regexp_replace(p_text, '\{\{([^{}|]*)(\|[^{}]*)?\}\}', '', 'g') ~ '\{\{|\}\}'
-            then 'has a placeholder that is not closed, or not opened'
+            then private.phrase('fault', 'doc_placeholder_open')
     end;
 end
 $$;
@@ -87,41 +145,39 @@ $$;
 
 -- What is wrong with a value, given what it should be; null: nothing, or it is left out. kind: text (from..to
 -- characters), integer, list (from..to items), words (a list of texts), choice and object (of those words), time,
--- span ({"hours", "minutes"}: from..to minutes).
+-- span ({"days", "hours", "minutes"}: from..to minutes), moment.
 create function private.json_fault(p_value jsonb, p_kind text, p_from int, p_to int, p_words text[]) returns text
-language plpgsql immutable set search_path = '' as $$
+language plpgsql stable set search_path = '' as $$
 declare
     v_type text := coalesce(jsonb_typeof(p_value), 'null');
     v_text text := p_value #>> '{}';
-begin
-    return case
+    v_fault text := case
         when v_type = 'null' then null
-        when p_kind in ('text', 'choice', 'time') and v_type <> 'string' then 'must be a text'
-        when p_kind = 'integer' and (v_type <> 'number' or v_text !~ '^-?\d{1,9}$') then 'must be a whole number'
-        when p_kind in ('list', 'words') and v_type <> 'array' then 'must be a list'
-        when p_kind in ('object', 'span') and v_type <> 'object' then 'must be an object'
-        when p_kind = 'text' and length(btrim(v_text)) < p_from then 'is empty'
-        when p_kind = 'text' and length(v_text) > p_to then
-            format('is too long: %s characters, at most %s', length(v_text), p_to)
-        when p_kind = 'choice' and v_text <> all (p_words) then
-            format('is %s; it must be one of %s', v_text, array_to_string(p_words, ', '))
-        when p_kind = 'time' and v_text !~ '^([01]\d|2[0-3]):[0-5]\d$' then 'must be a time of day: HH:MM'
-        when p_kind = 'integer' and v_text::int not between p_from and p_to then
-            format('is %s; it must be from %s to %s', v_text, p_from, p_to)
-        when p_kind = 'list' and jsonb_array_length(p_value) not between p_from and p_to then
-            format('has %s items; it must have from %s to %s', jsonb_array_length(p_value), p_from, p_to)
+        when p_kind in ('text', 'choice', 'time', 'moment') and v_type <> 'string' then 'text'
+        when p_kind = 'integer' and (v_type <> 'number' or v_text !~ '^-?\d{1,9}$') then 'integer'
+        when p_kind in ('list', 'words') and v_type <> 'array' then 'list'
+        when p_kind in ('object', 'span') and v_type <> 'object' then 'object'
+        when p_kind = 'text' and length(btrim(v_text)) < p_from then 'empty'
+        when p_kind = 'text' and length(v_text) > p_to then 'long'
+        when p_kind = 'choice' and v_text <> all (p_words) then 'choice'
+        when p_kind = 'time' and v_text !~ '^([01]\d|2[0-3]):[0-5]\d$' then 'time'
+        when p_kind = 'moment' and private.as_time(v_text) is null then 'moment'
+        when p_kind = 'integer' and v_text::int not between p_from and p_to then 'range'
+        when p_kind = 'list' and jsonb_array_length(p_value) not between p_from and p_to then 'items'
         when p_kind = 'words' and (jsonb_array_length(p_value) > 100 or p_value @? 'strict $[*] ? (@.type() != "string"
-            || @ like_regex "^\\s*$" || @ like_regex "^.{201}")') then 'must be a list of at most 100 short texts'
-        when p_kind = 'object' and exists (select from jsonb_object_keys(p_value) k where k <> all (p_words)) then
-            format('has an unknown key: %s; it may have %s', (
-                select string_agg(k, ', ') from jsonb_object_keys(p_value) k where k <> all (p_words)),
-                array_to_string(p_words, ', '))
+            || @ like_regex "^\\s*$" || @ like_regex "^.{201}")') then 'words'
+        when p_kind = 'object' and exists (select from jsonb_object_keys(p_value) k where k <> all (p_words)) then 'keys'
         when p_kind = 'span' and (p_value - '{days,hours,minutes}'::text[] <> '{}'
-            or p_value @? 'strict $.* ? (@.type() != "number" || @ < 0 || @ > 600000 || @.floor() != @)') then
-            'must be {"days", "hours", "minutes"}, whole numbers'
-        when p_kind = 'span' and private.span_minutes(p_value) not between p_from and p_to then
-            format('is %s minutes; it must be from %s to %s', private.span_minutes(p_value), p_from, p_to)
+            or p_value @? 'strict $.* ? (@.type() != "number" || @ < 0 || @ > 600000 || @.floor() != @)') then 'span'
+        when p_kind = 'span' and private.span_minutes(p_value) not between p_from and p_to then 'minutes'
     end;
+begin
+    return private.phrase('fault', 'doc_' || v_fault, jsonb_build_object('value', v_text, 'from', p_from, 'to', p_to,
+        'words', array_to_string(p_words, ', '), 'length', case v_fault
+            when 'long' then length(v_text) when 'items' then jsonb_array_length(p_value)
+            when 'minutes' then private.span_minutes(p_value) end,
+        'keys', case v_fault when 'keys' then (
+            select string_agg(k, ', ') from jsonb_object_keys(p_value) k where k <> all (p_words)) end));
 end
 $$;
 
@@ -139,11 +195,11 @@ $$;
 
 -- What is wrong with a document but its steps, in the order in which it is read.
 create function private.sequence_head_faults(p_document jsonb) returns table (path text, fault text)
-language plpgsql immutable rows 1 set search_path = '' as $$
+language plpgsql stable rows 1 set search_path = '' as $$
 begin
     return query
     select c.path, coalesce(
-        case when c.is_required and coalesce(jsonb_typeof(c.value), 'null') = 'null' then 'is missing' end,
+        case when c.is_required and coalesce(jsonb_typeof(c.value), 'null') = 'null' then private.phrase('fault', 'doc_missing') end,
         private.json_fault(c.value, c.kind, c.at_least, c.at_most, c.words)) as fault
     from (
         values
@@ -174,7 +230,7 @@ begin
     select format('triggers[%s]%s', t.n - 1, c.path), coalesce(
         case when c.is_required and coalesce(jsonb_typeof(c.value), 'null') = 'null' then 'is missing'
             when c.path = '.value' and t.item ->> 'on' = 'new_lead' and c.value is not null then
-                'does not belong to new_lead' end,
+                private.phrase('fault', 'doc_unasked') end,
         private.json_fault(c.value, c.kind, 1, 200, c.words))
     from jsonb_array_elements(private.json_items(p_document -> 'triggers')) with ordinality as t (item, n)
     cross join lateral (
@@ -188,18 +244,18 @@ $$;
 
 -- What is wrong with the form of its steps.
 create function private.sequence_step_faults(p_document jsonb) returns table (path text, fault text)
-language plpgsql immutable rows 1 set search_path = '' as $$
+language plpgsql stable rows 1 set search_path = '' as $$
 begin
     return query
     select format('steps[%s]%s', s.n - 1, c.path), coalesce(
-        case when c.is_required and coalesce(jsonb_typeof(c.value), 'null') = 'null' then 'is missing' end,
+        case when c.is_required and coalesce(jsonb_typeof(c.value), 'null') = 'null' then private.phrase('fault', 'doc_missing') end,
         private.json_fault(c.value, c.kind, c.at_least, c.at_most, c.words),
         case when c.path in ('.text', '.template.parameters') then private.placeholder_fault(c.value #>> '{}')
             when c.path = '.key' and c.value #>> '{}' !~ '^[A-Za-z0-9_.-]{1,64}$' then
-                'must be of letters, digits, dots, dashes and underscores'
+                private.phrase('fault', 'doc_key')
             when c.path = '.key' and (
                 select count(*) from jsonb_array_elements(p_document -> 'steps') o where o -> 'key' = c.value) > 1
-                then 'is the key of another step too'
+                then private.phrase('fault', 'doc_key_twice')
             when c.path = '.media' and c.value is not null then btrim(private.media_fault(
                 '', c.value ->> 'type', c.value - 'type')) end)
     from jsonb_array_elements(private.json_items(p_document -> 'steps')) with ordinality as s (item, n)
@@ -225,12 +281,12 @@ begin
     union all
     select format('steps[%s]', s.n - 1),
         case
-            when not s.item ?| array['text', 'media', 'template'] then 'has nothing to send: text, media or template'
-            when s.item ? 'at' and s.item ? 'before_window_closes' then 'has both at and before_window_closes'
-            when s.item ? 'text' and s.item #>> '{media,type}' = 'audio' then 'has a text, which cannot go with audio'
+            when not s.item ?| array['text', 'media', 'template'] then private.phrase('fault', 'doc_nothing')
+            when s.item ? 'at' and s.item ? 'before_window_closes' then private.phrase('fault', 'doc_two_times')
+            when s.item ? 'text' and s.item #>> '{media,type}' = 'audio' then private.phrase('fault', 'doc_audio')
             when s.item ?| array['text', 'media'] and s.item ? 'template'
                 and s.item ->> 'on_window_closed' is distinct from 'use_template' then
-                'has a template beside its own text: say on_window_closed: use_template, or leave one out'
+                private.phrase('fault', 'doc_two_bodies')
         end
     from jsonb_array_elements(private.json_items(p_document -> 'steps')) with ordinality as s (item, n)
     where jsonb_typeof(s.item) = 'object';
@@ -260,8 +316,8 @@ begin
     return query
     select format('steps[%s].template', s.n - 1),
         case
-            when count(t.id) = 0 then 'is not one of the business''s templates'
-            when count(t.id) > 1 then 'may be one of several: say its language and account, or its id'
+            when count(t.id) = 0 then private.phrase('fault', 'doc_template_none')
+            when count(t.id) > 1 then private.phrase('fault', 'doc_template_many')
             else min(private.template_faults(t, coalesce(private.placeholders_fill(
                 s.item #>> '{template,parameters}', '{}'::jsonb || (
                     select jsonb_object_agg(n, 'x') from unnest(private.placeholder_names()) n), true)::jsonb, '{}')))
@@ -288,12 +344,11 @@ begin
         where f.fault is not null limit 1;
     end if;
     if found then
-        raise exception using errcode = 'PT400', message = format('%s %s.', v_fault.path, v_fault.fault),
-            hint = case when v_fault.fault like '%placeholder%'
-                then format('Placeholders are {{%s}} and {{metadata.…}}, each as {{name|what stands there instead}}.',
-                    array_to_string(private.placeholder_names(), '}}, {{'))
-                else 'Correct the document and save it again: nothing of it was changed.' end,
-            detail = jsonb_build_object('path', v_fault.path)::text;
+        perform private.refuse_as('PT400', 'sequence_document', format('%s %s.', v_fault.path, v_fault.fault),
+            private.phrase('hint', case when v_fault.fault like '%{{%' then 'sequence_placeholders'
+                else 'sequence_document' end, jsonb_build_object(
+                'known', array_to_string(private.placeholder_names(), '}}, {{'))),
+            jsonb_build_object('path', v_fault.path));
     end if;
 end
 $$;

@@ -1,5 +1,13 @@
 -- When steps are due, and who gets them: enrolling one customer, many, or those whom a trigger speaks of.
 
+insert into private.phrases (kind, reason, es, en, pt) values
+    ('hint', 'sequence_filter', 'Ejemplo: {"tags": ["vip"], "statuses": ["Lead"], "labels": ["Nuevo"], '
+        '"last_activity_before": "2026-01-31"}. Entra quien cumple todo; {} son todos.',
+        'Example: {"tags": ["vip"], "statuses": ["Lead"], "labels": ["Nuevo"], "last_activity_before": "2026-01-31"}. '
+        'Whoever fits all of it is enrolled; {} is everybody.',
+        'Exemplo: {"tags": ["vip"], "statuses": ["Lead"], "labels": ["Nuevo"], "last_activity_before": "2026-01-31"}. '
+        'Entra quem cumpre tudo; {} são todos.');
+
 -- When is it due?
 
 -- The first moment not before p_from at which a clock there shows that time. Of a time that it shows twice the first
@@ -261,32 +269,28 @@ $$;
 create function private.filter_check(p_filter jsonb) returns void
 language plpgsql stable set search_path = '' as $$
 declare
+    v_key text;
     v_fault text;
 begin
-    select format('%s %s.', c.key, coalesce(
-        case when c.key = 'p_filter' and jsonb_typeof(p_filter) is distinct from 'object' then 'must be an object' end,
-        private.json_fault(c.value, c.kind, 1, 100, c.words),
-        case when c.key like 'last\_activity%' and private.as_time(c.value #>> '{}') is null then 'must be a time' end))
-    into v_fault
+    select c.key, f.fault
+    into v_key, v_fault
     from (
         values
-            (1, 'p_filter', p_filter, 'object', array['tags', 'statuses', 'labels', 'last_activity_after',
-                'last_activity_before']),
+            (1, 'p_filter', coalesce(nullif(p_filter, 'null'), '[]'), 'object', array['tags', 'statuses', 'labels',
+                'last_activity_after', 'last_activity_before']),
             (2, 'tags', p_filter -> 'tags', 'words', null),
             (3, 'statuses', p_filter -> 'statuses', 'words', null),
             (4, 'labels', p_filter -> 'labels', 'words', null),
-            (5, 'last_activity_after', p_filter -> 'last_activity_after', 'text', null),
-            (6, 'last_activity_before', p_filter -> 'last_activity_before', 'text', null)
+            (5, 'last_activity_after', p_filter -> 'last_activity_after', 'moment', null),
+            (6, 'last_activity_before', p_filter -> 'last_activity_before', 'moment', null)
     ) as c (n, key, value, kind, words)
-    where c.key = 'p_filter' and jsonb_typeof(p_filter) is distinct from 'object'
-        or private.json_fault(c.value, c.kind, 1, 100, c.words) is not null
-        or c.key like 'last\_activity%' and c.value is not null and private.as_time(c.value #>> '{}') is null
+    cross join lateral private.json_fault(c.value, c.kind, 1, 100, c.words) as f (fault)
+    where f.fault is not null
     order by c.n
     limit 1;
     if v_fault is not null then
-        raise exception using errcode = 'PT400', message = v_fault,
-            hint = 'Example: {"tags": ["vip"], "statuses": ["Lead"], "labels": ["Nuevo"], '
-                '"last_activity_before": "2026-01-31"}. Whoever fits all keys is enrolled; {} is everybody.';
+        perform private.refuse_as('PT400', 'sequence_filter', format('%s %s.', v_key, v_fault),
+            private.phrase('hint', 'sequence_filter'), jsonb_build_object('path', v_key));
     end if;
 end
 $$;

@@ -81,15 +81,16 @@ def test_new_steps_are_a_new_version_and_a_new_name_is_not(db: Any, clinic: Busi
         ({"steps": [{"text": "a", "key": "k"}, {"text": "b", "key": "k"}]},
          "steps[0].key is the key of another step too."),
         ({"steps": [{"media": {"type": "image", "link": "http://x.example/a.jpg"}}]},
-         "steps[0].media debe"),
+         "steps[0].media must have a link that begins with https://."),
         ({"steps": [{"text": "a", "on_window_closed": "use_template"}]}, "steps[0].template is missing."),
         ({"steps": [{"template": {"name": "nothing"}}]},
          "steps[0].template is not one of the business's templates."),
     ],
 )  # fmt: skip
 def test_a_fault_is_told_with_its_place(db: Any, clinic: Business, change: Any, message: str) -> None:
-    with pytest.raises(psycopg.DatabaseError) as refused:
-        save(db, clinic, WHOLE | change)
+    db.run("update users set locale = 'en'")
+    with pytest.raises(psycopg.DatabaseError) as refused, db.signed_in(clinic.owner):
+        db.value("select sequence_save(%s::jsonb)", WHOLE | change)
 
     assert refused.value.sqlstate == "PT400"
     assert refused.value.diag.message_primary is not None
