@@ -215,7 +215,7 @@ $$;
 -- Was this an outage of the number, rather than customers who block it? More than half of what it sent is missing,
 -- from five customers or more, and three times as much as at the same time of the four weeks before. Of a new number,
 -- which has no such weeks, more than 60 %. A small business needs only three customers, if not one message arrived in
--- a whole week though most did before.
+-- five days though most did before.
 create function private.is_outage(p_tenant_id uuid, p_number_id uuid, p_since timestamptz, p_until timestamptz)
 returns boolean
 language plpgsql stable set search_path = '' as $$
@@ -237,13 +237,13 @@ begin
     end if;
     return v_now.missing_chats >= 5 and v_missing > greatest(0.5, least(0.9, 3 * v_normal))
         or v_now.missing_chats >= 3 and v_now.arrived = 0 and v_normal < 0.2
-        and p_until - p_since >= interval '7 days';
+        and p_until - p_since >= interval '5 days';
 end
 $$;
 
--- Stretches of time in which enough of a number's sends are missing to ask whether it was an outage: five in a day,
--- else in three, else three in a week. They overlap by half, so that no outage hides between two. Nearly all of them
--- are left out at once: as many customers got something as did not, or of a week, anybody did.
+-- Stretches of time in which enough of a number's sends are missing to ask whether it was an outage: those to five
+-- customers in a day, else in three, else to three in five days. They overlap by half, so that no outage hides between
+-- two. Nearly all are left out at once: as many customers got something as did not, or of five days, anybody did.
 create function private.outages_suspected(p_numbers uuid[], p_tenants uuid[], p_since timestamptz)
 returns table (tenant_id uuid, number_id uuid, since timestamptz, until timestamptz)
 -- no bitmaps: of what arrived only the first few are read
@@ -256,29 +256,25 @@ begin
     return query
     with halves as materialized (
         -- a chat counts once in half a day, however much it was sent; what was sent last may still arrive
-        select m.tenant_id, m.number_id, m.half, count(distinct m.chat_id) as missing
-        from (
-            select m.tenant_id, m.number_id, m.chat_id,
-                floor(extract(epoch from m.provider_at - v_begin) / 43200)::bigint as half
-            from (select distinct t from unnest(p_tenants) t) as t
-            cross join lateral (
-                select * from public.messages m
-                where m.tenant_id = t and m.awaits_delivery and m.provider_at >= p_since
-                    and m.provider_at < private.clock() - interval '6 hours'
-                offset 0
-            ) as m
-            where m.number_id = any (p_numbers)
+        select distinct m.tenant_id, m.number_id, m.chat_id,
+            floor(extract(epoch from m.provider_at - v_begin) / 43200)::bigint as half
+        from (select distinct t from unnest(p_tenants) t) as t
+        cross join lateral (
+            select * from public.messages m
+            where m.tenant_id = t and m.awaits_delivery and m.provider_at >= p_since
+                and m.provider_at < private.clock() - interval '6 hours'
+            offset 0
         ) as m
-        group by 1, 2, 3
+        where m.number_id = any (p_numbers)
     ),
     stretches as materialized (
-        select h.tenant_id, h.number_id, k.size, b.first, sum(h.missing) as missing, array_agg(h.half) as halves
+        select h.tenant_id, h.number_id, k.size, b.first, count(*) as missing, array_agg(h.half) as halves
         from halves h
-        cross join (values (2, 5), (6, 5), (14, 3)) as k (size, least)
+        cross join (values (2, 5), (6, 5), (10, 3)) as k (size, least)
         cross join lateral (values
             (h.half - h.half % (k.size / 2)), (h.half - h.half % (k.size / 2) - k.size / 2)) as b (first)
         group by h.tenant_id, h.number_id, k.size, k.least, b.first
-        having sum(h.missing) >= k.least
+        having count(distinct h.chat_id) >= k.least
     ),
     narrowest as (
         select distinct s.tenant_id, s.number_id, s.size, s.first, s.missing
@@ -307,10 +303,35 @@ begin
             ) as m
             where m.number_id = n.number_id and m.direction = 'outbound'
                 and m.status in ('delivered', 'read', 'played')
-            limit case when n.size = 14 then 1 else 10 * n.missing + 50 end
+            limit case when n.size = 10 then 1 else 10 * n.missing + 50 end
         ) as x
     ) as arrived
-    where arrived.chats < case when n.size = 14 then 1 else n.missing end;
+    where arrived.chats < case when n.size = 10 then 1 else n.missing end;
+end
+$$;
+
+-- An outage in which nothing arrived at all lasts from the last arrival before it to the first one after.
+create function private.outage_bounds(
+    p_tenant_id uuid, p_number_id uuid, inout p_since timestamptz, inout p_until timestamptz
+)
+language plpgsql stable set search_path = '' set enable_bitmapscan = 'off' as $$
+declare
+    v_last timestamptz;
+    v_first timestamptz;
+begin
+    select max(m.at) filter (where m.at < p_until), min(m.at) filter (where m.at >= p_since) into v_last, v_first
+    from (
+        select m.provider_at as at, m.number_id, m.direction, m.status
+        from public.messages m
+        where m.tenant_id = p_tenant_id and m.provider_at >= p_since - interval '5 days'
+            and m.provider_at < p_until + interval '5 days'
+        offset 0
+    ) as m
+    where m.number_id = p_number_id and m.direction = 'outbound' and m.status in ('delivered', 'read', 'played');
+    if coalesce(v_last < p_since, true) and coalesce(v_first >= p_until, true) then
+        p_since := coalesce(v_last, p_since - interval '5 days');
+        p_until := coalesce(v_first, p_until + interval '5 days');
+    end if;
 end
 $$;
 
@@ -320,18 +341,20 @@ language plpgsql stable set search_path = '' as $$
 begin
     return array(
         with outages as materialized (
-            select o.* from (
+            select o.tenant_id, o.number_id, b.p_since as since, b.p_until as until from (
                 select array_agg(distinct e.number_id) as numbers, array_agg(distinct e.tenant_id) as tenants,
                     min(e.at) - interval '7 days' as since
                 from unnest(p_evidence) e
             ) as asked
             cross join lateral private.outages_suspected(asked.numbers, asked.tenants, asked.since) o
+            cross join lateral private.outage_bounds(o.tenant_id, o.number_id, o.since, o.until) b
             where private.is_outage(o.tenant_id, o.number_id, o.since, o.until)
         )
-        select (e.tenant_id, e.chat_id, e.number_id, e.message_id, o.since, o.until)::private.spared
+        select (e.tenant_id, e.chat_id, e.number_id, e.message_id, min(o.since), max(o.until))::private.spared
         from unnest(p_evidence) e
         join outages o on o.tenant_id = e.tenant_id and o.number_id = e.number_id
-            and e.at >= o.since and e.at < o.until);
+            and e.at >= o.since and e.at < o.until
+        group by e.tenant_id, e.chat_id, e.number_id, e.message_id);
 end
 $$;
 
@@ -668,6 +691,7 @@ grant execute on function
     private.blocks_suspected(), private.blocks_evidence(private.chat_ref[]), private.reports_delivery(uuid, uuid),
     private.deliveries_between(uuid, uuid, timestamptz, timestamptz, int),
     private.is_outage(uuid, uuid, timestamptz, timestamptz), private.outages_suspected(uuid[], uuid[], timestamptz),
+    private.outage_bounds(uuid, uuid, timestamptz, timestamptz),
     private.outages_spare(private.undelivered[]),
     private.block_cause(uuid, uuid, timestamptz), private.blocks_judged(private.undelivered[]),
     private.blocks_mark(public.delivery_issues[]), private.blocks_clear(private.chat_ref[], text, uuid, text),
