@@ -358,64 +358,19 @@ begin
 end
 $$;
 
--- Why nothing arrives in a chat, as far as that can be told: a word of delivery_issues.cause.
-create function private.block_cause(p_tenant_id uuid, p_chat_id uuid, p_since timestamptz) returns text
-language plpgsql stable set search_path = '' as $$
-declare
-    v_chat public.chats;
-begin
-    select * into v_chat from public.chats where tenant_id = p_tenant_id and id = p_chat_id;
-    return case
-        when exists (
-            select from public.messages m
-            where m.tenant_id = p_tenant_id and m.chat_id = p_chat_id and m.provider_at >= p_since
-                and m.status = 'failed' and private.is_unreachable(p_tenant_id, m.number_id, m.error_code))
-            then 'unreachable'
-        when exists (
-            -- the phone is on: another number of ours reached it
-            select from public.chats o
-            join public.messages m on m.tenant_id = o.tenant_id and m.chat_id = o.id
-            where o.tenant_id = p_tenant_id and o.lead_id = v_chat.lead_id and o.id <> p_chat_id
-                and m.provider_at >= p_since
-                and (m.direction = 'inbound' or m.status in ('delivered', 'read', 'played')))
-            then 'likely_block'
-        when exists (
-            select from public.delivery_issues i
-            where i.tenant_id = p_tenant_id and i.chat_id = p_chat_id and i.resolved_how in ('delivered', 'read')
-        ) or exists (
-            select from (
-                select m.* from public.messages m
-                where m.tenant_id = p_tenant_id and m.chat_id = p_chat_id and m.provider_at < p_since
-                order by m.provider_at desc
-                limit 50
-            ) as m
-            where m.delivered_at > coalesce(m.sent_at, m.provider_at) + interval '24 hours'
-        ) or exists (
-            select from public.chats o
-            join public.messages m on m.tenant_id = o.tenant_id and m.chat_id = o.id and m.awaits_delivery
-            where o.tenant_id = p_tenant_id and o.lead_id = v_chat.lead_id and o.id <> p_chat_id
-                and m.provider_at between p_since and (select private.clock()) - interval '24 hours'
-        ) then 'phone_off'
-        when v_chat.last_inbound_at is not null or exists (
-            select from public.messages m
-            where m.tenant_id = p_tenant_id and m.chat_id = p_chat_id
-                and (m.direction = 'inbound' or m.status in ('delivered', 'read', 'played')))
-            then 'likely_block'
-        else 'never_delivered'
-    end;
-end
-$$;
-
--- What these messages make of their chats, as rows of delivery_issues that are not stored.
+-- What these messages make of their chats, as rows of delivery_issues that are not stored; each with why nothing
+-- arrives there, as far as that can be told.
 create function private.blocks_judged(p_evidence private.undelivered[]) returns setof public.delivery_issues
-language plpgsql stable rows 100 set search_path = '' as $$
+language plpgsql stable rows 100 set search_path = '' set plan_cache_mode = 'force_custom_plan' as $$
+declare
+    v_now timestamptz := private.clock();
 begin
     return query
     select
-        r.tenant_id, private.uuid7(), r.chat_id, k.level, null::smallint, k.cause, r.messages, r.ids[1],
+        r.tenant_id, private.uuid7(), r.chat_id, v.level, null::smallint, k.cause, r.messages, r.ids[1],
         r.ids[r.messages], r.first_at, r.last_at, s.block_after_hours,
-        case k.level when 'confirmed' then s.block_confirmed_count else s.block_probable_count end,
-        private.clock(), case k.level when 'confirmed' then private.clock() end, null::timestamptz, null, null::uuid, null
+        case v.level when 'confirmed' then s.block_confirmed_count else s.block_probable_count end,
+        v_now, case v.level when 'confirmed' then v_now end, null::timestamptz, null, null::uuid, null
     from (
         select e.tenant_id, e.chat_id, count(*)::int as messages, min(e.at) as first_at, max(e.at) as last_at,
             array_agg(e.message_id order by e.at, e.message_id) as ids
@@ -424,11 +379,51 @@ begin
     ) as r
     join public.tenant_settings s on s.tenant_id = r.tenant_id
     cross join lateral (
-        select c.cause, case when r.messages >= s.block_confirmed_count and c.cause not in ('phone_off', 'unreachable')
-            then 'confirmed' else 'probable' end as level
-        from private.block_cause(r.tenant_id, r.chat_id, r.first_at) as c (cause)
+        select * from public.chats c where c.tenant_id = r.tenant_id and c.id = r.chat_id limit 1
+    ) as c
+    cross join lateral (
+        select
+            -- the phone is on: another number of ours reached it
+            bool_or(m.direction = 'inbound' or m.status in ('delivered', 'read', 'played')) as is_reached,
+            bool_or(m.awaits_delivery and m.provider_at < v_now - interval '24 hours') as is_silent
+        from public.chats o
+        cross join lateral (
+            select * from public.messages m
+            where m.tenant_id = o.tenant_id and m.chat_id = o.id and m.provider_at >= r.first_at
+            offset 0
+        ) as m
+        where o.tenant_id = r.tenant_id and o.lead_id = c.lead_id and o.id <> r.chat_id
+    ) as elsewhere
+    cross join lateral (
+        select
+            bool_or(m.status = 'failed' and m.provider_at >= r.first_at
+                and private.is_unreachable(m.tenant_id, m.number_id, m.error_code)) as is_refused,
+            bool_or(m.direction = 'inbound' or m.status in ('delivered', 'read', 'played')) as was_reached,
+            bool_or(m.delivered_at > coalesce(m.sent_at, m.provider_at) + interval '24 hours') as was_away
+        from (
+            select * from public.messages m
+            where m.tenant_id = r.tenant_id and m.chat_id = r.chat_id
+            order by m.provider_at desc
+            limit 50
+        ) as m
+    ) as here
+    cross join lateral (
+        select case
+            when here.is_refused then 'unreachable'
+            when elsewhere.is_reached then 'likely_block'
+            when here.was_away or elsewhere.is_silent or exists (
+                select from public.delivery_issues i
+                where i.tenant_id = r.tenant_id and i.chat_id = r.chat_id and i.resolved_how in ('delivered', 'read'))
+                then 'phone_off'
+            when here.was_reached or c.last_inbound_at is not null then 'likely_block'
+            else 'never_delivered'
+        end as cause
         offset 0
     ) as k
+    cross join lateral (
+        select case when r.messages >= s.block_confirmed_count and k.cause not in ('phone_off', 'unreachable')
+            then 'confirmed' else 'probable' end as level
+    ) as v
     where r.messages >= s.block_probable_count;
 end
 $$;
@@ -693,7 +688,7 @@ grant execute on function
     private.is_outage(uuid, uuid, timestamptz, timestamptz), private.outages_suspected(uuid[], uuid[], timestamptz),
     private.outage_bounds(uuid, uuid, timestamptz, timestamptz),
     private.outages_spare(private.undelivered[]),
-    private.block_cause(uuid, uuid, timestamptz), private.blocks_judged(private.undelivered[]),
+    private.blocks_judged(private.undelivered[]),
     private.blocks_mark(public.delivery_issues[]), private.blocks_clear(private.chat_ref[], text, uuid, text),
     private.blocks_disprove(private.life_sign[]), private.blocks_heal(), private.arrives_since(uuid, uuid, timestamptz),
     private.outages_alert(private.spared[]),

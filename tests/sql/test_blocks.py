@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg.rows import dict_row
 
+from tests.conftest import Db
 from tests.sql.blocks import DAY, HOUR, Chat, Histories, set_clock
-from tests.sql.given import Business, Event, Inbox, echo, says, status
+from tests.sql.given import Business, Event, Inbox, echo, open_business, says, status
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 OLD = NOW - 80 * HOUR
@@ -396,3 +400,94 @@ def test_the_quality_of_the_detection_is_shown_by_number_threshold_and_cause(
         (clinic.number_id, "confirmed", 3, "likely_block", 1, 1, 1.0),
         (clinic.number_id, "probable", 2, "never_delivered", 3, 0, 0.0),
     ]  # fmt: skip
+
+
+# Causes: what the data can tell, and what it cannot.
+
+
+def test_who_was_away_before_is_only_probably_blocked(histories: Histories) -> None:
+    chat = histories.chat().sent(NOW - 20 * DAY, delivered=3 * DAY).sent(*(OLD - n * DAY for n in range(4)))
+
+    histories.detect()
+
+    assert (chat.issue["level"], chat.issue["cause"]) == ("probable", "phone_off")
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "level", "cause"), [(None, "probable", "phone_off"), (HOUR, "confirmed", "likely_block")]
+)
+def test_another_number_of_ours_tells_a_block_from_a_phone_that_is_off(
+    histories: Histories, chat: Chat, elsewhere: timedelta | None, level: str, cause: str
+) -> None:
+    chat.sent(*(OLD - n * DAY for n in range(3)))
+    histories.chat(histories.number(), chat.lead_id).sent(OLD, delivered=elsewhere)
+
+    histories.detect()
+
+    assert (chat.issue["level"], chat.issue["cause"]) == (level, cause)
+
+
+def test_what_never_reached_anybody_is_said_so(histories: Histories) -> None:
+    chat = histories.chat().sent(OLD - DAY, OLD)
+
+    histories.detect()
+
+    assert chat.issue["cause"] == "never_delivered"
+
+
+def test_a_refusal_of_the_provider_among_them_leaves_it_probable(histories: Histories, chat: Chat) -> None:
+    chat.sent(*(OLD - n * DAY for n in range(3))).sent(OLD, status="failed", error_code=131026)
+
+    histories.detect()
+
+    assert (chat.issue["level"], chat.issue["cause"]) == ("probable", "unreachable")
+
+
+def test_staff_may_force_what_a_block_holds_back(histories: Histories, maria: Chat) -> None:
+    def decide(purpose: str, is_forced: bool) -> tuple[str, str]:
+        row = histories.db.row(
+            "select verdict, reason from private.send_decisions(array[(gen_random_uuid(), %s, %s, %s, true,"
+            " 'utility', null, %s)::private.send_candidate])",
+            maria.tenant_id, maria.id, purpose, is_forced,
+        )  # fmt: skip
+        return row["verdict"], row["reason"]
+
+    assert decide("sequence", False) == ("never", "blocked")
+    assert decide("staff", False) == ("send", "blocked")
+    assert decide("sequence", True) == ("send", "blocked")
+
+
+def test_two_detections_at_once_mark_a_chat_once(
+    database: str, connect: Callable[[], psycopg.Connection[Any]]
+) -> None:
+    with psycopg.connect(database, row_factory=dict_row) as setting:
+        db = Db(setting)
+        business = open_business(setting, "clinic", "100000000000001")
+        chat = Histories(db, business.tenant_id, business.number_id).chat()
+        chat.sent(*(datetime.now(UTC) - n * DAY for n in (5, 6, 7)))
+        setting.commit()
+    one, two = connect(), connect()
+    with ThreadPoolExecutor() as pool, one.transaction():
+        first = detect(one)
+        waiting = pool.submit(detect, two)
+        wait_for_lock(database)
+        # the first commits here, and the second goes on
+    assert (len(first), waiting.result()) == (1, [])
+
+
+def detect(connection: psycopg.Connection[Any]) -> list[Any]:
+    row = connection.execute("select public.blocks_detect() -> 'marked' as marked").fetchone()
+    assert row
+    return list(row["marked"])
+
+
+def wait_for_lock(database: str) -> None:
+    """Until somebody waits for the chat's row."""
+    with psycopg.connect(database, autocommit=True) as watcher:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            row = watcher.execute("select exists (select from pg_locks where not granted)").fetchone()
+            if row == (True,):
+                return
+            time.sleep(0.05)
+    raise AssertionError("Nobody waited.")
