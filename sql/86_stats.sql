@@ -174,7 +174,10 @@ begin
         -- each day as it was cut overlaps those of these moments, by whatever clock; and its date may be no day any more
         select s.tenant_id, (s.day + e.hours) at time zone e.zone
         from (select distinct tenant_id from taken where hour_at is null) as t
-        join public.message_stats_daily s on s.tenant_id = t.tenant_id
+        cross join lateral (
+            select x.tenant_id, x.day, x.timezone from public.message_stats_daily x where x.tenant_id = t.tenant_id
+            offset 0
+        ) as s
         join public.users u on u.id = s.tenant_id
         cross join lateral (values
             (interval '0', s.timezone), (interval '12 hours', s.timezone), (interval '24 hours', s.timezone),

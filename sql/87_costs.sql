@@ -104,9 +104,16 @@ begin
         select m.*, k.category, left(l.phone, 6) as prefix, n.provider = 'twilio' as has_fee,
             (m.provider_at at time zone n.timezone)::date as priced_on
         from private.stats_messages(p_days) m
-        join public.customer_leads l on l.tenant_id = m.tenant_id and l.id = m.lead_id
+        -- by key, however many leads there are
+        cross join lateral (
+            select x.phone from public.customer_leads x where x.tenant_id = m.tenant_id and x.id = m.lead_id limit 1
+        ) as l
         join public.whatsapp_numbers n on n.tenant_id = m.tenant_id and n.id = m.number_id
-        left join public.message_templates t on t.tenant_id = m.tenant_id and t.id = m.template_id
+        left join lateral (
+            select x.category from public.message_templates x
+            where x.tenant_id = m.tenant_id and x.id = m.template_id
+            limit 1
+        ) as t on true
         cross join lateral private.cost_category(m.pricing, m.price_class, m.type, t.category) as k (category)
         where m.direction = 'outbound' and m.is_out and (m.price_class is not null or m.pricing is not null)
     ),
@@ -169,16 +176,27 @@ begin
             case when n.provider = 'whapi' then 'none' when m.type = 'template' then coalesce(t.category, 'marketing')
                 else 'service' end as category,
             n.provider <> 'whapi' and (
-                c.free_entry_until > s.at or private.free_entry_reply_by(c) >= s.at) is true as is_free_entry,
+                c.free_entry_until > s.at or c.reply_by >= s.at) is true as is_free_entry,
             case when p.service_month = date_trunc('month', s.at at time zone n.timezone)
                 then p.service_count else 0 end as used
         from public.outbox o
-        join public.messages m on m.tenant_id = o.tenant_id and m.id = o.message_id
-        join public.chats c on c.tenant_id = o.tenant_id and c.id = o.chat_id
-        join public.customer_leads l on l.tenant_id = c.tenant_id and l.id = c.lead_id
+        -- by key, however many messages there are
+        cross join lateral (
+            select x.type, x.template_id from public.messages x
+            where x.tenant_id = o.tenant_id and x.id = o.message_id
+            limit 1
+        ) as m
+        cross join lateral (
+            select x.lead_id, x.free_entry_until, private.free_entry_reply_by(x) as reply_by from public.chats x
+            where x.tenant_id = o.tenant_id and x.id = o.chat_id
+            limit 1
+        ) as c
+        cross join lateral (
+            select x.phone from public.customer_leads x where x.tenant_id = o.tenant_id and x.id = c.lead_id limit 1
+        ) as l
         join public.whatsapp_numbers n on n.tenant_id = o.tenant_id and n.id = o.number_id
         join public.users u on u.id = o.tenant_id
-        left join public.message_templates t on t.tenant_id = m.tenant_id and t.id = m.template_id
+        left join public.message_templates t on t.tenant_id = o.tenant_id and t.id = m.template_id
         left join public.number_pacing p on p.tenant_id = o.tenant_id and p.number_id = o.number_id
         cross join lateral (select greatest(o.due_at, v_now) as at) as s
         -- what is unknown may have gone out already
