@@ -120,3 +120,20 @@ def test_every_kind_that_is_raised_has_a_meaning_and_words(db: Any) -> None:
 
     assert {"channel_stopped", "reply_failed", "not_sent"} <= raised
     assert raised - known == set(), "give them a line in alert_kinds (sql/75_delivery_health.sql)"
+
+
+@pytest.mark.parametrize(
+    ("locale", "words"),
+    [
+        ("pt-BR", "Uma mensagem não pôde ser enviada."),
+        ("es", "Un mensaje no se pudo enviar."),
+        ("en", "HTTP 500"),
+    ],
+)
+def test_an_alert_is_in_the_owner_s_language(db: Any, clinic: Business, locale: str, words: str) -> None:
+    db.run("update public.users set locale = %s where id = %s", locale, clinic.tenant_id)
+
+    raised = "select private.alert_raise(%s, 'send_failed', 'a chat', 'HTTP 500')"
+    db.value(raised, clinic.tenant_id)
+
+    assert db.value("select message from public.alerts") == words
