@@ -155,7 +155,7 @@ begin
     join public.messages m on m.tenant_id = o.tenant_id and m.id = o.message_id
     where o.tenant_id = p_tenant_id and o.chat_id = p_chat_id and o.purpose = 'sequence' and o.state = 'queued'
     union all
-    select 'next', e.id, private.step_text(s, l, n, b.business_name)
+    select 'next', e.id, private.placeholders_fill(s.text, private.placeholder_values(l, n, b.business_name))
     from public.sequence_enrollments e
     join public.sequence_steps s on s.tenant_id = e.tenant_id and s.sequence_id = e.sequence_id
         and s.version = e.version and s.order_position = e.position
