@@ -435,6 +435,9 @@ language plpgsql rows 100 set search_path = '' as $$
 declare
     v_marked public.delivery_issues[];
 begin
+    if cardinality(p_issues) = 0 then
+        return;
+    end if;
     with marked as (
         insert into public.delivery_issues as i (
             tenant_id, id, chat_id, level, cause, message_count, first_message_id, last_message_id, first_at, last_at,
