@@ -18,6 +18,8 @@ left join lateral (
 ) as r on m.sent_at is not null;
 comment on view public.sequence_runs is 'Every step that was run for a customer, with the fate of its message.';
 grant select on public.sequence_runs to authenticated, service_role;
+create trigger sequence_runs_refuse_write instead of insert or update or delete on public.sequence_runs
+    for each row execute function private.refuse_write();
 
 -- What became of a step, in all versions. sent: by us or by a person; manual: given to a person, of which done were
 -- sent by one; cost: {currency: {"estimated", "actual"}} of what was sent.
@@ -53,6 +55,8 @@ from (
 group by c.tenant_id, c.sequence_id, c.step_key;
 comment on view public.sequence_step_stats is 'How each step of each sequence did, in all its versions.';
 grant select on public.sequence_step_stats to authenticated, service_role;
+create trigger sequence_step_stats_refuse_write instead of insert or update or delete on public.sequence_step_stats
+    for each row execute function private.refuse_write();
 
 -- How a sequence did. Customers are counted by where they are; replied_24h and replied_72h are customers who wrote so
 -- soon after some step, the rest are steps.
@@ -110,3 +114,5 @@ left join (
 ) as k on k.tenant_id = s.tenant_id and k.sequence_id = s.id;
 comment on view public.sequence_stats is 'How each sequence did, those that were deleted among them.';
 grant select on public.sequence_stats to authenticated, service_role;
+create trigger sequence_stats_refuse_write instead of insert or update or delete on public.sequence_stats
+    for each row execute function private.refuse_write();

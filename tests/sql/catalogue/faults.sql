@@ -116,6 +116,10 @@ create view public.faulty_view as select id from public.users;
 -- a materialized view -> 0010_view_invoker: public.faulty_view
 create materialized view public.faulty_view as select id from public.users;
 
+-- a view that sums up and does not refuse writes -> 0024_view_writes: public.faulty_view
+create view public.faulty_view with (security_invoker = true) as
+select tenant_id, count(*) as people from public.users group by tenant_id;
+
 -- a foreign key without index -> 0011_foreign_key_index: faulty_notes_lead_id_fkey on public.faulty_notes
 create table public.faulty_notes (
     tenant_id uuid, id uuid default private.uuid7(), lead_id uuid,
