@@ -755,5 +755,6 @@ group by i.tenant_id, c.number_id, i.after_hours, i.after_count, i.level, i.caus
 comment on view public.block_detection_quality is
     'Chats that were taken for blocked, and how many of them were not, by number, threshold, level and cause.';
 grant select on public.block_detection_quality to authenticated, service_role;
-create trigger block_detection_quality_refuse_write instead of insert or update or delete on public.block_detection_quality
+create trigger block_detection_quality_refuse_write
+    instead of insert or update or delete on public.block_detection_quality
     for each row execute function private.refuse_write();
