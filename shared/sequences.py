@@ -15,7 +15,7 @@ from shared.errors import RecadoError
 from shared.events import JsonObject
 
 NAME = "process-sequences"
-BATCH = 1000
+BATCH = 2000
 LEASE_SECONDS = 30  # a batch takes a second or two; a loop that died is believed for as long
 
 log = logging.getLogger(__name__)
