@@ -622,6 +622,10 @@ declare
     v_outages int;
     v_marked jsonb;
 begin
+    if cardinality(v_evidence) = 0 then
+        return jsonb_build_object(
+            'marked', jsonb_build_array(), 'spared', 0, 'outages', private.outages_alert('{}'), 'healed', v_healed);
+    end if;
     -- where nothing is ever told, nothing is missing
     v_evidence := array(
         select e
