@@ -49,7 +49,7 @@ SIZES: Mapping[str, tuple[str | None, str]] = {
         "--enrollments 100000 --idle 1000000 --runs 5",
     ),
     "stats": (
-        "--short 5000 --long 20000 --pairs 4 --slice 0.1",
+        "--short 20000 --long 40000 --pairs 4 --slice 0.1",
         "--short 200000 --long 2000000 --pairs 12",
     ),
     "delivery": (None, ""),
