@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from local import build, database, keys, ops, parts, platform, postgres, schema, state
+from local import build, database, keys, ops, parts, platform, postgres, schema, sequences, state
 from local.errors import PlatformError
 from local.keys import Keys
 from local.layout import DEFAULT_PORT, ROOT, Layout
@@ -178,6 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     measured.add_argument("--full", action="store_true", help="at the sizes that the goals speak of")
     measured.add_argument("--json", type=_path, metavar="FILE", help="write the figures there too")
     measured.add_argument("modules", nargs="*", help="only these modules of bench/")
+    sequences.add(commands)
     command("schema", _schema, "Write the migration and the front ends' types from sql/.")
     return parser
 

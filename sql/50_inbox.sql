@@ -336,8 +336,7 @@ begin
                 join unnest(v_refusals) r on r.tenant_id = m.tenant_id and r.lead_id = m.lead_id
             ), 'opted_out', 'opted_out');
         end if;
-        perform private.sequences_replied(v_stored);
-        perform private.manual_sends_note(v_stored);
+        perform private.sequences_heed(v_stored);
         if cardinality(v_refusals) = 0 then
             perform private.replies_await(v_stored);
         else

@@ -58,8 +58,8 @@ insert into private.phrases (kind, reason, es, en, pt) values
     ('fault', 'doc_two_bodies', 'tiene una plantilla junto a su texto: use on_window_closed: use_template o quite una',
         'has a template beside its own text: say on_window_closed: use_template, or leave one out',
         'tem um modelo junto ao seu texto: use on_window_closed: use_template ou tire um deles'),
-    ('fault', 'doc_template_none', 'no es una de las plantillas del negocio', 'is not one of the business''s templates',
-        'não é um dos modelos do negócio'),
+    ('fault', 'doc_template_none', 'no es una de las plantillas del negocio: {template}',
+        'is not one of the business''s templates: {template}', 'não é um dos modelos do negócio: {template}'),
     ('fault', 'doc_template_many', 'puede ser una de varias: diga su idioma y su cuenta, o su id',
         'may be one of several: say its language and account, or its id',
         'pode ser um de vários: diga o idioma e a conta, ou o id'),
@@ -316,7 +316,9 @@ begin
     return query
     select format('steps[%s].template', s.n - 1),
         case
-            when count(t.id) = 0 then private.phrase('fault', 'doc_template_none')
+            when count(t.id) = 0 then private.phrase('fault', 'doc_template_none', jsonb_build_object('template',
+                concat_ws(', ', s.item #>> '{template,name}', s.item #>> '{template,language}',
+                    s.item #>> '{template,id}')))
             when count(t.id) > 1 then private.phrase('fault', 'doc_template_many')
             else min(private.template_faults(t, coalesce(private.placeholders_fill(
                 s.item #>> '{template,parameters}', '{}'::jsonb || (
@@ -325,7 +327,7 @@ begin
     from jsonb_array_elements(p_document -> 'steps') with ordinality as s (item, n)
     left join lateral private.template_meant(p_tenant_id, s.item -> 'template') t on true
     where s.item ? 'template'
-    group by s.n;
+    group by s.n, s.item;
 end
 $$;
 

@@ -1,9 +1,37 @@
 -- Sequences and people: what customers and staff do changes what a sequence does next.
 
+-- What was just written, by customers or on phones, as far as sequences and the queue care. Most of it they do not:
+-- a batch for whose chats nothing waits costs this one query, a look by key for each message.
+create function private.sequences_heed(p_stored private.inbox_message[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+    if exists (
+        select
+        from unnest(p_stored) m
+        cross join lateral (
+            select 1 from public.sequence_enrollments e
+            where e.tenant_id = m.tenant_id and e.chat_id = m.chat_id and e.status in ('active', 'paused')
+            union all
+            select 1 from public.pending_manual p
+            where m.kind = 'echo' and p.tenant_id = m.tenant_id and p.chat_id = m.chat_id and p.status = 'open'
+            union all
+            select 1 from public.outbox o
+            where m.kind = 'echo' and o.tenant_id = m.tenant_id and o.chat_id = m.chat_id and o.purpose = 'sequence'
+                and o.state = 'queued'
+            limit 1
+        ) as waits
+        where m.is_live and m.kind in ('message', 'echo')
+    ) then
+        perform private.sequences_replied(p_stored);
+        perform private.manual_sends_note(p_stored);
+    end if;
+end
+$$;
+
 -- Customers: who writes is not written to by a sequence, until that is to go on.
 
 -- What customers have just written pauses the sequences of their chats, or ends them where they never go on; silence
--- is counted anew. Costs chats without an enrollment one look-up by key in a batch's only query.
+-- is counted anew.
 create function private.sequences_replied(p_stored private.inbox_message[]) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -212,26 +240,17 @@ begin
 end
 $$;
 
--- The same for what was just written on phones. Chats for which nothing waits cost three looks into indexes, and only
--- when somebody wrote on a phone.
+-- The same for what was just written on phones.
 create function private.manual_sends_note(p_stored private.inbox_message[]) returns void
 language plpgsql set search_path = '' as $$
 begin
     perform private.manual_send_note(m.tenant_id, m.chat_id, m.message_id, m.body ->> 'text', null)
-    from unnest(p_stored) m
-    -- what took the place of a queued message has no conversation here: that message was meant
-    where m.kind = 'echo' and m.is_live and m.conversation_id is not null and m.body ->> 'text' <> '' and (
-        exists (
-            select from public.pending_manual p
-            where p.tenant_id = m.tenant_id and p.chat_id = m.chat_id and p.status = 'open')
-        or exists (
-            select from public.sequence_enrollments e
-            where e.tenant_id = m.tenant_id and e.chat_id = m.chat_id and e.status in ('active', 'paused'))
-        or exists (
-            select from public.outbox o
-            where o.tenant_id = m.tenant_id and o.chat_id = m.chat_id and o.purpose = 'sequence'
-                and o.state = 'queued'))
-    order by m.at, m.message_id;
+    from (
+        select * from unnest(p_stored) s
+        -- what took the place of a queued message has no conversation here: that message was meant
+        where s.kind = 'echo' and s.is_live and s.conversation_id is not null and s.body ->> 'text' <> ''
+        order by s.at, s.message_id
+    ) as m;
 end
 $$;
 
@@ -252,7 +271,8 @@ begin
 end
 $$;
 
-grant execute on function private.sequences_replied(private.inbox_message[]), private.sequences_resume(),
+grant execute on function private.sequences_heed(private.inbox_message[]),
+    private.sequences_replied(private.inbox_message[]), private.sequences_resume(),
     private.steps_dealt_with(public.pending_manual[]),
     private.step_past(public.sequence_enrollments, text, text, uuid),
     private.step_overtaken(uuid, uuid, text, uuid), private.sends_waiting(uuid, uuid),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from typing import Any
 
 import psycopg
 import pytest
 
+from tests.conftest import ROOT
 from tests.sql.given import MARIA, Business, Inbox, says
 from tests.sql.sequences import Drip, machine, process
 from tests.sql.test_rights import colleague
@@ -194,6 +196,82 @@ def test_what_is_wrong_is_told_with_its_path(
     faults = refused(db, clinic, changed(file, place, value))
 
     assert (path, True) in [(p, f.startswith(fault)) for p, f in faults]
+
+
+def test_the_schema_for_editors_says_what_the_database_says(db: Any, clinic: Business, file: File) -> None:
+    schema = json.loads((ROOT / "docs/sequences.schema.json").read_text())
+    assert fits(schema, file, schema)
+
+    parts = {name: set(part["properties"]) for name, part in schema["$defs"].items() if "properties" in part}
+    assert "file has an unknown key: x" in first_fault(db, clinic, {**file, "x": 1})
+    assert keys_told(first_fault(db, clinic, {**file, "x": 1})) == set(schema["properties"])
+    told = first_fault(db, clinic, changed(file, "sequences.0.x", 1))
+    assert keys_told(told) | {"active"} == parts["sequence"] | {"format"}
+    told = first_fault(db, clinic, changed(file, "sequences.0.steps.0.x", 1))
+    assert keys_told(told) == parts["step"]
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("version", 2),
+        ("sequences.0.goals", []),
+        ("sequences.0.steps", []),
+        ("sequences.0.steps.2.delay", 5),
+        ("sequences.0.steps.2.after", {"weeks": 1}),
+        ("sequences.0.steps.1.at", "25:00"),
+        ("sequences.0.steps.1.media.link", "http://x"),
+        ("sequences.0.on_reply", {"resume": "silence"}),
+        ("sequences.0.triggers.1", {"on": "keyword"}),
+    ],
+)
+def test_what_the_database_refuses_does_not_fit_the_schema(
+    db: Any, clinic: Business, file: File, place: str, value: Any
+) -> None:
+    schema = json.loads((ROOT / "docs/sequences.schema.json").read_text())
+
+    assert not fits(schema, changed(file, place, value), schema)
+    assert refused(db, clinic, changed(file, place, value))
+
+
+def first_fault(db: Any, business: Business, file: File) -> str:
+    path, fault = refused(db, business, file)[0]
+    return f"{path} {fault}"
+
+
+def keys_told(fault: str) -> set[str]:
+    """Those that the database says an object may have."""
+    return set(fault.rsplit("it may have ", 1)[1].split(", "))
+
+
+def fits(schema: Any, value: Any, root: Any) -> bool:
+    """Does a value fit a JSON Schema? What ours uses of the language, and nothing else."""
+    types = {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool}
+    checks = {
+        "$ref": lambda ref: fits(root["$defs"][ref.rsplit("/", 1)[1]], value, root),
+        "type": lambda name: (
+            isinstance(value, types[name]) and (name == "boolean") == isinstance(value, bool)
+        ),
+        "const": lambda wanted: value == wanted,
+        "enum": lambda wanted: value in wanted,
+        "pattern": lambda pattern: re.search(pattern, value) is not None,
+        "minLength": lambda least: len(value) >= least,
+        "maxLength": lambda most: len(value) <= most,
+        "minItems": lambda least: len(value) >= least,
+        "maxItems": lambda most: len(value) <= most,
+        "minimum": lambda least: value >= least,
+        "maximum": lambda most: value <= most,
+        "required": lambda names: set(names) <= set(value),
+        "additionalProperties": lambda _: set(value) <= set(schema["properties"]),
+        "properties": lambda parts: all(fits(parts[k], value[k], root) for k in parts if k in value),
+        "items": lambda part: all(fits(part, item, root) for item in value),
+        "anyOf": lambda parts: any(fits(part, value, root) for part in parts),
+        "oneOf": lambda parts: sum(fits(part, value, root) for part in parts) == 1,
+        "not": lambda part: not fits(part, value, root),
+        "if": lambda part: not fits(part, value, root) or fits(schema["then"], value, root),
+    }
+    prose = {"$schema", "$defs", "title", "description", "default", "then"}
+    return all(checks[word](said) for word, said in schema.items() if word not in prose)
 
 
 def changed(file: File, place: str, value: Any) -> Any:
