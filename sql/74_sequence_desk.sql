@@ -4,25 +4,23 @@
 -- a batch for whose chats nothing waits costs this one query, a look by key for each message.
 create function private.sequences_heed(p_stored private.inbox_message[]) returns void
 language plpgsql set search_path = '' as $$
+declare
+    v_is_enrolled boolean;
+    v_has_echoes boolean;
 begin
-    if exists (
-        select
-        from unnest(p_stored) m
-        cross join lateral (
-            select 1 from public.sequence_enrollments e
-            where e.tenant_id = m.tenant_id and e.chat_id = m.chat_id and e.status in ('active', 'paused')
-            union all
-            select 1 from public.pending_manual p
-            where m.kind = 'echo' and p.tenant_id = m.tenant_id and p.chat_id = m.chat_id and p.status = 'open'
-            union all
-            select 1 from public.outbox o
-            where m.kind = 'echo' and o.tenant_id = m.tenant_id and o.chat_id = m.chat_id and o.purpose = 'sequence'
-                and o.state = 'queued'
-            limit 1
-        ) as waits
-        where m.is_live and m.kind in ('message', 'echo')
-    ) then
+    select bool_or(k.is_enrolled), bool_or(m.kind = 'echo')
+    into v_is_enrolled, v_has_echoes
+    from unnest(p_stored) m
+    left join lateral (
+        select true as is_enrolled from public.sequence_enrollments e
+        where e.tenant_id = m.tenant_id and e.chat_id = m.chat_id and e.status in ('active', 'paused')
+        limit 1
+    ) as k on true
+    where m.is_live and m.kind in ('message', 'echo');
+    if v_is_enrolled then
         perform private.sequences_replied(p_stored);
+    end if;
+    if v_has_echoes then
         perform private.manual_sends_note(p_stored);
     end if;
 end
@@ -240,13 +238,25 @@ begin
 end
 $$;
 
--- The same for what was just written on phones.
+-- The same for what was just written on phones, in chats for which anything waits.
 create function private.manual_sends_note(p_stored private.inbox_message[]) returns void
 language plpgsql set search_path = '' as $$
 begin
     perform private.manual_send_note(m.tenant_id, m.chat_id, m.message_id, m.body ->> 'text', null)
     from (
-        select * from unnest(p_stored) s
+        select s.tenant_id, s.chat_id, s.message_id, s.body
+        from unnest(p_stored) s
+        cross join lateral (
+            select 1 from public.sequence_enrollments e
+            where e.tenant_id = s.tenant_id and e.chat_id = s.chat_id and e.status in ('active', 'paused')
+            union all
+            select 1 from public.pending_manual p
+            where p.tenant_id = s.tenant_id and p.chat_id = s.chat_id and p.status = 'open'
+            union all
+            select 1 from public.outbox o
+            where o.tenant_id = s.tenant_id and o.chat_id = s.chat_id and o.purpose = 'sequence' and o.state = 'queued'
+            limit 1
+        ) as waits
         -- what took the place of a queued message has no conversation here: that message was meant
         where s.kind = 'echo' and s.is_live and s.conversation_id is not null and s.body ->> 'text' <> ''
         order by s.at, s.message_id

@@ -22,8 +22,7 @@ declare
             where s.tenant_id = p_tenant_id and s.deleted_at is null and lower(s.name) = lower(btrim(n.name))));
 begin
     if v_missing is not null then
-        raise exception using errcode = 'PT404', message = format('There is no sequence %s.', v_missing),
-            hint = 'Read their names from sequences.';
+        perform private.refuse('PT404', 'no_sequence_named', jsonb_build_object('names', v_missing));
     end if;
     return jsonb_build_object('format', 'recado.sequences', 'version', 1, 'sequences', (
         select coalesce(jsonb_agg(private.sequence_entry(s) order by lower(s.name)), '[]')
@@ -37,20 +36,20 @@ $$;
 
 -- What is wrong with a file as such: it is not one, or one that we cannot read.
 create function private.sequence_file_faults(p_file jsonb) returns table (path text, fault text)
-language plpgsql immutable rows 1 set search_path = '' as $$
+language plpgsql stable rows 1 set search_path = '' as $$
 begin
     return query
     select c.path, c.fault
     from (
         values
-            (1, 'file', case when jsonb_typeof(p_file) is distinct from 'object' then 'must be an object' end),
+            (1, 'file', case when jsonb_typeof(p_file) is distinct from 'object' then
+                private.phrase('fault', 'doc_object') end),
             (2, 'format', case when p_file -> 'format' is distinct from '"recado.sequences"' then
-                'must be "recado.sequences"' end),
-            (3, 'version', case when p_file -> 'version' is distinct from '1' then format(
-                'is %s, and only version 1 can be read here: export the file again, or update Recado',
-                coalesce(p_file ->> 'version', 'missing')) end),
+                private.phrase('fault', 'file_format') end),
+            (3, 'version', case when p_file -> 'version' is distinct from '1' then private.phrase(
+                'fault', 'file_version', jsonb_build_object('version', coalesce(p_file ->> 'version', '?'))) end),
             (4, 'file', private.json_fault(p_file, 'object', null, null, array['format', 'version', 'sequences'])),
-            (5, 'sequences', case when p_file -> 'sequences' is null then 'is missing'
+            (5, 'sequences', case when p_file -> 'sequences' is null then private.phrase('fault', 'doc_missing')
                 else private.json_fault(p_file -> 'sequences', 'list', 0, 1000, null) end)
     ) as c (n, path, fault)
     where c.fault is not null and (c.n = 1 or jsonb_typeof(p_file) = 'object')
@@ -66,10 +65,10 @@ declare
     v_document jsonb;
 begin
     if jsonb_typeof(p_entry) <> 'object' then
-        return query values ('', 'must be an object');
+        return query values ('', private.phrase('fault', 'doc_object'));
         return;
     elsif jsonb_typeof(p_entry -> 'active') <> 'boolean' then
-        return query values ('.active', 'must be true or false');
+        return query values ('.active', private.phrase('fault', 'file_boolean'));
     end if;
     v_document := p_entry - 'active';
     return query
@@ -100,11 +99,12 @@ begin
     select format('sequences[%s].name', e.n - 1), e.fault
     from (
         select s.n, case
-            when row_number() over (partition by s.name order by s.n) > 1 then 'is the name of another sequence of the file'
+            when row_number() over (partition by s.name order by s.n) > 1 then
+                private.phrase('fault', 'file_name_twice')
             when p_mode = 'create' and exists (
                 select from public.sequences q
                 where q.tenant_id = p_tenant_id and q.deleted_at is null and lower(q.name) = s.name)
-                then 'is the name of a sequence that you have: rename it, or import with the mode update' end as fault
+                then private.phrase('fault', 'file_name_taken') end as fault
         from (
             select n, lower(btrim(entry ->> 'name')) as name
             from jsonb_array_elements(p_sequences) with ordinality as x (entry, n)
@@ -122,8 +122,7 @@ declare
     v_faults jsonb;
 begin
     if p_mode is null or p_mode not in ('update', 'create', 'replace', 'check') then
-        raise exception using errcode = 'PT400', message = format('There is no mode %L.', p_mode),
-            hint = 'Choose update, create, replace or check.';
+        perform private.refuse('PT400', 'file_mode', jsonb_build_object('mode', p_mode));
     end if;
     select jsonb_agg(jsonb_build_object('path', f.path, 'fault', f.fault)) into v_faults
     from private.sequence_file_faults(p_file) f;
@@ -132,12 +131,11 @@ begin
         from private.sequences_faults(p_tenant_id, p_file -> 'sequences', p_mode) f;
     end if;
     if v_faults is not null then
-        raise exception using errcode = 'PT400',
-            message = format('%s %s%s.', v_faults #>> '{0,path}', v_faults #>> '{0,fault}',
-                case when jsonb_array_length(v_faults) > 1
-                    then format(' (and %s more)', jsonb_array_length(v_faults) - 1) else '' end),
-            hint = 'Nothing was imported. Correct the file; details has everything that is wrong with it.',
-            detail = jsonb_build_object('path', v_faults #> '{0,path}', 'faults', v_faults)::text;
+        perform private.refuse_as('PT400', 'file',
+            concat(v_faults #>> '{0,path}', ' ', v_faults #>> '{0,fault}', case when jsonb_array_length(v_faults) > 1
+                then format(' (+%s)', jsonb_array_length(v_faults) - 1) end, '.'),
+            private.phrase('hint', 'file'),
+            jsonb_build_object('path', v_faults #> '{0,path}', 'faults', v_faults));
     end if;
 end
 $$;
@@ -251,7 +249,7 @@ language sql set search_path = '' set statement_timeout = '60s' as $$
 $$;
 
 grant execute on function
-    private.sequence_entry(public.sequences), private.sequences_export(uuid, text[]),
+    private.as_time(text), private.sequence_entry(public.sequences), private.sequences_export(uuid, text[]),
     private.sequence_file_faults(jsonb), private.sequence_entry_faults(uuid, jsonb),
     private.sequences_faults(uuid, jsonb, text), private.sequences_check(uuid, jsonb, text),
     private.sequence_import(uuid, uuid, jsonb), private.sequences_import_all(uuid, uuid, jsonb, text),
@@ -259,3 +257,29 @@ grant execute on function
     public.tenant_sequences_import(uuid, jsonb, text) to service_role;
 grant execute on function private.my_sequences_export(text[]), private.my_sequences_import(jsonb, text),
     public.sequences_export(text[]), public.sequences_import(jsonb, text) to authenticated;
+
+insert into private.phrases (kind, reason, es, en, pt) values
+    ('refusal', 'no_sequence_named', 'No hay ninguna secuencia {names}.', 'There is no sequence {names}.',
+        'Não há nenhuma sequência {names}.'),
+    ('hint', 'no_sequence_named', 'Tome sus nombres de sequences.', 'Read their names from sequences.',
+        'Leia os seus nomes em sequences.'),
+    ('refusal', 'file_mode', 'No existe el modo «{mode}».', 'There is no mode "{mode}".',
+        'Não existe o modo "{mode}".'),
+    ('hint', 'file_mode', 'Elija update, create, replace o check.', 'Choose update, create, replace or check.',
+        'Escolha update, create, replace ou check.'),
+    ('hint', 'file', 'No se importó nada. Corrija el archivo; en details está todo lo que tiene mal.',
+        'Nothing was imported. Correct the file; details has everything that is wrong with it.',
+        'Nada foi importado. Corrija o arquivo; em details está tudo o que tem de errado.'),
+    ('fault', 'file_format', 'debe ser "recado.sequences"', 'must be "recado.sequences"',
+        'deve ser "recado.sequences"'),
+    ('fault', 'file_version',
+        'es {version}, y aquí solo se lee la versión 1: exporte el archivo otra vez o actualice Recado',
+        'is {version}, and only version 1 can be read here: export the file again, or update Recado',
+        'é {version}, e aqui só se lê a versão 1: exporte o arquivo outra vez ou atualize o Recado'),
+    ('fault', 'file_boolean', 'debe ser true o false', 'must be true or false', 'deve ser true ou false'),
+    ('fault', 'file_name_twice', 'es el nombre de otra secuencia del archivo',
+        'is the name of another sequence of the file', 'é o nome de outra sequência do arquivo'),
+    ('fault', 'file_name_taken',
+        'es el nombre de una secuencia que ya tiene: cámbielo o importe con el modo update',
+        'is the name of a sequence that you have: rename it, or import with the mode update',
+        'é o nome de uma sequência que já tem: mude-o ou importe com o modo update');
