@@ -79,10 +79,10 @@ def test_what_is_wrong_is_said_and_nothing_is_imported(platform: Platform, file:
 
     refused = sequences(platform, "import", str(file), *OWNER)
     assert (refused.returncode, refused.stdout) == (1, "")
-    assert "sequences[0].steps[1].text is empty" in refused.stderr
-    assert "sequences[0].steps[0] has an unknown key: delay" in refused.stderr
+    assert "sequences[0].steps[1].text está vacío" in refused.stderr
+    assert "sequences[0].steps[0] tiene una clave desconocida: delay" in refused.stderr
     assert (
-        "There is no sequence" in sequences(platform, "export", told["sequences"][0]["name"], *OWNER).stderr
+        "No hay ninguna secuencia" in sequences(platform, "export", told["sequences"][0]["name"], *OWNER).stderr
     )
 
 
