@@ -159,8 +159,8 @@ begin
 end
 $$;
 
--- From 0 to 1: how much of both texts is in common; or, of one that is long enough to be told from a greeting, how
--- much of it was written, whatever was added.
+-- From 0 to 1: how much of both texts is in common; 0.8 at least when nearly all that is wanted was written, whatever
+-- was added, and it is long enough to be told from a greeting.
 create function private.text_likeness(p_wanted text, p_written text) returns numeric
 language plpgsql immutable strict parallel safe set search_path = '' as $$
 declare
@@ -178,7 +178,7 @@ begin
     v_common := (select count(*) from unnest(v_these) t where t = any(v_those));
     return least(0.99, greatest(
         v_common / (cardinality(v_these) + cardinality(v_those) - v_common),
-        case when length(v_wanted) >= 25 then 0.9 * v_common / cardinality(v_these) end));
+        case when length(v_wanted) >= 25 and v_common >= 0.9 * cardinality(v_these) then 0.8 end));
 end
 $$;
 

@@ -81,9 +81,8 @@ def test_what_is_wrong_is_said_and_nothing_is_imported(platform: Platform, file:
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "sequences[0].steps[1].text está vacío" in refused.stderr
     assert "sequences[0].steps[0] tiene una clave desconocida: delay" in refused.stderr
-    assert (
-        "No hay ninguna secuencia" in sequences(platform, "export", told["sequences"][0]["name"], *OWNER).stderr
-    )
+    exported = sequences(platform, "export", told["sequences"][0]["name"], *OWNER)
+    assert "No hay ninguna secuencia" in exported.stderr
 
 
 @pytest.mark.parametrize(
