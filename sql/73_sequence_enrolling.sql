@@ -434,7 +434,8 @@ create trigger customer_leads_trigger_sequences after update on public.customer_
     for each statement execute function private.leads_trigger_sequences();
 
 grant execute on function
-    private.as_time(text), private.local_time_after(time, text, timestamptz), private.chat_zone(uuid, uuid), private.chat_share(uuid),
+    private.as_time(text),
+    private.local_time_after(time, text, timestamptz), private.chat_zone(uuid, uuid), private.chat_share(uuid),
     private.step_due_at(public.sequence_steps, timestamptz, text, timestamptz, interval),
     private.spread_width(uuid, uuid, uuid, bigint), private.steps_due(private.step_ask[]),
     private.enrollment_obstacles(private.enrollment_ask[]), private.enrollments_add(private.enrollment_ask[]),
