@@ -1089,12 +1089,6 @@ isOneToOne: false
       referencedRelation: "users"
       referencedColumns: ["tenant_id","id"]
     },{
-      foreignKeyName: "sequence_enrollments_last_message_id_fkey"
-      columns: ["tenant_id","last_message_id"]
-isOneToOne: false
-      referencedRelation: "messages"
-      referencedColumns: ["tenant_id","id"]
-    },{
       foreignKeyName: "sequence_enrollments_version_fkey"
       columns: ["tenant_id","sequence_id","version"]
 isOneToOne: false
@@ -1410,7 +1404,13 @@ isOneToOne: false
                     "after_count": number,"after_hours": number,"cause": string,"disproved": number | null,"disproved_by_customer": number | null,"disproved_by_delivery": number | null,"disproved_rate": number | null,"level": string,"marked": number | null,"number_id": string,"open": number | null,"reactivated": number | null,"tenant_id": string
                   }
                   ComputedFields: never
-                  Relationships: [
+                  Insert: {
+                           "after_count"?: number | null,"after_hours"?: number | null,"cause"?: string | null,"disproved"?: number | null,"disproved_by_customer"?: number | null,"disproved_by_delivery"?: number | null,"disproved_rate"?: number | null,"level"?: string | null,"marked"?: number | null,"number_id"?: string | null,"open"?: number | null,"reactivated"?: number | null,"tenant_id"?: string | null
+                         }
+                        Update: {
+                           "after_count"?: number | null,"after_hours"?: number | null,"cause"?: string | null,"disproved"?: number | null,"disproved_by_customer"?: number | null,"disproved_by_delivery"?: number | null,"disproved_rate"?: number | null,"level"?: string | null,"marked"?: number | null,"number_id"?: string | null,"open"?: number | null,"reactivated"?: number | null,"tenant_id"?: string | null
+                         }
+                        Relationships: [
 
                   ]
                 },"client_view": {
@@ -1478,7 +1478,13 @@ isOneToOne: false
                     "actual_cost": number | null,"at": string,"chat_id": string | null,"currency": string | null,"delivered_at": string | null,"enrollment_id": string,"estimated_cost": number | null,"failed_at": string | null,"message_id": string | null,"outcome": string,"pending_manual_id": string | null,"planned_at": string,"position": number,"read_at": string | null,"reason": string | null,"replied_at": string | null,"sent_at": string | null,"sequence_id": string,"status": string | null,"step_key": string,"tenant_id": string,"version": number
                   }
                   ComputedFields: never
-                  Relationships: [
+                  Insert: {
+                           "actual_cost"?: number | null,"at"?: string | null,"chat_id"?: string | null,"currency"?: string | null,"delivered_at"?: string | null,"enrollment_id"?: string | null,"estimated_cost"?: number | null,"failed_at"?: string | null,"message_id"?: string | null,"outcome"?: string | null,"pending_manual_id"?: string | null,"planned_at"?: string | null,"position"?: number | null,"read_at"?: string | null,"reason"?: string | null,"replied_at"?: string | null,"sent_at"?: string | null,"sequence_id"?: string | null,"status"?: string | null,"step_key"?: string | null,"tenant_id"?: string | null,"version"?: number | null
+                         }
+                        Update: {
+                           "actual_cost"?: number | null,"at"?: string | null,"chat_id"?: string | null,"currency"?: string | null,"delivered_at"?: string | null,"enrollment_id"?: string | null,"estimated_cost"?: number | null,"failed_at"?: string | null,"message_id"?: string | null,"outcome"?: string | null,"pending_manual_id"?: string | null,"planned_at"?: string | null,"position"?: number | null,"read_at"?: string | null,"reason"?: string | null,"replied_at"?: string | null,"sent_at"?: string | null,"sequence_id"?: string | null,"status"?: string | null,"step_key"?: string | null,"tenant_id"?: string | null,"version"?: number | null
+                         }
+                        Relationships: [
                     {
       foreignKeyName: "sequence_history_enrollment_id_fkey"
       columns: ["tenant_id","enrollment_id"]
@@ -1504,7 +1510,13 @@ isOneToOne: false
                     "active": number | null,"blocked": number | null,"completed": number | null,"cost": Json | null,"deleted_at": string | null,"delivered": number | null,"done": number | null,"enrolled": number | null,"failed": number | null,"is_active": boolean,"manual": number | null,"name": string,"opted_out": number | null,"paused": number | null,"read": number | null,"replied": number | null,"replied_24h": number | null,"replied_72h": number | null,"sent": number | null,"sequence_id": string,"skipped": number | null,"stopped": number | null,"tenant_id": string
                   }
                   ComputedFields: never
-                  Relationships: [
+                  Insert: {
+                           "active"?: number | null,"blocked"?: number | null,"completed"?: number | null,"cost"?: Json | null,"deleted_at"?: string | null,"delivered"?: number | null,"done"?: number | null,"enrolled"?: number | null,"failed"?: number | null,"is_active"?: boolean | null,"manual"?: number | null,"name"?: string | null,"opted_out"?: number | null,"paused"?: number | null,"read"?: number | null,"replied"?: number | null,"replied_24h"?: number | null,"replied_72h"?: number | null,"sent"?: number | null,"sequence_id"?: string | null,"skipped"?: number | null,"stopped"?: number | null,"tenant_id"?: string | null
+                         }
+                        Update: {
+                           "active"?: number | null,"blocked"?: number | null,"completed"?: number | null,"cost"?: Json | null,"deleted_at"?: string | null,"delivered"?: number | null,"done"?: number | null,"enrolled"?: number | null,"failed"?: number | null,"is_active"?: boolean | null,"manual"?: number | null,"name"?: string | null,"opted_out"?: number | null,"paused"?: number | null,"read"?: number | null,"replied"?: number | null,"replied_24h"?: number | null,"replied_72h"?: number | null,"sent"?: number | null,"sequence_id"?: string | null,"skipped"?: number | null,"stopped"?: number | null,"tenant_id"?: string | null
+                         }
+                        Relationships: [
                     {
       foreignKeyName: "sequences_tenant_id_fkey"
       columns: ["tenant_id"]
@@ -1518,7 +1530,13 @@ isOneToOne: false
                     "cost": Json | null,"delivered": number | null,"done": number | null,"failed": number | null,"manual": number | null,"position": number | null,"read": number | null,"replied_24h": number | null,"replied_72h": number | null,"sent": number | null,"sequence_id": string,"skipped": number | null,"step_key": string,"stopped": number | null,"tenant_id": string,"version": number | null
                   }
                   ComputedFields: never
-                  Relationships: [
+                  Insert: {
+                           "cost"?: Json | null,"delivered"?: number | null,"done"?: number | null,"failed"?: number | null,"manual"?: number | null,"position"?: number | null,"read"?: number | null,"replied_24h"?: number | null,"replied_72h"?: number | null,"sent"?: number | null,"sequence_id"?: string | null,"skipped"?: number | null,"step_key"?: string | null,"stopped"?: number | null,"tenant_id"?: string | null,"version"?: number | null
+                         }
+                        Update: {
+                           "cost"?: Json | null,"delivered"?: number | null,"done"?: number | null,"failed"?: number | null,"manual"?: number | null,"position"?: number | null,"read"?: number | null,"replied_24h"?: number | null,"replied_72h"?: number | null,"sent"?: number | null,"sequence_id"?: string | null,"skipped"?: number | null,"step_key"?: string | null,"stopped"?: number | null,"tenant_id"?: string | null,"version"?: number | null
+                         }
+                        Relationships: [
 
                   ]
                 }
@@ -2024,6 +2042,9 @@ isOneToOne: false
                            },
 "sequence_enroll_many":
 { Args: { "p_again"?: boolean,"p_filter": Json,"p_number_id"?: string,"p_sequence_id": string }; Returns: Json
+                           },
+"sequence_move":
+{ Args: { "p_dry_run"?: boolean,"p_sequence_id": string }; Returns: Json
                            },
 "sequence_save":
 { Args: { "p_document": Json,"p_sequence_id"?: string }; Returns: Json
