@@ -25,6 +25,7 @@ from queue import Queue
 
 ROOT = Path(__file__).parents[2]
 WORKERS = 2
+SECONDS = 600  # a fault may make a test wait for ever
 _RED = re.compile(r"^(?:FAILED|ERROR) (.+?::.+?)(?: - (.*))?$", re.MULTILINE)
 
 
@@ -93,7 +94,9 @@ def pytest(tree: Path, *tests: str) -> tuple[int, str]:
         *tests,
     ]
     environ = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "300"}
-    done = subprocess.run(argv, cwd=tree, env=environ, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        argv, cwd=tree, env=environ, capture_output=True, text=True, check=False, timeout=SECONDS
+    )
     return done.returncode, done.stdout + done.stderr
 
 
@@ -105,6 +108,8 @@ def judge(tree: Path, fault: Fault) -> Outcome:
         code, output = pytest(tree, fault.red)
     except LookupError as exc:
         return Outcome(fault, str(exc), "")
+    except subprocess.TimeoutExpired:
+        return Outcome(fault, f"{fault.red} did not end within {SECONDS} s.", "")
     finally:
         path.write_text(source)
     red = [found for found in _RED.findall(output) if found[0].startswith(fault.red)]

@@ -30,9 +30,11 @@ def inbox(db: Any, clinic: Business) -> Inbox:
 
 @pytest.fixture
 def connect(database: str) -> Iterator[Callable[[], psycopg.Connection[Any]]]:
-    """For tests with several transactions: each call is another connection, autocommit."""
+    """For tests with several transactions: each call is another connection, autocommit; none waits long."""
     with ExitStack() as stack:
-        yield lambda: stack.enter_context(psycopg.connect(database, autocommit=True, row_factory=dict_row))
+        yield lambda: stack.enter_context(
+            psycopg.connect(database, autocommit=True, row_factory=dict_row, options="-c lock_timeout=30s")
+        )
 
 
 @pytest.fixture
