@@ -186,6 +186,8 @@ begin
             ) as m
         ) as l
         where s.suspect > 0
+            -- not counted yet: it may be
+            or exists (select from private.stats_touches t where t.tenant_id = s.tenant_id)
     )
     select w.tenant_id, w.number_id, w.kind, 'warning',
         format('%s: %s %s%%, usually %s%%.', w.display_name, w.words, round(100 * w.share), round(100 * w.usual)),

@@ -131,6 +131,15 @@ def test_a_spike_of_failures_is_an_alert_until_it_is_over(db: Any, chat: uuid.UU
     assert watch(db) == []
 
 
+def test_what_was_not_counted_yet_is_watched_too(db: Any, chat: uuid.UUID) -> None:
+    wrote(db, chat, HOUR, failed=20)
+
+    with db.as_service():
+        db.run("select public.number_health_watch()")
+
+    assert db.column("select kind from public.alerts where resolved_at is null") == ["failure_spike"]
+
+
 def test_a_drop_of_deliveries_is_an_alert_once_an_hour_has_passed(db: Any, chat: uuid.UUID) -> None:
     usually(db, chat, read=20, delivered=4, sent=1)
     wrote(db, chat, timedelta(minutes=30), sent=40)
