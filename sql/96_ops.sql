@@ -203,12 +203,14 @@ end
 $$;
 
 -- Schedules, by their latest 20,000 runs (a day and more): how they went, and whether one has not run though it was
--- due three minutes ago. One that was last due before the first run we know of says nothing.
+-- due three minutes ago. One that was last due before the first run we know of says nothing; where none ever ran,
+-- neither does one that was last due before the first business came.
 create function private.ops_schedules() returns jsonb
 language plpgsql stable set search_path = '' as $$
 declare
     -- schedules follow business time, their runs are noted in real time
     v_ahead interval := private.clock() - now();
+    v_first_at timestamptz := (select min(created_at) from public.users);
 begin
     return (
         with runs as materialized (
@@ -222,7 +224,7 @@ begin
             'failures', coalesce(r.failures, 0), 'last_error', r.errors[1], 'last_due_at', due.at,
             'is_overdue', j.active and due.at is not null
                 and coalesce(r.last_at, '-infinity') < due.at - interval '5 seconds'
-                and coalesce((select min(start_time) from runs) <= due.at, true))), '{}')
+                and coalesce(coalesce((select min(start_time) from runs), v_first_at) <= due.at, false))), '{}')
         from cron.job j
         left join (
             select jobid, max(start_time) as last_at,

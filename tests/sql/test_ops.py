@@ -154,8 +154,14 @@ def test_what_was_due_before_anything_ran_is_not_overdue(db: Any) -> None:
     assert not [name for name, one in ops(db)["schedules"].items() if one["is_overdue"]]
 
 
-def test_without_a_single_run_schedules_are_overdue(db: Any) -> None:
+def test_without_a_single_run_schedules_are_overdue(db: Any, clinic: Business) -> None:
+    db.run("update public.users set created_at = now() - interval '10 minutes'")
+
     assert ops(db)["schedules"]["webhook-retry"]["is_overdue"]
+
+
+def test_where_business_has_only_begun_nothing_is_overdue(db: Any, clinic: Business) -> None:
+    assert not [name for name, one in ops(db)["schedules"].items() if one["is_overdue"]]
 
 
 def test_a_clock_that_was_moved_makes_nothing_overdue(db: Any) -> None:
