@@ -159,6 +159,35 @@ begin
 end
 $$;
 
+-- The last moment not after p_at that is so: p_at itself, or when hours began in which nothing is sent. null: there is
+-- none in the nine days before.
+create function private.last_open(
+    p_quiet_hours jsonb, p_lead_zone text, p_business_hours jsonb, p_number_zone text, p_at timestamptz
+) returns timestamptz
+language plpgsql stable set search_path = '' as $$
+declare
+    v_from timestamptz := p_at - interval '9 days';
+    v_moment timestamptz;
+begin
+    if private.first_open(p_quiet_hours, p_lead_zone, p_business_hours, p_number_zone, p_at) = p_at then
+        return p_at;
+    end if;
+    for v_moment in
+        select m from unnest(private.hours_edges(p_quiet_hours, 'from', p_lead_zone, v_from)) m where m <= p_at
+        union
+        select m from unnest(private.hours_edges(p_business_hours, 'to', p_number_zone, v_from)) m where m <= p_at
+        order by 1 desc
+    loop
+        if not private.is_quiet(p_quiet_hours, p_lead_zone, v_moment - interval '1 minute')
+            and private.hours_open(p_business_hours, p_number_zone, v_moment - interval '1 minute')
+        then
+            return v_moment;
+        end if;
+    end loop;
+    return null;
+end
+$$;
+
 -- Something that may be sent. ref is the asker's own id for it. template_id: the template it is made of, if that is
 -- known; is_forced: a member of staff has decided that it goes out against the rules.
 create type private.send_candidate as (
@@ -447,4 +476,5 @@ grant execute on function
     private.hours_edges(jsonb, text, text, timestamptz), private.is_quiet(jsonb, text, timestamptz),
     private.first_open(jsonb, text, jsonb, text, timestamptz), private.send_decisions(private.send_candidate[])
     to authenticated, service_role;
-grant execute on function private.free_entry_open(private.sent[]), private.sends_noted(private.sent[]) to service_role;
+grant execute on function private.free_entry_open(private.sent[]), private.sends_noted(private.sent[]),
+    private.last_open(jsonb, text, jsonb, text, timestamptz) to service_role;

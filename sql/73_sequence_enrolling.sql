@@ -31,10 +31,10 @@ end
 $$;
 
 -- When a step is due whose predecessor went out at p_base. local_time: the first one from half the delay before it is
--- over, twelve hours at most: a day after 9:00 and ten seconds it is 9:00, not the day after. p_spread: how much
--- earlier than its margin a step goes that is to go before the window closes.
+-- over, twelve hours at most: a day after 9:00 and ten seconds it is 9:00, not the day after. p_last_safe_at, p_spread:
+-- when a step goes that is to go before the window closes, and how much earlier this one goes than that.
 create function private.step_due_at(
-    p_step public.sequence_steps, p_base timestamptz, p_zone text, p_window_expires_at timestamptz, p_spread interval
+    p_step public.sequence_steps, p_base timestamptz, p_zone text, p_last_safe_at timestamptz, p_spread interval
 ) returns timestamptz
 language plpgsql stable set search_path = '' as $$
 declare
@@ -43,8 +43,7 @@ begin
     return case
         when p_step.local_time is not null then private.local_time_after(
             p_step.local_time, p_zone, p_base + v_delay - least(v_delay / 2, interval '12 hours'))
-        when p_step.window_margin_minutes is not null then greatest(p_base + v_delay,
-            p_window_expires_at - make_interval(mins => p_step.window_margin_minutes) - p_spread)
+        when p_step.window_margin_minutes is not null then greatest(p_base + v_delay, p_last_safe_at - p_spread)
         else p_base + v_delay
     end;
 end
@@ -66,6 +65,34 @@ begin
             limit 1
         ) as g on true
         where c.tenant_id = p_tenant_id and c.id = p_chat_id);
+end
+$$;
+
+-- When a message is safe to go out that is to go so many minutes before the window of a chat closes. Where hours in
+-- which nothing is sent lie there, it goes as long before those, an hour at most: after them the window may be closed.
+create function private.last_safe_at(p_tenant_id uuid, p_chat_id uuid, p_margin_minutes int) returns timestamptz
+language plpgsql stable set search_path = '' as $$
+declare
+    v_margin interval := make_interval(mins => p_margin_minutes);
+    v_expires_at timestamptz;
+    v_business_hours jsonb;
+    v_number_zone text;
+    v_quiet_hours jsonb;
+    v_open_at timestamptz;
+begin
+    select c.window_expires_at, n.business_hours, n.timezone, s.quiet_hours
+    into v_expires_at, v_business_hours, v_number_zone, v_quiet_hours
+    from public.chats c
+    join public.whatsapp_numbers n on n.tenant_id = c.tenant_id and n.id = c.number_id
+    join public.tenant_settings s on s.tenant_id = c.tenant_id
+    where c.tenant_id = p_tenant_id and c.id = p_chat_id;
+    if v_business_hours is null and v_quiet_hours is null then
+        return v_expires_at - v_margin;
+    end if;
+    v_open_at := private.last_open(v_quiet_hours, private.chat_zone(p_tenant_id, p_chat_id), v_business_hours,
+        v_number_zone, v_expires_at - v_margin);
+    return case when v_open_at < v_expires_at - v_margin then v_open_at - least(v_margin, interval '1 hour')
+        else v_expires_at - v_margin end;
 end
 $$;
 
@@ -109,12 +136,13 @@ language plpgsql stable set search_path = '' set plan_cache_mode = 'force_custom
 begin
     return array(
         with asked as materialized (
-            select a.*, c.number_id, c.window_expires_at, s as step
+            select a.*, c.number_id, c.last_safe_at, s as step
             from unnest(p_asks) with ordinality as a
             left join public.sequence_steps s on s.tenant_id = a.tenant_id and s.sequence_id = a.sequence_id
                 and s.version = a.version and s.order_position = a.order_position
             left join lateral (
-                select k.number_id, k.window_expires_at from public.chats k
+                select k.number_id, private.last_safe_at(k.tenant_id, k.id, s.window_margin_minutes) as last_safe_at
+                from public.chats k
                 where s.window_margin_minutes is not null and k.tenant_id = a.tenant_id and k.id = a.chat_id
                 limit 1
             ) as c on true
@@ -132,7 +160,7 @@ begin
                 then a.base + make_interval(mins => (a.step).delay_minutes)
             else private.step_due_at(a.step, a.base,
                 case when (a.step).local_time is not null then private.chat_zone(a.tenant_id, a.chat_id) end,
-                a.window_expires_at, w.width * private.chat_share(a.chat_id)) end
+                a.last_safe_at, w.width * private.chat_share(a.chat_id)) end
         from asked a
         left join widths w on w.tenant_id = a.tenant_id and w.sequence_id = a.sequence_id and w.number_id = a.number_id
         order by a.ordinality);
@@ -435,7 +463,8 @@ create trigger customer_leads_trigger_sequences after update on public.customer_
 
 grant execute on function
     private.as_time(text),
-    private.local_time_after(time, text, timestamptz), private.chat_zone(uuid, uuid), private.chat_share(uuid),
+    private.local_time_after(time, text, timestamptz), private.chat_zone(uuid, uuid),
+    private.last_safe_at(uuid, uuid, int), private.chat_share(uuid),
     private.step_due_at(public.sequence_steps, timestamptz, text, timestamptz, interval),
     private.spread_width(uuid, uuid, uuid, bigint), private.steps_due(private.step_ask[]),
     private.enrollment_obstacles(private.enrollment_ask[]), private.enrollments_add(private.enrollment_ask[]),
