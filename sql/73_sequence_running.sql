@@ -200,12 +200,16 @@ declare
     v_now timestamptz := private.clock();
 begin
     return array(
-        select private.step_ruled(r::private.step_run, d.verdict, d.reason, d.not_before, v_now)
+        select private.step_ruled(r::private.step_run, case when b.is_blank then 'manual' else d.verdict end,
+            case when b.is_blank then 'text_blank' else d.reason end, d.not_before, v_now)
         from unnest(p_runs) r
         join private.send_decisions(array(
             select (r.enrollment_id, r.tenant_id, r.chat_id, 'sequence', p_as_template, null,
                 case when p_as_template then r.template_id end, false)::private.send_candidate
-            from unnest(p_runs) r)) d on d.ref = r.enrollment_id);
+            from unnest(p_runs) r)) d on d.ref = r.enrollment_id
+        -- a text of placeholders alone, none of which is known
+        cross join lateral (
+            select d.verdict = 'send' and not p_as_template and r.type = 'text' and r.text !~ '\S' as is_blank) as b);
 end
 $$;
 

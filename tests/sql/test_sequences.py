@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -435,3 +435,58 @@ def test_a_touch_before_the_window_closes_moves_with_the_window(
 
     later(db, hours=9, minutes=30)
     assert process(db) == {"claimed": 1, "send": 1}
+
+
+@pytest.mark.parametrize(
+    ("now", "closes", "minutes", "goes"),
+    [  # quiet from 21:00 to 08:00 in Bogotá (UTC-5)
+        ("2026-03-04 15:00Z", "2026-03-05 07:00Z", 30, "2026-03-05 01:30Z"),  # closes at 02:00
+        ("2026-03-04 15:00Z", "2026-03-05 01:50Z", 30, "2026-03-05 01:20Z"),  # closes at 20:50
+        ("2026-03-04 15:00Z", "2026-03-05 13:10Z", 600, "2026-03-05 01:00Z"),  # an hour before them at most
+        (
+            "2026-03-05 01:45Z",
+            "2026-03-05 07:00Z",
+            30,
+            "2026-03-05 01:45Z",
+        ),  # at once
+    ],
+)
+def test_the_last_touch_goes_before_the_quiet_hours_in_which_the_window_closes(
+    db: Any, clinic: Business, inbox: Inbox, now: str, closes: str, minutes: int, goes: str
+) -> None:
+    at(db, now)
+    inbox.deliver(says("w1", at=NOW), number=clinic.number)
+    db.run("update chats set window_expires_at = %s", closes)
+    db.run('update tenant_settings set quiet_hours = \'{"from": "21:00", "to": "08:00"}\'')
+    drip = Drip.of(db, clinic, text_step("¿Seguimos?", before_window_closes={"minutes": minutes}))
+    drip.enroll()
+
+    ((next_run_at,),) = drip.enrollments("next_run_at")
+    planned = datetime.fromisoformat(goes)
+    assert planned - timedelta(seconds=2) <= next_run_at <= planned + timedelta(seconds=10)
+    at(db, planned + timedelta(seconds=30))
+    assert process(db) == {"claimed": 1, "send": 1}
+
+
+def test_a_last_touch_that_quiet_hours_have_swallowed_is_told_to_a_person(
+    db: Any, clinic: Business, inbox: Inbox
+) -> None:
+    at(db, "2026-03-05 02:10Z")  # 21:10 in Bogotá
+    inbox.deliver(says("w1", at=NOW), number=clinic.number)
+    db.run("update chats set window_expires_at = '2026-03-05 07:00Z'")
+    db.run('update tenant_settings set quiet_hours = \'{"from": "21:00", "to": "08:00"}\'')
+    drip = Drip.of(db, clinic, text_step("¿Seguimos?", before_window_closes={"minutes": 30}))
+    drip.enroll()
+    assert process(db) == {"claimed": 1, "wait": 1}
+
+    at(db, "2026-03-05 13:06Z")
+    assert process(db) == {"claimed": 1, "manual": 1}
+    assert db.column("select text from pending_manual") == ["¿Seguimos?"]
+
+
+def test_a_text_of_which_nothing_is_known_is_for_a_person(db: Any, clinic: Business, maria: None) -> None:
+    drip = Drip.of(db, clinic, text_step("{{email}}"))
+    drip.enroll()
+
+    assert process(db) == {"claimed": 1, "manual": 1}
+    assert drip.history() == [("s0", "manual", "text_blank")]
