@@ -157,7 +157,7 @@ declare
         when p_kind = 'integer' and (v_type <> 'number' or v_text !~ '^-?\d{1,9}$') then 'integer'
         when p_kind in ('list', 'words') and v_type <> 'array' then 'list'
         when p_kind in ('object', 'span') and v_type <> 'object' then 'object'
-        when p_kind = 'text' and length(btrim(v_text)) < p_from then 'empty'
+        when p_kind = 'text' and length(btrim(v_text, E' \t\r\n')) < p_from then 'empty'
         when p_kind = 'text' and length(v_text) > p_to then 'long'
         when p_kind = 'choice' and v_text <> all (p_words) then 'choice'
         when p_kind = 'time' and v_text !~ '^([01]\d|2[0-3]):[0-5]\d$' then 'time'
@@ -228,7 +228,7 @@ begin
     ) as c (n, path, value, is_required, kind, at_least, at_most, words)
     union all
     select format('triggers[%s]%s', t.n - 1, c.path), coalesce(
-        case when c.is_required and coalesce(jsonb_typeof(c.value), 'null') = 'null' then 'is missing'
+        case when c.is_required and coalesce(jsonb_typeof(c.value), 'null') = 'null' then private.phrase('fault', 'doc_missing')
             when c.path = '.value' and t.item ->> 'on' = 'new_lead' and c.value is not null then
                 private.phrase('fault', 'doc_unasked') end,
         private.json_fault(c.value, c.kind, 1, 200, c.words))
@@ -428,6 +428,8 @@ declare
     v_has_new_steps boolean;
     v_has_new_triggers boolean;
 begin
+    -- what is null is not said
+    p_document := jsonb_strip_nulls(p_document);
     perform private.sequence_check(p_tenant_id, p_document);
     if p_sequence_id is null then
         v_row.tenant_id := p_tenant_id;

@@ -70,7 +70,7 @@ begin
     elsif jsonb_typeof(p_entry -> 'active') <> 'boolean' then
         return query values ('.active', private.phrase('fault', 'file_boolean'));
     end if;
-    v_document := p_entry - 'active';
+    v_document := jsonb_strip_nulls(p_entry - 'active');
     return query
     select case f.path when 'document' then '' else '.' || f.path end, f.fault
     from private.sequence_head_faults(v_document) f

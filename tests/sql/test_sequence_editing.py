@@ -69,6 +69,9 @@ def test_new_steps_are_a_new_version_and_a_new_name_is_not(db: Any, clinic: Busi
         ({"triggers": [{"on": "keyword"}]}, "triggers[0].value is missing."),
         ({"triggers": [{"on": "full_moon"}]}, "triggers[0].on is full_moon; it must be one of new_lead"),
         ({"steps": []}, "steps has 0 items; it must have from 1 to 100."),
+        ({"steps": [{"text": None}]}, "steps[0] has nothing to send: text, media or template."),
+        ({"steps": [{"media": None}]}, "steps[0] has nothing to send: text, media or template."),
+        ({"steps": [{"text": " \n"}]}, "steps[0].text is empty."),
         ({"steps": [{"text": "Hola"}, {}]}, "steps[1] has nothing to send: text, media or template."),
         ({"steps": ["Hola"]}, "steps[0] must be an object."),
         ({"steps": [{"text": "Hola {{nombre}}"}]}, "steps[0].text has an unknown placeholder: {{nombre}}."),
@@ -84,7 +87,7 @@ def test_new_steps_are_a_new_version_and_a_new_name_is_not(db: Any, clinic: Busi
          "steps[0].media must have a link that begins with https://."),
         ({"steps": [{"text": "a", "on_window_closed": "use_template"}]}, "steps[0].template is missing."),
         ({"steps": [{"template": {"name": "nothing"}}]},
-         "steps[0].template is not one of the business's templates."),
+         "steps[0].template is not one of the business's templates: nothing."),
     ],
 )  # fmt: skip
 def test_a_fault_is_told_with_its_place(db: Any, clinic: Business, change: Any, message: str) -> None:
@@ -227,3 +230,16 @@ def test_who_is_moved_to_a_new_version_gets_each_step_once(
         delivered(db)
     assert halfway.texts("sent") == ["A", *(f"{key} 2" for key in then_gets)]
     assert halfway.enrollments("version, status, reason") == [(2, "completed", "done")]
+
+
+def test_what_is_null_is_not_said(db: Any, clinic: Business) -> None:
+    step = {"text": "Hola", "media": None, "template": None, "at": None}
+    saved = save(db, clinic, {"name": "Nada", "steps": [step], "on_reply": None})
+
+    row = db.row("select type, media, template_id from sequence_steps where sequence_id = %s", saved["id"])
+    assert tuple(row.values()) == ("text", None, None)
+
+
+def test_a_missing_word_of_a_trigger_is_told_in_the_language_of_who_saves(db: Any, clinic: Business) -> None:
+    with pytest.raises(psycopg.DatabaseError, match=r"triggers\[0\]\.value falta\."):
+        save(db, clinic, {"name": "x", "steps": [{"text": "a"}], "triggers": [{"on": "tag"}]})
