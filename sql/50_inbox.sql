@@ -84,9 +84,10 @@ create policy early_events_select_admin on public.early_events for select to aut
 -- An address of a customer: a key of lead_identities, but for its tenant.
 create type private.contact_key as (kind text, scope text, value text);
 
--- A payload of a batch, routed.
+-- A payload of a batch, routed. ahead: of the times of its events, business time.
 create type private.inbox_payload as (
-    position int, tenant_id uuid, number_id uuid, provider text, scope text, is_known boolean, events jsonb
+    position int, tenant_id uuid, number_id uuid, provider text, scope text, is_known boolean, events jsonb,
+    ahead interval
 );
 
 -- An event nobody told us before. target_id: the message a status, edit, revoke or reaction is about, if stored.
@@ -120,12 +121,16 @@ $$;
 create function private.inbox_route(p_batch jsonb) returns private.inbox_payload[]
 language plpgsql stable set search_path = '' as $$
 declare
+    v_ahead interval := private.clock() - now();
     v_payloads private.inbox_payload[];
 begin
     select array_agg((
             b.position, n.tenant_id, n.id, b.body ->> 'provider',
             coalesce(n.portfolio_id, n.waba_id, b.body ->> 'account', ''),
-            b.copy > 1 or l.id is not null, coalesce(b.body -> 'events', '[]'))::private.inbox_payload
+            b.copy > 1 or l.id is not null, coalesce(b.body -> 'events', '[]'),
+            -- Twilio posts no times: the webhook dated these by the clock on its wall
+            case when b.body ->> 'provider' = 'twilio' and b.body ->> 'field' <> 'backfill' then v_ahead
+                else interval '0' end)::private.inbox_payload
         order by b.position)
     into v_payloads
     from (
@@ -265,7 +270,7 @@ begin
             select
                 p.position, ev.n, p.tenant_id, p.number_id, p.provider, p.scope, ev.body,
                 ev.body ->> 'kind' as kind, ev.body ->> 'id' as id,
-                least((ev.body ->> 'at')::timestamptz, v_latest) as at,
+                least((ev.body ->> 'at')::timestamptz + p.ahead, v_latest) as at,
                 coalesce(ev.body ->> 'target', ev.body ->> 'id') as about,
                 private.event_detail(ev.body) as detail,
                 private.as_uuid(ev.body ->> 'callback') as callback

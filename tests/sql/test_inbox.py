@@ -467,6 +467,20 @@ def test_a_provider_s_clock_cannot_run_more_than_five_minutes_ahead(db: Any, inb
     assert db.value("select provider_at <= now() + interval '5 minutes' from public.messages") is True
 
 
+def test_what_twilio_posts_without_a_time_comes_at_business_time(db: Any, inbox: Inbox) -> None:
+    db.run("update public.whatsapp_numbers set provider = 'twilio'")
+    db.run("update local.clock set ahead = interval '30 days'")
+
+    inbox.deliver(says("w1"), provider="twilio", field="message")
+    inbox.deliver(says("w2", at=NOW + 29 * DAY), provider="twilio", field="backfill")
+
+    assert db.column("select provider_at from public.messages order by wa_message_id") == [
+        NOW + 30 * DAY,
+        NOW + 29 * DAY,
+    ]
+    assert db.value("select count(*) from public.pending_replies") == 1
+
+
 def test_a_person_who_writes_from_the_phone_silences_the_agent_and_opens_no_window(
     db: Any, inbox: Inbox
 ) -> None:
