@@ -134,7 +134,8 @@ begin
     ),
     entries as (
         select v.tenant_id, v.day, v.number_id, v.category, coalesce(v.currency, v.rate_currency, 'XXX') as currency,
-            1 as messages, v.has_arrived::int as delivered, (v.has_arrived and v.actual_cost is null)::int as unpriced,
+            1 as messages, v.has_arrived::int as delivered,
+            (v.has_arrived and v.actual_cost is null and v.category <> 'none')::int as unpriced,
             coalesce(v.estimated_cost, 0) as estimated, coalesce(v.actual_cost, 0) as actual,
             0 as saved_free_entry, 0 as saved_free_quota, v.is_verified
         from valued v

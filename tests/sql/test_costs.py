@@ -144,6 +144,12 @@ def test_twilio_s_own_fee_makes_nothing_less_free(db: Any, clinic: Business, cha
     assert costs(db, "estimated", "unpriced", "saved_free_quota") == [(0.005, 1, 0.0113)]
 
 
+def test_what_nobody_charges_for_lacks_no_price(db: Any, chat: uuid.UUID) -> None:
+    sent(db, chat, price_class="none", estimated_cost=0)
+
+    assert costs(db, "category", "delivered", "unpriced", "actual") == [("none", 1, 0, 0)]
+
+
 def test_a_verified_rate_makes_a_verified_cost(db: Any, chat: uuid.UUID) -> None:
     db.run("update public.rate_cards set is_verified = true where category = 'service'")
     sent(db, chat, estimated_cost=0, **SERVICE)
