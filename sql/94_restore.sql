@@ -321,9 +321,11 @@ begin
     perform private.sequence_remove(s.tenant_id, s.id)
     from public.sequences s
     where s.tenant_id = p_tenant_id and s.deleted_at is null and p_new ? s.id::text;
-    update public.sequences s set deleted_at = null
+    -- under a name that nobody has: what they were called then may be what another of them is called now
+    update public.sequences s set deleted_at = null, name = s.id::text
     from jsonb_array_elements(p_sequences) e
-    where s.tenant_id = p_tenant_id and s.id = (e ->> 'id')::uuid and s.deleted_at is not null;
+    where s.tenant_id = p_tenant_id and s.id = (e ->> 'id')::uuid
+        and (s.deleted_at is not null or lower(s.name) <> lower(e ->> 'name'));
     for v_entry in select e from jsonb_array_elements(p_sequences) e loop
         perform private.sequence_switch(p_tenant_id, (private.sequence_save(p_tenant_id, (
             select s.id from public.sequences s where s.tenant_id = p_tenant_id and s.id = (v_entry ->> 'id')::uuid

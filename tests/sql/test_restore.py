@@ -226,3 +226,38 @@ def test_nobody_restores_another_business(db: Any, clinic: Business, plaza: Busi
     with pytest.raises(psycopg.Error) as refusal:
         restore(db, plaza, newest(db)["id"])
     assert refusal.value.sqlstate == "PT404"
+
+
+def test_names_that_have_changed_places_since_are_where_they_were(
+    db: Any, clinic: Business, drip: Drip
+) -> None:
+    document = export(db, clinic)["sequences"][0]
+    del document["active"]
+    other = by_owner(db, clinic, "select sequence_save(%s::jsonb)", {**document, "name": "Otra"})["id"]
+    before = export(db, clinic)
+    backup(db)
+    for sequence, name in ((drip.id, "Ninguna"), (other, "Bienvenida"), (drip.id, "Otra")):
+        by_owner(db, clinic, "select sequence_save(%s::jsonb, %s)", {**document, "name": name}, sequence)
+
+    daily = db.value(
+        "select id from restore_points where tenant_id = %s and day is not null", clinic.tenant_id
+    )
+    restore(db, clinic, daily, "sequences")
+
+    assert export(db, clinic) == before
+    assert db.value("select name from sequences where id = %s", drip.id) == "Bienvenida"
+
+
+def test_what_was_deleted_does_not_come_back_while_another_has_its_name(
+    db: Any, clinic: Business, drip: Drip
+) -> None:
+    document = export(db, clinic)["sequences"][0]
+    del document["active"]
+    by_owner(db, clinic, "select sequence_delete(%s)", drip.id)
+    point = newest(db)["id"]
+    by_owner(db, clinic, "select sequence_save(%s::jsonb)", document)
+
+    with pytest.raises(psycopg.Error) as refusal:
+        restore(db, clinic, point)
+    assert refusal.value.sqlstate == "PT409"
+    assert "Bienvenida" in str(refusal.value)
