@@ -47,9 +47,10 @@ begin
             (2, 'format', case when p_file -> 'format' is distinct from '"recado.sequences"' then
                 private.phrase('fault', 'file_format') end),
             (3, 'version', case when p_file -> 'version' is distinct from '1' then private.phrase(
-                'fault', 'file_version', jsonb_build_object('version', coalesce(p_file ->> 'version', '?'))) end),
+                'fault', 'file_version', jsonb_build_object('version', coalesce((p_file -> 'version')::text, '?'))) end),
             (4, 'file', private.json_fault(p_file, 'object', null, null, array['format', 'version', 'sequences'])),
-            (5, 'sequences', case when p_file -> 'sequences' is null then private.phrase('fault', 'doc_missing')
+            (5, 'sequences', case when coalesce(jsonb_typeof(p_file -> 'sequences'), 'null') = 'null'
+                then private.phrase('fault', 'doc_missing')
                 else private.json_fault(p_file -> 'sequences', 'list', 0, 1000, null) end)
     ) as c (n, path, fault)
     where c.fault is not null and (c.n = 1 or jsonb_typeof(p_file) = 'object')

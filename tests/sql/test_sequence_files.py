@@ -169,7 +169,7 @@ def test_a_check_tells_what_would_be_and_does_nothing(db: Any, clinic: Business,
         ("", "x", "file", "must be an object"),
         ("format", "recado.other", "format", 'must be "recado.sequences"'),
         ("version", 2, "version", "is 2, and only version 1 can be read here"),
-        ("version", "1", "version", "is 1, and only version 1 can be read here"),
+        ("version", "1", "version", 'is "1", and only version 1 can be read here'),
         ("version", None, "version", "is ?"),
         ("author", "x", "file", "has an unknown key: author"),
         ("sequences", {}, "sequences", "must be a list"),
@@ -197,6 +197,31 @@ def test_what_is_wrong_is_told_with_its_path(
     faults = refused(db, clinic, changed(file, place, value))
 
     assert (path, True) in [(p, f.startswith(fault)) for p, f in faults]
+
+
+@pytest.mark.parametrize("place", ["sequences", "sequences.0.steps.0.text"])
+def test_what_is_null_is_missing(db: Any, clinic: Business, file: File, place: str) -> None:
+    told = null_at(file, place)
+
+    assert refused(db, clinic, told) == refused(db, clinic, changed(file, place, None))
+
+
+def test_a_step_may_say_null_for_what_it_has_not(db: Any, clinic: Business, file: File) -> None:
+    for place in ("media", "template", "at", "after"):
+        file = null_at(file, f"sequences.0.steps.0.{place}")
+
+    import_file(db, clinic, file)
+    assert export(db, clinic)["sequences"][0]["steps"][0]["text"] == "Hola {{first_name|amigo}} 😊"
+
+
+def test_a_trigger_without_its_value_is_refused_in_the_language_of_who_imports(
+    db: Any, clinic: Business, file: File
+) -> None:
+    db.run("update users set locale = 'es' where id = tenant_id")
+
+    assert refused(db, clinic, changed(file, "sequences.0.triggers.1", {"on": "keyword"})) == [
+        ("sequences[0].triggers[1].value", "falta")
+    ]
 
 
 def test_the_schema_for_editors_says_what_the_database_says(db: Any, clinic: Business, file: File) -> None:
@@ -289,6 +314,11 @@ def changed(file: File, place: str, value: Any) -> Any:
     else:
         here[last] = value
     return file
+
+
+def null_at(file: File, place: str) -> Any:
+    """The file with null at a place."""
+    return json.loads(json.dumps(changed(file, place, "NULL")).replace('"NULL"', "null"))
 
 
 def test_everything_that_is_wrong_is_told_at_once(db: Any, clinic: Business, file: File) -> None:
