@@ -55,7 +55,7 @@ def _export(options: argparse.Namespace) -> None:
     if options.out == "-":
         print(text)
     else:
-        Path(options.out).write_text(text + "\n", encoding="utf-8")
+        _write(options.out, text + "\n")
 
 
 def _import(options: argparse.Namespace) -> None:
@@ -108,9 +108,19 @@ def _environ(options: argparse.Namespace) -> Mapping[str, str]:
 
 def _read(name: str) -> Any:
     try:
-        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
-        return json.loads(text)
+        # some editors begin a file with a byte order mark
+        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8-sig")
+        file = json.loads(text)
+        json.dumps(file, ensure_ascii=False, allow_nan=False).encode()  # Python reads more than JSON has
     except OSError as error:
         raise PlatformError(f"{name} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PlatformError(f"{name} is not JSON: {error}.") from error
+    return file
+
+
+def _write(name: str, text: str) -> None:
+    try:
+        Path(name).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise PlatformError(f"{name} cannot be written: {error.strerror}.") from error

@@ -100,12 +100,14 @@ def _refusal(answer: httpx.Response) -> Refused:
     """What the database said; a proxy in its place may have said anything."""
     try:
         told = answer.json()
-        details = json.loads(told.get("details") or "{}")
+        message, details = told.get("message"), told.get("details")
     except (ValueError, AttributeError):
+        message = None
+    if not message:
         return Refused(f"The project refused it with HTTP {answer.status_code}.", None)
-    faults = details.get("faults", []) if isinstance(details, dict) else []
-    return Refused(
-        str(told.get("message") or f"HTTP {answer.status_code}"),
-        told.get("hint"),
-        [(fault["path"], fault["fault"]) for fault in faults],
-    )
+    try:
+        read = json.loads(details or "{}")
+    except ValueError:  # words of Postgres
+        return Refused(str(message), details)
+    faults = read.get("faults", []) if isinstance(read, dict) else []
+    return Refused(str(message), told.get("hint"), [(fault["path"], fault["fault"]) for fault in faults])
