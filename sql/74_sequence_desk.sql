@@ -264,7 +264,8 @@ begin
 end
 $$;
 
--- A message that had ended an entry was canceled before it went out: the entry waits again.
+-- A message that had ended an entry was canceled before it went out: the entry waits again. Another step that it was
+-- sent for is past, and was not sent.
 create function private.pending_reopen(p_tenant_id uuid, p_message_id uuid) returns void
 language plpgsql set search_path = '' as $$
 begin
@@ -278,6 +279,8 @@ begin
     set outcome = 'manual', reason = 'canceled', message_id = null
     from reopened r
     where h.tenant_id = p_tenant_id and h.pending_manual_id = r.id;
+    update public.sequence_history h set outcome = 'skipped', reason = 'canceled'
+    where h.tenant_id = p_tenant_id and h.message_id = p_message_id and h.outcome = 'done';
 end
 $$;
 

@@ -313,6 +313,19 @@ def test_an_entry_whose_message_was_canceled_waits_again(
     assert drip.history()[0] == ("s0", "manual", "canceled")
 
 
+def test_a_step_whose_message_of_staff_was_canceled_was_not_sent(
+    db: Any, clinic: Business, maria: Chat, drip: Drip
+) -> None:
+    drip.enroll()
+    sent = send(db, clinic, maria, TEXT)
+    assert drip.history() == [("s0", "done", "staff")]
+
+    with db.signed_in(clinic.owner):
+        db.run("select message_cancel(%s)", sent["id"])
+
+    assert drip.history() == [("s0", "skipped", "canceled")]
+
+
 def test_the_queue_names_the_step_and_has_its_text_ready(
     db: Any, clinic: Business, plaza: Business, waiting: Any
 ) -> None:
