@@ -242,12 +242,18 @@ language plpgsql strict set search_path = '' as $$
 begin
     update public.ai_agents set is_default = false
     where tenant_id = p_tenant_id and is_default and p_agents @> '[{"is_default": true}]';
+    -- first under names that nobody has: what they were called then may be what another of them is called now
     insert into public.ai_agents (tenant_id, id, name, is_active)
-    select p_tenant_id, (a ->> 'id')::uuid, a ->> 'name', false
+    select p_tenant_id, (a ->> 'id')::uuid, a ->> 'id', false
     from jsonb_array_elements(p_agents) a
-    on conflict do nothing;
+    on conflict on constraint ai_agents_pkey do nothing;
+    update public.ai_agents t set name = t.id::text
+    from jsonb_array_elements(p_agents) a
+    where t.tenant_id = p_tenant_id and t.id = (a ->> 'id')::uuid and t.name <> a ->> 'name';
     perform private.prompts_restore(p_tenant_id, p_agents);
     return private.rows_restore('public.ai_agents', p_tenant_id, 'id', p_agents);
+exception when unique_violation then
+    perform private.refuse('PT409', 'restore_agent_name');
 end
 $$;
 
@@ -391,6 +397,12 @@ insert into private.phrases (kind, reason, es, en, pt) values
         'Não há tal ponto de restauração.'),
     ('hint', 'no_restore_point', 'Tome su id de restore_points.', 'Read its id from restore_points.',
         'Leia o seu id em restore_points.'),
+    ('refusal', 'restore_agent_name', 'Otro agente tiene ahora el nombre de uno de los que volverían.',
+        'Another agent has the name now of one that would come back.',
+        'Outro agente tem agora o nome de um dos que voltariam.'),
+    ('hint', 'restore_agent_name', 'Cambie el nombre de ese agente, o restaure las demás partes (p_parts).',
+        'Rename that agent, or restore the other parts (p_parts).',
+        'Mude o nome desse agente, ou restaure as outras partes (p_parts).'),
     ('refusal', 'restore_part', 'Este punto de restauración no contiene {part}.',
         'This restore point does not hold {part}.', 'Este ponto de restauração não contém {part}.'),
     ('hint', 'restore_part', 'Contiene {parts}.', 'It holds {parts}.', 'Contém {parts}.');

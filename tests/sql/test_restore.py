@@ -239,10 +239,7 @@ def test_names_that_have_changed_places_since_are_where_they_were(
     for sequence, name in ((drip.id, "Ninguna"), (other, "Bienvenida"), (drip.id, "Otra")):
         by_owner(db, clinic, "select sequence_save(%s::jsonb, %s)", {**document, "name": name}, sequence)
 
-    daily = db.value(
-        "select id from restore_points where tenant_id = %s and day is not null", clinic.tenant_id
-    )
-    restore(db, clinic, daily, "sequences")
+    restore(db, clinic, daily(db, clinic), "sequences")
 
     assert export(db, clinic) == before
     assert db.value("select name from sequences where id = %s", drip.id) == "Bienvenida"
@@ -261,3 +258,40 @@ def test_what_was_deleted_does_not_come_back_while_another_has_its_name(
         restore(db, clinic, point)
     assert refusal.value.sqlstate == "PT409"
     assert "Bienvenida" in str(refusal.value)
+
+
+def test_agents_that_have_changed_names_have_their_own_again(db: Any, clinic: Business, drip: Drip) -> None:
+    db.run("insert into ai_agents (tenant_id, name) values (%s, 'Otra')", clinic.tenant_id)
+    before = agent_names(db, clinic)
+    backup(db)
+    for was, name in ((before[0], "Ninguna"), (before[1], before[0]), ("Ninguna", before[1])):
+        db.run(
+            "update ai_agents set name = %s where tenant_id = %s and name = %s", name, clinic.tenant_id, was
+        )
+
+    restore(db, clinic, daily(db, clinic), "agents")
+
+    assert agent_names(db, clinic) == before
+
+
+def test_an_agent_does_not_come_back_while_a_new_one_has_its_name(
+    db: Any, clinic: Business, drip: Drip
+) -> None:
+    name = agent_names(db, clinic)[0]
+    backup(db)
+    db.run("update ai_agents set name = 'X' where tenant_id = %s", clinic.tenant_id)
+    db.run("insert into ai_agents (tenant_id, name) values (%s, %s)", clinic.tenant_id, name)
+
+    with pytest.raises(psycopg.Error) as refusal:
+        restore(db, clinic, daily(db, clinic), "agents")
+    assert refusal.value.sqlstate == "PT409"
+
+
+def agent_names(db: Any, business: Business) -> list[str]:
+    return list(db.column("select name from ai_agents where tenant_id = %s order by id", business.tenant_id))
+
+
+def daily(db: Any, business: Business) -> Any:
+    return db.value(
+        "select id from restore_points where tenant_id = %s and day is not null", business.tenant_id
+    )
