@@ -335,6 +335,46 @@ begin
 end
 $$;
 
+-- Since the last message of a number that arrived, five customers or more are missing two or more each: an outage that
+-- began in the middle of a busy hour, which no stretch shows that is cut by the clock. One message each is not enough:
+-- those who come last in a round have that.
+create function private.outages_since_last(p_evidence private.undelivered[])
+returns table (tenant_id uuid, number_id uuid, since timestamptz, until timestamptz)
+language plpgsql stable rows 10 set search_path = '' as $$
+#variable_conflict use_column
+begin
+    return query
+    select r.tenant_id, r.number_id, min(r.since), max(r.until)
+    from (
+        select n.tenant_id, n.number_id, e.chat_id, min(e.at) as since, max(e.at) + interval '1 second' as until
+        from (
+            select x.tenant_id, x.number_id, max(x.at) as at
+            from unnest(p_evidence) x
+            group by x.tenant_id, x.number_id
+            having count(distinct x.chat_id) >= 5
+        ) as n
+        left join lateral (
+            select m.provider_at
+            from (
+                select * from public.messages m
+                where m.tenant_id = n.tenant_id and m.provider_at > n.at - interval '5 days'
+                order by m.provider_at desc
+                offset 0
+            ) as m
+            where m.number_id = n.number_id and m.direction = 'outbound'
+                and m.status in ('delivered', 'read', 'played')
+            limit 1
+        ) as arrived on true
+        join unnest(p_evidence) e on e.tenant_id = n.tenant_id and e.number_id = n.number_id
+            and e.at > coalesce(arrived.provider_at, n.at - interval '5 days')
+        group by n.tenant_id, n.number_id, e.chat_id
+        having count(*) >= 2
+    ) as r
+    group by r.tenant_id, r.number_id
+    having count(*) >= 5;
+end
+$$;
+
 -- Of messages that speak for a block, those that were sent while hardly anything of their number arrived.
 create function private.outages_spare(p_evidence private.undelivered[]) returns private.spared[]
 language plpgsql stable set search_path = '' as $$
@@ -346,7 +386,11 @@ begin
                     min(e.at) - interval '7 days' as since
                 from unnest(p_evidence) e
             ) as asked
-            cross join lateral private.outages_suspected(asked.numbers, asked.tenants, asked.since) o
+            cross join lateral (
+                select * from private.outages_suspected(asked.numbers, asked.tenants, asked.since)
+                union all
+                select * from private.outages_since_last(p_evidence)
+            ) as o
             cross join lateral private.outage_bounds(o.tenant_id, o.number_id, o.since, o.until) b
             where private.is_outage(o.tenant_id, o.number_id, o.since, o.until)
         )
@@ -693,6 +737,7 @@ grant execute on function
     private.blocks_suspected(), private.blocks_evidence(private.chat_ref[]), private.reports_delivery(uuid, uuid),
     private.deliveries_between(uuid, uuid, timestamptz, timestamptz, int),
     private.is_outage(uuid, uuid, timestamptz, timestamptz), private.outages_suspected(uuid[], uuid[], timestamptz),
+    private.outages_since_last(private.undelivered[]),
     private.outage_bounds(uuid, uuid, timestamptz, timestamptz),
     private.outages_spare(private.undelivered[]),
     private.blocks_judged(private.undelivered[]),

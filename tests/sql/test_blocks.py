@@ -169,6 +169,27 @@ def test_a_new_number_that_nothing_leaves_is_an_outage_too(histories: Histories)
     assert histories.detect()["marked"] == []
 
 
+def test_an_outage_may_begin_an_hour_after_everybody_was_reached(histories: Histories) -> None:
+    begin = datetime(2026, 11, 17, 1, tzinfo=UTC)
+    for chat in [histories.chat() for _ in range(7)]:
+        chat.sent(begin, delivered=timedelta(minutes=1)).sent(*(begin + n * HOUR for n in (1, 2, 3)))
+
+    found = histories.detect()
+
+    assert (found["marked"], found["spared"], found["outages"]) == ([], 7, 1)
+
+
+def test_blocked_customers_who_come_last_in_each_round_are_no_outage(histories: Histories) -> None:
+    rounds = [OLD - n * HOUR for n in (3, 2, 1)]
+    histories.healthy(rounds, chats=10)
+    late = [moment + timedelta(minutes=1) for moment in rounds]
+    blocked = [histories.chat().sent(*late) for _ in range(5)]
+
+    histories.detect()
+
+    assert {chat.state for chat in blocked} == {"confirmed"}
+
+
 def test_of_a_few_customers_the_one_who_blocks_is_found(histories: Histories) -> None:
     days = [NOW - n * DAY for n in range(1, 30)]
     histories.healthy(days, chats=1)
