@@ -219,13 +219,20 @@ end
 $$;
 
 -- Those paused for that reason go on: what was due meanwhile is due now, once, and what waited for a window is tried.
+-- Whose customer has written meanwhile is paused for that, unless it is staff or the silence that lets it go on.
 create function private.enrollments_release(p_chats private.chat_ref[], p_reason text) returns void
 language plpgsql set search_path = '' as $$
 begin
     update public.sequence_enrollments e
-    set status = 'active', reason = null, changed_at = k.now, waits_for = null,
-        next_run_at = case when e.waits_for is not null then k.now else greatest(e.next_run_at, k.now) end
-    from private.enrollments_live(p_chats) l, private.clock() k (now)
+    set status = case when h.is_heard then 'paused' else 'active' end,
+        reason = case when h.is_heard then 'replied' end, changed_at = k.now,
+        waits_for = case when h.is_heard then e.waits_for end,
+        next_run_at = case when h.is_heard then e.next_run_at
+            when e.waits_for is not null then k.now else greatest(e.next_run_at, k.now) end
+    from private.enrollments_live(p_chats) l
+    cross join private.clock() k (now)
+    cross join lateral (
+        select p_reason not in ('replied', 'staff') and coalesce(l.replied_at >= l.changed_at, false) as is_heard) as h
     where l.status = 'paused' and l.reason = p_reason and e.tenant_id = l.tenant_id and e.id = l.id;
 end
 $$;

@@ -233,6 +233,21 @@ def test_a_switched_off_sequence_rests_and_goes_on_where_it_was(
     assert process(db) == {"claimed": 1, "send": 1}
 
 
+def test_who_wrote_while_a_sequence_was_off_is_not_written_to_when_it_is_on(
+    db: Any, clinic: Business, inbox: Inbox, drip: Drip
+) -> None:
+    drip.enroll()
+    with db.signed_in(clinic.owner):
+        db.run("select sequence_set_active(%s, false)", drip.id)
+    later(db, minutes=5)
+    inbox.deliver(says("w2", at=NOW + timedelta(minutes=5)))
+
+    with db.signed_in(clinic.owner):
+        db.run("select sequence_set_active(%s, true)", drip.id)
+    assert process(db) == {"claimed": 0}
+    assert drip.enrollments() == [("paused", "replied", 1)]
+
+
 def test_a_deleted_sequence_stops_and_keeps_its_history(db: Any, clinic: Business, drip: Drip) -> None:
     drip.enroll()
     process(db)
