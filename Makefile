@@ -35,11 +35,11 @@ types: setup ## mypy, strict
 	$(BIN)/mypy functions shared local
 
 unit: setup ## every test, two at a time but for those that measure
-	$(BIN)/pytest -n 2 --dist loadfile -m 'not alone'
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not alone'
 	$(BIN)/pytest -m alone
 
 test-postgres15: setup ## the database tests, and a real pg_cron, on Debian's Postgres 15
-	RECADO_POSTGRES_BIN=$(POSTGRES15) $(BIN)/pytest -n 2 --dist loadfile tests/sql tests/local/test_standins.py tests/postgres15
+	RECADO_POSTGRES_BIN=$(POSTGRES15) $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder tests/sql tests/local/test_standins.py tests/postgres15
 
 mutations: setup ## faults added to a copy, one at a time: each must turn its test red (minutes)
 	$(BIN)/python -m tests.mutations

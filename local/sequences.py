@@ -13,8 +13,8 @@ from typing import Any
 
 from local.errors import PlatformError
 from local.layout import ROOT
+from local.sequence_files import MODES, Library, Refused
 from shared.errors import RecadoError
-from shared.sequence_files import MODES, Library, Refused
 from shared.settings import Settings
 
 

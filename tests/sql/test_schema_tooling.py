@@ -165,6 +165,11 @@ def test_the_demo_data_stays_off_a_hosted_project(server: Any, database: str) ->
 def test_the_demo_data_goes_into_the_docker_stack_of_the_cli(server: Any, database: str) -> None:
     name = database.rsplit("/", 1)[1]
     server.superuser("alter schema local rename to hosted", name)
+    server.superuser(
+        "create or replace function private.clock() returns timestamptz language sql stable parallel safe"
+        " set search_path = '' as 'select now()'",
+        name,
+    )
     secret = f"super-secret-jwt-token-{uuid.uuid4()}"
     server.superuser(f"alter database \"{name}\" set app.settings.jwt_secret = '{secret}'", name)
     for column in ("confirmation_token", "recovery_token"):

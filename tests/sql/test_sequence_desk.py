@@ -68,7 +68,7 @@ def resume(db: Any) -> int:
 
 
 def entries(db: Any) -> list[tuple[str, bool]]:
-    rows = db.rows("select status, sent_manually from pending_manual order by id")
+    rows = db.rows("select status, sent_manually from pending_manual order by text")
     return [(row["status"], row["sent_manually"]) for row in rows]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from shared.sequence_files import Library, Refused
+from local.sequence_files import Library, Refused
 
 
 def refusal(**body: Any) -> Refused:
