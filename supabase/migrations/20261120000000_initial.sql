@@ -3913,9 +3913,10 @@ create policy early_events_select_admin on public.early_events for select to aut
 -- An address of a customer: a key of lead_identities, but for its tenant.
 create type private.contact_key as (kind text, scope text, value text);
 
--- A payload of a batch, routed.
+-- A payload of a batch, routed. ahead: of the times of its events, business time.
 create type private.inbox_payload as (
-    position int, tenant_id uuid, number_id uuid, provider text, scope text, is_known boolean, events jsonb
+    position int, tenant_id uuid, number_id uuid, provider text, scope text, is_known boolean, events jsonb,
+    ahead interval
 );
 
 -- An event nobody told us before. target_id: the message a status, edit, revoke or reaction is about, if stored.
@@ -3949,12 +3950,16 @@ $$;
 create function private.inbox_route(p_batch jsonb) returns private.inbox_payload[]
 language plpgsql stable set search_path = '' as $$
 declare
+    v_ahead interval := private.clock() - now();
     v_payloads private.inbox_payload[];
 begin
     select array_agg((
             b.position, n.tenant_id, n.id, b.body ->> 'provider',
             coalesce(n.portfolio_id, n.waba_id, b.body ->> 'account', ''),
-            b.copy > 1 or l.id is not null, coalesce(b.body -> 'events', '[]'))::private.inbox_payload
+            b.copy > 1 or l.id is not null, coalesce(b.body -> 'events', '[]'),
+            -- Twilio posts no times: the webhook dated these by the clock on its wall
+            case when b.body ->> 'provider' = 'twilio' and b.body ->> 'field' <> 'backfill' then v_ahead
+                else interval '0' end)::private.inbox_payload
         order by b.position)
     into v_payloads
     from (
@@ -4094,7 +4099,7 @@ begin
             select
                 p.position, ev.n, p.tenant_id, p.number_id, p.provider, p.scope, ev.body,
                 ev.body ->> 'kind' as kind, ev.body ->> 'id' as id,
-                least((ev.body ->> 'at')::timestamptz, v_latest) as at,
+                least((ev.body ->> 'at')::timestamptz + p.ahead, v_latest) as at,
                 coalesce(ev.body ->> 'target', ev.body ->> 'id') as about,
                 private.event_detail(ev.body) as detail,
                 private.as_uuid(ev.body ->> 'callback') as callback
@@ -4165,8 +4170,7 @@ begin
                 join unnest(v_refusals) r on r.tenant_id = m.tenant_id and r.lead_id = m.lead_id
             ), 'opted_out', 'opted_out');
         end if;
-        perform private.sequences_replied(v_stored);
-        perform private.manual_sends_note(v_stored);
+        perform private.sequences_heed(v_stored);
         if cardinality(v_refusals) = 0 then
             perform private.replies_await(v_stored);
         else
@@ -8009,6 +8013,35 @@ begin
 end
 $$;
 
+-- The last moment not after p_at that is so: p_at itself, or when hours began in which nothing is sent. null: there is
+-- none in the nine days before.
+create function private.last_open(
+    p_quiet_hours jsonb, p_lead_zone text, p_business_hours jsonb, p_number_zone text, p_at timestamptz
+) returns timestamptz
+language plpgsql stable set search_path = '' as $$
+declare
+    v_from timestamptz := p_at - interval '9 days';
+    v_moment timestamptz;
+begin
+    if private.first_open(p_quiet_hours, p_lead_zone, p_business_hours, p_number_zone, p_at) = p_at then
+        return p_at;
+    end if;
+    for v_moment in
+        select m from unnest(private.hours_edges(p_quiet_hours, 'from', p_lead_zone, v_from)) m where m <= p_at
+        union
+        select m from unnest(private.hours_edges(p_business_hours, 'to', p_number_zone, v_from)) m where m <= p_at
+        order by 1 desc
+    loop
+        if not private.is_quiet(p_quiet_hours, p_lead_zone, v_moment - interval '1 minute')
+            and private.hours_open(p_business_hours, p_number_zone, v_moment - interval '1 minute')
+        then
+            return v_moment;
+        end if;
+    end loop;
+    return null;
+end
+$$;
+
 -- Something that may be sent. ref is the asker's own id for it. template_id: the template it is made of, if that is
 -- known; is_forced: a member of staff has decided that it goes out against the rules.
 create type private.send_candidate as (
@@ -8297,7 +8330,8 @@ grant execute on function
     private.hours_edges(jsonb, text, text, timestamptz), private.is_quiet(jsonb, text, timestamptz),
     private.first_open(jsonb, text, jsonb, text, timestamptz), private.send_decisions(private.send_candidate[])
     to authenticated, service_role;
-grant execute on function private.free_entry_open(private.sent[]), private.sends_noted(private.sent[]) to service_role;
+grant execute on function private.free_entry_open(private.sent[]), private.sends_noted(private.sent[]),
+    private.last_open(jsonb, text, jsonb, text, timestamptz) to service_role;
 
 
 -- sql/63_send_preview.sql
@@ -8355,6 +8389,9 @@ insert into private.phrases (kind, reason, es, en, pt) values
     ('reason', 'window_will_be_closed', 'A esa hora la ventana estará cerrada; hace falta una plantilla',
         'The window will be closed by then; a template is needed',
         'A essa hora a janela estará fechada; é preciso um modelo'),
+    ('reason', 'text_blank', 'El texto queda vacío: no se sabe nada de lo que lleva de este cliente',
+        'The text is empty: nothing that it says of this customer is known',
+        'O texto fica vazio: nada do que diz deste cliente é conhecido'),
     ('reason', 'template_missing', 'La plantilla no es de la cuenta de este número',
         'The template is not of this number''s account', 'O modelo não é da conta deste número'),
     ('reason', 'template_rejected', 'WhatsApp rechazó la plantilla; elija otra',
@@ -10664,8 +10701,8 @@ begin
 end
 $$;
 
--- From 0 to 1: how much of both texts is in common; or, of one that is long enough to be told from a greeting, how
--- much of it was written, whatever was added.
+-- From 0 to 1: how much of both texts is in common; 0.8 at least when nearly all that is wanted was written, whatever
+-- was added, and it is long enough to be told from a greeting.
 create function private.text_likeness(p_wanted text, p_written text) returns numeric
 language plpgsql immutable strict parallel safe set search_path = '' as $$
 declare
@@ -10683,7 +10720,7 @@ begin
     v_common := (select count(*) from unnest(v_these) t where t = any(v_those));
     return least(0.99, greatest(
         v_common / (cardinality(v_these) + cardinality(v_those) - v_common),
-        case when length(v_wanted) >= 25 then 0.9 * v_common / cardinality(v_these) end));
+        case when length(v_wanted) >= 25 and v_common >= 0.9 * cardinality(v_these) then 0.8 end));
 end
 $$;
 
@@ -11081,13 +11118,20 @@ end
 $$;
 
 -- Those paused for that reason go on: what was due meanwhile is due now, once, and what waited for a window is tried.
+-- Whose customer has written meanwhile is paused for that, unless it is staff or the silence that lets it go on.
 create function private.enrollments_release(p_chats private.chat_ref[], p_reason text) returns void
 language plpgsql set search_path = '' as $$
 begin
     update public.sequence_enrollments e
-    set status = 'active', reason = null, changed_at = k.now, waits_for = null,
-        next_run_at = case when e.waits_for is not null then k.now else greatest(e.next_run_at, k.now) end
-    from private.enrollments_live(p_chats) l, private.clock() k (now)
+    set status = case when h.is_heard then 'paused' else 'active' end,
+        reason = case when h.is_heard then 'replied' end, changed_at = k.now,
+        waits_for = case when h.is_heard then e.waits_for end,
+        next_run_at = case when h.is_heard then e.next_run_at
+            when e.waits_for is not null then k.now else greatest(e.next_run_at, k.now) end
+    from private.enrollments_live(p_chats) l
+    cross join private.clock() k (now)
+    cross join lateral (
+        select p_reason not in ('replied', 'staff') and coalesce(l.replied_at >= l.changed_at, false) as is_heard) as h
     where l.status = 'paused' and l.reason = p_reason and e.tenant_id = l.tenant_id and e.id = l.id;
 end
 $$;
@@ -11186,8 +11230,8 @@ insert into private.phrases (kind, reason, es, en, pt) values
     ('fault', 'doc_two_bodies', 'tiene una plantilla junto a su texto: use on_window_closed: use_template o quite una',
         'has a template beside its own text: say on_window_closed: use_template, or leave one out',
         'tem um modelo junto ao seu texto: use on_window_closed: use_template ou tire um deles'),
-    ('fault', 'doc_template_none', 'no es una de las plantillas del negocio', 'is not one of the business''s templates',
-        'não é um dos modelos do negócio'),
+    ('fault', 'doc_template_none', 'no es una de las plantillas del negocio: {template}',
+        'is not one of the business''s templates: {template}', 'não é um dos modelos do negócio: {template}'),
     ('fault', 'doc_template_many', 'puede ser una de varias: diga su idioma y su cuenta, o su id',
         'may be one of several: say its language and account, or its id',
         'pode ser um de vários: diga o idioma e a conta, ou o id'),
@@ -11285,7 +11329,7 @@ declare
         when p_kind = 'integer' and (v_type <> 'number' or v_text !~ '^-?\d{1,9}$') then 'integer'
         when p_kind in ('list', 'words') and v_type <> 'array' then 'list'
         when p_kind in ('object', 'span') and v_type <> 'object' then 'object'
-        when p_kind = 'text' and length(btrim(v_text)) < p_from then 'empty'
+        when p_kind = 'text' and length(btrim(v_text, E' \t\r\n')) < p_from then 'empty'
         when p_kind = 'text' and length(v_text) > p_to then 'long'
         when p_kind = 'choice' and v_text <> all (p_words) then 'choice'
         when p_kind = 'time' and v_text !~ '^([01]\d|2[0-3]):[0-5]\d$' then 'time'
@@ -11356,7 +11400,7 @@ begin
     ) as c (n, path, value, is_required, kind, at_least, at_most, words)
     union all
     select format('triggers[%s]%s', t.n - 1, c.path), coalesce(
-        case when c.is_required and coalesce(jsonb_typeof(c.value), 'null') = 'null' then 'is missing'
+        case when c.is_required and coalesce(jsonb_typeof(c.value), 'null') = 'null' then private.phrase('fault', 'doc_missing')
             when c.path = '.value' and t.item ->> 'on' = 'new_lead' and c.value is not null then
                 private.phrase('fault', 'doc_unasked') end,
         private.json_fault(c.value, c.kind, 1, 200, c.words))
@@ -11444,7 +11488,9 @@ begin
     return query
     select format('steps[%s].template', s.n - 1),
         case
-            when count(t.id) = 0 then private.phrase('fault', 'doc_template_none')
+            when count(t.id) = 0 then private.phrase('fault', 'doc_template_none', jsonb_build_object('template',
+                concat_ws(', ', s.item #>> '{template,name}', s.item #>> '{template,language}',
+                    s.item #>> '{template,id}')))
             when count(t.id) > 1 then private.phrase('fault', 'doc_template_many')
             else min(private.template_faults(t, coalesce(private.placeholders_fill(
                 s.item #>> '{template,parameters}', '{}'::jsonb || (
@@ -11453,7 +11499,7 @@ begin
     from jsonb_array_elements(p_document -> 'steps') with ordinality as s (item, n)
     left join lateral private.template_meant(p_tenant_id, s.item -> 'template') t on true
     where s.item ? 'template'
-    group by s.n;
+    group by s.n, s.item;
 end
 $$;
 
@@ -11554,6 +11600,8 @@ declare
     v_has_new_steps boolean;
     v_has_new_triggers boolean;
 begin
+    -- what is null is not said
+    p_document := jsonb_strip_nulls(p_document);
     perform private.sequence_check(p_tenant_id, p_document);
     if p_sequence_id is null then
         v_row.tenant_id := p_tenant_id;
@@ -11827,10 +11875,10 @@ end
 $$;
 
 -- When a step is due whose predecessor went out at p_base. local_time: the first one from half the delay before it is
--- over, twelve hours at most: a day after 9:00 and ten seconds it is 9:00, not the day after. p_spread: how much
--- earlier than its margin a step goes that is to go before the window closes.
+-- over, twelve hours at most: a day after 9:00 and ten seconds it is 9:00, not the day after. p_last_safe_at, p_spread:
+-- when a step goes that is to go before the window closes, and how much earlier this one goes than that.
 create function private.step_due_at(
-    p_step public.sequence_steps, p_base timestamptz, p_zone text, p_window_expires_at timestamptz, p_spread interval
+    p_step public.sequence_steps, p_base timestamptz, p_zone text, p_last_safe_at timestamptz, p_spread interval
 ) returns timestamptz
 language plpgsql stable set search_path = '' as $$
 declare
@@ -11839,8 +11887,7 @@ begin
     return case
         when p_step.local_time is not null then private.local_time_after(
             p_step.local_time, p_zone, p_base + v_delay - least(v_delay / 2, interval '12 hours'))
-        when p_step.window_margin_minutes is not null then greatest(p_base + v_delay,
-            p_window_expires_at - make_interval(mins => p_step.window_margin_minutes) - p_spread)
+        when p_step.window_margin_minutes is not null then greatest(p_base + v_delay, p_last_safe_at - p_spread)
         else p_base + v_delay
     end;
 end
@@ -11862,6 +11909,34 @@ begin
             limit 1
         ) as g on true
         where c.tenant_id = p_tenant_id and c.id = p_chat_id);
+end
+$$;
+
+-- When a message is safe to go out that is to go so many minutes before the window of a chat closes. Where hours in
+-- which nothing is sent lie there, it goes as long before those, an hour at most: after them the window may be closed.
+create function private.last_safe_at(p_tenant_id uuid, p_chat_id uuid, p_margin_minutes int) returns timestamptz
+language plpgsql stable set search_path = '' as $$
+declare
+    v_margin interval := make_interval(mins => p_margin_minutes);
+    v_expires_at timestamptz;
+    v_business_hours jsonb;
+    v_number_zone text;
+    v_quiet_hours jsonb;
+    v_open_at timestamptz;
+begin
+    select c.window_expires_at, n.business_hours, n.timezone, s.quiet_hours
+    into v_expires_at, v_business_hours, v_number_zone, v_quiet_hours
+    from public.chats c
+    join public.whatsapp_numbers n on n.tenant_id = c.tenant_id and n.id = c.number_id
+    join public.tenant_settings s on s.tenant_id = c.tenant_id
+    where c.tenant_id = p_tenant_id and c.id = p_chat_id;
+    if v_business_hours is null and v_quiet_hours is null then
+        return v_expires_at - v_margin;
+    end if;
+    v_open_at := private.last_open(v_quiet_hours, private.chat_zone(p_tenant_id, p_chat_id), v_business_hours,
+        v_number_zone, v_expires_at - v_margin);
+    return case when v_open_at < v_expires_at - v_margin then v_open_at - least(v_margin, interval '1 hour')
+        else v_expires_at - v_margin end;
 end
 $$;
 
@@ -11905,12 +11980,13 @@ language plpgsql stable set search_path = '' set plan_cache_mode = 'force_custom
 begin
     return array(
         with asked as materialized (
-            select a.*, c.number_id, c.window_expires_at, s as step
+            select a.*, c.number_id, c.last_safe_at, s as step
             from unnest(p_asks) with ordinality as a
             left join public.sequence_steps s on s.tenant_id = a.tenant_id and s.sequence_id = a.sequence_id
                 and s.version = a.version and s.order_position = a.order_position
             left join lateral (
-                select k.number_id, k.window_expires_at from public.chats k
+                select k.number_id, private.last_safe_at(k.tenant_id, k.id, s.window_margin_minutes) as last_safe_at
+                from public.chats k
                 where s.window_margin_minutes is not null and k.tenant_id = a.tenant_id and k.id = a.chat_id
                 limit 1
             ) as c on true
@@ -11928,7 +12004,7 @@ begin
                 then a.base + make_interval(mins => (a.step).delay_minutes)
             else private.step_due_at(a.step, a.base,
                 case when (a.step).local_time is not null then private.chat_zone(a.tenant_id, a.chat_id) end,
-                a.window_expires_at, w.width * private.chat_share(a.chat_id)) end
+                a.last_safe_at, w.width * private.chat_share(a.chat_id)) end
         from asked a
         left join widths w on w.tenant_id = a.tenant_id and w.sequence_id = a.sequence_id and w.number_id = a.number_id
         order by a.ordinality);
@@ -12230,7 +12306,9 @@ create trigger customer_leads_trigger_sequences after update on public.customer_
     for each statement execute function private.leads_trigger_sequences();
 
 grant execute on function
-    private.local_time_after(time, text, timestamptz), private.chat_zone(uuid, uuid), private.chat_share(uuid),
+    private.as_time(text),
+    private.local_time_after(time, text, timestamptz), private.chat_zone(uuid, uuid),
+    private.last_safe_at(uuid, uuid, int), private.chat_share(uuid),
     private.step_due_at(public.sequence_steps, timestamptz, text, timestamptz, interval),
     private.spread_width(uuid, uuid, uuid, bigint), private.steps_due(private.step_ask[]),
     private.enrollment_obstacles(private.enrollment_ask[]), private.enrollments_add(private.enrollment_ask[]),
@@ -12445,12 +12523,16 @@ declare
     v_now timestamptz := private.clock();
 begin
     return array(
-        select private.step_ruled(r::private.step_run, d.verdict, d.reason, d.not_before, v_now)
+        select private.step_ruled(r::private.step_run, case when b.is_blank then 'manual' else d.verdict end,
+            case when b.is_blank then 'text_blank' else d.reason end, d.not_before, v_now)
         from unnest(p_runs) r
         join private.send_decisions(array(
             select (r.enrollment_id, r.tenant_id, r.chat_id, 'sequence', p_as_template, null,
                 case when p_as_template then r.template_id end, false)::private.send_candidate
-            from unnest(p_runs) r)) d on d.ref = r.enrollment_id);
+            from unnest(p_runs) r)) d on d.ref = r.enrollment_id
+        -- a text of placeholders alone, none of which is known
+        cross join lateral (
+            select d.verdict = 'send' and not p_as_template and r.type = 'text' and r.text !~ '\S' as is_blank) as b);
 end
 $$;
 
@@ -12797,10 +12879,36 @@ grant execute on function private.sequence_move(uuid, boolean), public.sequence_
 
 -- Sequences and people: what customers and staff do changes what a sequence does next.
 
+-- What was just written, by customers or on phones, as far as sequences and the queue care. Most of it they do not:
+-- a batch for whose chats nothing waits costs this one query, a look by key for each message.
+create function private.sequences_heed(p_stored private.inbox_message[]) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_is_enrolled boolean;
+    v_has_echoes boolean;
+begin
+    select bool_or(k.is_enrolled), bool_or(m.kind = 'echo')
+    into v_is_enrolled, v_has_echoes
+    from unnest(p_stored) m
+    left join lateral (
+        select true as is_enrolled from public.sequence_enrollments e
+        where e.tenant_id = m.tenant_id and e.chat_id = m.chat_id and e.status in ('active', 'paused')
+        limit 1
+    ) as k on true
+    where m.is_live and m.kind in ('message', 'echo');
+    if v_is_enrolled then
+        perform private.sequences_replied(p_stored);
+    end if;
+    if v_has_echoes then
+        perform private.manual_sends_note(p_stored);
+    end if;
+end
+$$;
+
 -- Customers: who writes is not written to by a sequence, until that is to go on.
 
 -- What customers have just written pauses the sequences of their chats, or ends them where they never go on; silence
--- is counted anew. Costs chats without an enrollment one look-up by key in a batch's only query.
+-- is counted anew.
 create function private.sequences_replied(p_stored private.inbox_message[]) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -13009,30 +13117,34 @@ begin
 end
 $$;
 
--- The same for what was just written on phones. Chats for which nothing waits cost three looks into indexes, and only
--- when somebody wrote on a phone.
+-- The same for what was just written on phones, in chats for which anything waits.
 create function private.manual_sends_note(p_stored private.inbox_message[]) returns void
 language plpgsql set search_path = '' as $$
 begin
     perform private.manual_send_note(m.tenant_id, m.chat_id, m.message_id, m.body ->> 'text', null)
-    from unnest(p_stored) m
-    -- what took the place of a queued message has no conversation here: that message was meant
-    where m.kind = 'echo' and m.is_live and m.conversation_id is not null and m.body ->> 'text' <> '' and (
-        exists (
-            select from public.pending_manual p
-            where p.tenant_id = m.tenant_id and p.chat_id = m.chat_id and p.status = 'open')
-        or exists (
-            select from public.sequence_enrollments e
-            where e.tenant_id = m.tenant_id and e.chat_id = m.chat_id and e.status in ('active', 'paused'))
-        or exists (
-            select from public.outbox o
-            where o.tenant_id = m.tenant_id and o.chat_id = m.chat_id and o.purpose = 'sequence'
-                and o.state = 'queued'))
-    order by m.at, m.message_id;
+    from (
+        select s.tenant_id, s.chat_id, s.message_id, s.body
+        from unnest(p_stored) s
+        cross join lateral (
+            select 1 from public.sequence_enrollments e
+            where e.tenant_id = s.tenant_id and e.chat_id = s.chat_id and e.status in ('active', 'paused')
+            union all
+            select 1 from public.pending_manual p
+            where p.tenant_id = s.tenant_id and p.chat_id = s.chat_id and p.status = 'open'
+            union all
+            select 1 from public.outbox o
+            where o.tenant_id = s.tenant_id and o.chat_id = s.chat_id and o.purpose = 'sequence' and o.state = 'queued'
+            limit 1
+        ) as waits
+        -- what took the place of a queued message has no conversation here: that message was meant
+        where s.kind = 'echo' and s.is_live and s.conversation_id is not null and s.body ->> 'text' <> ''
+        order by s.at, s.message_id
+    ) as m;
 end
 $$;
 
--- A message that had ended an entry was canceled before it went out: the entry waits again.
+-- A message that had ended an entry was canceled before it went out: the entry waits again. Another step that it was
+-- sent for is past, and was not sent.
 create function private.pending_reopen(p_tenant_id uuid, p_message_id uuid) returns void
 language plpgsql set search_path = '' as $$
 begin
@@ -13046,10 +13158,13 @@ begin
     set outcome = 'manual', reason = 'canceled', message_id = null
     from reopened r
     where h.tenant_id = p_tenant_id and h.pending_manual_id = r.id;
+    update public.sequence_history h set outcome = 'skipped', reason = 'canceled'
+    where h.tenant_id = p_tenant_id and h.message_id = p_message_id and h.outcome = 'done';
 end
 $$;
 
-grant execute on function private.sequences_replied(private.inbox_message[]), private.sequences_resume(),
+grant execute on function private.sequences_heed(private.inbox_message[]),
+    private.sequences_replied(private.inbox_message[]), private.sequences_resume(),
     private.steps_dealt_with(public.pending_manual[]),
     private.step_past(public.sequence_enrollments, text, text, uuid),
     private.step_overtaken(uuid, uuid, text, uuid), private.sends_waiting(uuid, uuid),
@@ -13905,6 +14020,46 @@ begin
 end
 $$;
 
+-- Since the last message of a number that arrived, five customers or more are missing two or more each: an outage that
+-- began in the middle of a busy hour, which no stretch shows that is cut by the clock. One message each is not enough:
+-- those who come last in a round have that.
+create function private.outages_since_last(p_evidence private.undelivered[])
+returns table (tenant_id uuid, number_id uuid, since timestamptz, until timestamptz)
+language plpgsql stable rows 10 set search_path = '' as $$
+#variable_conflict use_column
+begin
+    return query
+    select r.tenant_id, r.number_id, min(r.since), max(r.until)
+    from (
+        select n.tenant_id, n.number_id, e.chat_id, min(e.at) as since, max(e.at) + interval '1 second' as until
+        from (
+            select x.tenant_id, x.number_id, max(x.at) as at
+            from unnest(p_evidence) x
+            group by x.tenant_id, x.number_id
+            having count(distinct x.chat_id) >= 5
+        ) as n
+        left join lateral (
+            select m.provider_at
+            from (
+                select * from public.messages m
+                where m.tenant_id = n.tenant_id and m.provider_at > n.at - interval '5 days'
+                order by m.provider_at desc
+                offset 0
+            ) as m
+            where m.number_id = n.number_id and m.direction = 'outbound'
+                and m.status in ('delivered', 'read', 'played')
+            limit 1
+        ) as arrived on true
+        join unnest(p_evidence) e on e.tenant_id = n.tenant_id and e.number_id = n.number_id
+            and e.at > coalesce(arrived.provider_at, n.at - interval '5 days')
+        group by n.tenant_id, n.number_id, e.chat_id
+        having count(*) >= 2
+    ) as r
+    group by r.tenant_id, r.number_id
+    having count(*) >= 5;
+end
+$$;
+
 -- Of messages that speak for a block, those that were sent while hardly anything of their number arrived.
 create function private.outages_spare(p_evidence private.undelivered[]) returns private.spared[]
 language plpgsql stable set search_path = '' as $$
@@ -13916,7 +14071,11 @@ begin
                     min(e.at) - interval '7 days' as since
                 from unnest(p_evidence) e
             ) as asked
-            cross join lateral private.outages_suspected(asked.numbers, asked.tenants, asked.since) o
+            cross join lateral (
+                select * from private.outages_suspected(asked.numbers, asked.tenants, asked.since)
+                union all
+                select * from private.outages_since_last(p_evidence)
+            ) as o
             cross join lateral private.outage_bounds(o.tenant_id, o.number_id, o.since, o.until) b
             where private.is_outage(o.tenant_id, o.number_id, o.since, o.until)
         )
@@ -14192,6 +14351,10 @@ declare
     v_outages int;
     v_marked jsonb;
 begin
+    if cardinality(v_evidence) = 0 then
+        return jsonb_build_object(
+            'marked', jsonb_build_array(), 'spared', 0, 'outages', private.outages_alert('{}'), 'healed', v_healed);
+    end if;
     -- where nothing is ever told, nothing is missing
     v_evidence := array(
         select e
@@ -14259,6 +14422,7 @@ grant execute on function
     private.blocks_suspected(), private.blocks_evidence(private.chat_ref[]), private.reports_delivery(uuid, uuid),
     private.deliveries_between(uuid, uuid, timestamptz, timestamptz, int),
     private.is_outage(uuid, uuid, timestamptz, timestamptz), private.outages_suspected(uuid[], uuid[], timestamptz),
+    private.outages_since_last(private.undelivered[]),
     private.outage_bounds(uuid, uuid, timestamptz, timestamptz),
     private.outages_spare(private.undelivered[]),
     private.blocks_judged(private.undelivered[]),
@@ -16273,7 +16437,8 @@ begin
     ),
     entries as (
         select v.tenant_id, v.day, v.number_id, v.category, coalesce(v.currency, v.rate_currency, 'XXX') as currency,
-            1 as messages, v.has_arrived::int as delivered, (v.has_arrived and v.actual_cost is null)::int as unpriced,
+            1 as messages, v.has_arrived::int as delivered,
+            (v.has_arrived and v.actual_cost is null and v.category <> 'none')::int as unpriced,
             coalesce(v.estimated_cost, 0) as estimated, coalesce(v.actual_cost, 0) as actual,
             0 as saved_free_entry, 0 as saved_free_quota, v.is_verified
         from valued v
@@ -16681,6 +16846,8 @@ begin
             ) as m
         ) as l
         where s.suspect > 0
+            -- not counted yet: it may be
+            or exists (select from private.stats_touches t where t.tenant_id = s.tenant_id)
     )
     select w.tenant_id, w.number_id, w.kind, 'warning',
         format('%s: %s %s%%, usually %s%%.', w.display_name, w.words, round(100 * w.share), round(100 * w.usual)),
@@ -16904,8 +17071,7 @@ declare
             where s.tenant_id = p_tenant_id and s.deleted_at is null and lower(s.name) = lower(btrim(n.name))));
 begin
     if v_missing is not null then
-        raise exception using errcode = 'PT404', message = format('There is no sequence %s.', v_missing),
-            hint = 'Read their names from sequences.';
+        perform private.refuse('PT404', 'no_sequence_named', jsonb_build_object('names', v_missing));
     end if;
     return jsonb_build_object('format', 'recado.sequences', 'version', 1, 'sequences', (
         select coalesce(jsonb_agg(private.sequence_entry(s) order by lower(s.name)), '[]')
@@ -16919,20 +17085,21 @@ $$;
 
 -- What is wrong with a file as such: it is not one, or one that we cannot read.
 create function private.sequence_file_faults(p_file jsonb) returns table (path text, fault text)
-language plpgsql immutable rows 1 set search_path = '' as $$
+language plpgsql stable rows 1 set search_path = '' as $$
 begin
     return query
     select c.path, c.fault
     from (
         values
-            (1, 'file', case when jsonb_typeof(p_file) is distinct from 'object' then 'must be an object' end),
+            (1, 'file', case when jsonb_typeof(p_file) is distinct from 'object' then
+                private.phrase('fault', 'doc_object') end),
             (2, 'format', case when p_file -> 'format' is distinct from '"recado.sequences"' then
-                'must be "recado.sequences"' end),
-            (3, 'version', case when p_file -> 'version' is distinct from '1' then format(
-                'is %s, and only version 1 can be read here: export the file again, or update Recado',
-                coalesce(p_file ->> 'version', 'missing')) end),
+                private.phrase('fault', 'file_format') end),
+            (3, 'version', case when p_file -> 'version' is distinct from '1' then private.phrase(
+                'fault', 'file_version', jsonb_build_object('version', coalesce((p_file -> 'version')::text, '?'))) end),
             (4, 'file', private.json_fault(p_file, 'object', null, null, array['format', 'version', 'sequences'])),
-            (5, 'sequences', case when p_file -> 'sequences' is null then 'is missing'
+            (5, 'sequences', case when coalesce(jsonb_typeof(p_file -> 'sequences'), 'null') = 'null'
+                then private.phrase('fault', 'doc_missing')
                 else private.json_fault(p_file -> 'sequences', 'list', 0, 1000, null) end)
     ) as c (n, path, fault)
     where c.fault is not null and (c.n = 1 or jsonb_typeof(p_file) = 'object')
@@ -16948,12 +17115,12 @@ declare
     v_document jsonb;
 begin
     if jsonb_typeof(p_entry) <> 'object' then
-        return query values ('', 'must be an object');
+        return query values ('', private.phrase('fault', 'doc_object'));
         return;
     elsif jsonb_typeof(p_entry -> 'active') <> 'boolean' then
-        return query values ('.active', 'must be true or false');
+        return query values ('.active', private.phrase('fault', 'file_boolean'));
     end if;
-    v_document := p_entry - 'active';
+    v_document := jsonb_strip_nulls(p_entry - 'active');
     return query
     select case f.path when 'document' then '' else '.' || f.path end, f.fault
     from private.sequence_head_faults(v_document) f
@@ -16982,11 +17149,12 @@ begin
     select format('sequences[%s].name', e.n - 1), e.fault
     from (
         select s.n, case
-            when row_number() over (partition by s.name order by s.n) > 1 then 'is the name of another sequence of the file'
+            when row_number() over (partition by s.name order by s.n) > 1 then
+                private.phrase('fault', 'file_name_twice')
             when p_mode = 'create' and exists (
                 select from public.sequences q
                 where q.tenant_id = p_tenant_id and q.deleted_at is null and lower(q.name) = s.name)
-                then 'is the name of a sequence that you have: rename it, or import with the mode update' end as fault
+                then private.phrase('fault', 'file_name_taken') end as fault
         from (
             select n, lower(btrim(entry ->> 'name')) as name
             from jsonb_array_elements(p_sequences) with ordinality as x (entry, n)
@@ -17004,8 +17172,7 @@ declare
     v_faults jsonb;
 begin
     if p_mode is null or p_mode not in ('update', 'create', 'replace', 'check') then
-        raise exception using errcode = 'PT400', message = format('There is no mode %L.', p_mode),
-            hint = 'Choose update, create, replace or check.';
+        perform private.refuse('PT400', 'file_mode', jsonb_build_object('mode', p_mode));
     end if;
     select jsonb_agg(jsonb_build_object('path', f.path, 'fault', f.fault)) into v_faults
     from private.sequence_file_faults(p_file) f;
@@ -17014,12 +17181,11 @@ begin
         from private.sequences_faults(p_tenant_id, p_file -> 'sequences', p_mode) f;
     end if;
     if v_faults is not null then
-        raise exception using errcode = 'PT400',
-            message = format('%s %s%s.', v_faults #>> '{0,path}', v_faults #>> '{0,fault}',
-                case when jsonb_array_length(v_faults) > 1
-                    then format(' (and %s more)', jsonb_array_length(v_faults) - 1) else '' end),
-            hint = 'Nothing was imported. Correct the file; details has everything that is wrong with it.',
-            detail = jsonb_build_object('path', v_faults #> '{0,path}', 'faults', v_faults)::text;
+        perform private.refuse_as('PT400', 'file',
+            concat(v_faults #>> '{0,path}', ' ', v_faults #>> '{0,fault}', case when jsonb_array_length(v_faults) > 1
+                then format(' (+%s)', jsonb_array_length(v_faults) - 1) end, '.'),
+            private.phrase('hint', 'file'),
+            jsonb_build_object('path', v_faults #> '{0,path}', 'faults', v_faults));
     end if;
 end
 $$;
@@ -17133,7 +17299,7 @@ language sql set search_path = '' set statement_timeout = '60s' as $$
 $$;
 
 grant execute on function
-    private.sequence_entry(public.sequences), private.sequences_export(uuid, text[]),
+    private.as_time(text), private.sequence_entry(public.sequences), private.sequences_export(uuid, text[]),
     private.sequence_file_faults(jsonb), private.sequence_entry_faults(uuid, jsonb),
     private.sequences_faults(uuid, jsonb, text), private.sequences_check(uuid, jsonb, text),
     private.sequence_import(uuid, uuid, jsonb), private.sequences_import_all(uuid, uuid, jsonb, text),
@@ -17141,6 +17307,32 @@ grant execute on function
     public.tenant_sequences_import(uuid, jsonb, text) to service_role;
 grant execute on function private.my_sequences_export(text[]), private.my_sequences_import(jsonb, text),
     public.sequences_export(text[]), public.sequences_import(jsonb, text) to authenticated;
+
+insert into private.phrases (kind, reason, es, en, pt) values
+    ('refusal', 'no_sequence_named', 'No hay ninguna secuencia {names}.', 'There is no sequence {names}.',
+        'Não há nenhuma sequência {names}.'),
+    ('hint', 'no_sequence_named', 'Tome sus nombres de sequences.', 'Read their names from sequences.',
+        'Leia os seus nomes em sequences.'),
+    ('refusal', 'file_mode', 'No existe el modo «{mode}».', 'There is no mode "{mode}".',
+        'Não existe o modo "{mode}".'),
+    ('hint', 'file_mode', 'Elija update, create, replace o check.', 'Choose update, create, replace or check.',
+        'Escolha update, create, replace ou check.'),
+    ('hint', 'file', 'No se importó nada. Corrija el archivo; en details está todo lo que tiene mal.',
+        'Nothing was imported. Correct the file; details has everything that is wrong with it.',
+        'Nada foi importado. Corrija o arquivo; em details está tudo o que tem de errado.'),
+    ('fault', 'file_format', 'debe ser "recado.sequences"', 'must be "recado.sequences"',
+        'deve ser "recado.sequences"'),
+    ('fault', 'file_version',
+        'es {version}, y aquí solo se lee la versión 1: exporte el archivo otra vez o actualice Recado',
+        'is {version}, and only version 1 can be read here: export the file again, or update Recado',
+        'é {version}, e aqui só se lê a versão 1: exporte o arquivo outra vez ou atualize o Recado'),
+    ('fault', 'file_boolean', 'debe ser true o false', 'must be true or false', 'deve ser true ou false'),
+    ('fault', 'file_name_twice', 'es el nombre de otra secuencia del archivo',
+        'is the name of another sequence of the file', 'é o nome de outra sequência do arquivo'),
+    ('fault', 'file_name_taken',
+        'es el nombre de una secuencia que ya tiene: cámbielo o importe con el modo update',
+        'is the name of a sequence that you have: rename it, or import with the mode update',
+        'é o nome de uma sequência que já tem: mude-o ou importe com o modo update');
 
 
 -- sql/94_restore.sql
@@ -17389,12 +17581,18 @@ language plpgsql strict set search_path = '' as $$
 begin
     update public.ai_agents set is_default = false
     where tenant_id = p_tenant_id and is_default and p_agents @> '[{"is_default": true}]';
+    -- first under names that nobody has: what they were called then may be what another of them is called now
     insert into public.ai_agents (tenant_id, id, name, is_active)
-    select p_tenant_id, (a ->> 'id')::uuid, a ->> 'name', false
+    select p_tenant_id, (a ->> 'id')::uuid, a ->> 'id', false
     from jsonb_array_elements(p_agents) a
-    on conflict do nothing;
+    on conflict on constraint ai_agents_pkey do nothing;
+    update public.ai_agents t set name = t.id::text
+    from jsonb_array_elements(p_agents) a
+    where t.tenant_id = p_tenant_id and t.id = (a ->> 'id')::uuid and t.name <> a ->> 'name';
     perform private.prompts_restore(p_tenant_id, p_agents);
     return private.rows_restore('public.ai_agents', p_tenant_id, 'id', p_agents);
+exception when unique_violation then
+    perform private.refuse('PT409', 'restore_agent_name');
 end
 $$;
 
@@ -17468,9 +17666,11 @@ begin
     perform private.sequence_remove(s.tenant_id, s.id)
     from public.sequences s
     where s.tenant_id = p_tenant_id and s.deleted_at is null and p_new ? s.id::text;
-    update public.sequences s set deleted_at = null
+    -- under a name that nobody has: what they were called then may be what another of them is called now
+    update public.sequences s set deleted_at = null, name = s.id::text
     from jsonb_array_elements(p_sequences) e
-    where s.tenant_id = p_tenant_id and s.id = (e ->> 'id')::uuid and s.deleted_at is not null;
+    where s.tenant_id = p_tenant_id and s.id = (e ->> 'id')::uuid
+        and (s.deleted_at is not null or lower(s.name) <> lower(e ->> 'name'));
     for v_entry in select e from jsonb_array_elements(p_sequences) e loop
         perform private.sequence_switch(p_tenant_id, (private.sequence_save(p_tenant_id, (
             select s.id from public.sequences s where s.tenant_id = p_tenant_id and s.id = (v_entry ->> 'id')::uuid
@@ -17536,6 +17736,12 @@ insert into private.phrases (kind, reason, es, en, pt) values
         'Não há tal ponto de restauração.'),
     ('hint', 'no_restore_point', 'Tome su id de restore_points.', 'Read its id from restore_points.',
         'Leia o seu id em restore_points.'),
+    ('refusal', 'restore_agent_name', 'Otro agente tiene ahora el nombre de uno de los que volverían.',
+        'Another agent has the name now of one that would come back.',
+        'Outro agente tem agora o nome de um dos que voltariam.'),
+    ('hint', 'restore_agent_name', 'Cambie el nombre de ese agente, o restaure las demás partes (p_parts).',
+        'Rename that agent, or restore the other parts (p_parts).',
+        'Mude o nome desse agente, ou restaure as outras partes (p_parts).'),
     ('refusal', 'restore_part', 'Este punto de restauración no contiene {part}.',
         'This restore point does not hold {part}.', 'Este ponto de restauração não contém {part}.'),
     ('hint', 'restore_part', 'Contiene {parts}.', 'It holds {parts}.', 'Contém {parts}.');
@@ -17911,12 +18117,14 @@ end
 $$;
 
 -- Schedules, by their latest 20,000 runs (a day and more): how they went, and whether one has not run though it was
--- due three minutes ago. One that was last due before the first run we know of says nothing.
+-- due three minutes ago. One that was last due before the first run we know of says nothing; where none ever ran,
+-- neither does one that was last due before the first business came.
 create function private.ops_schedules() returns jsonb
 language plpgsql stable set search_path = '' as $$
 declare
     -- schedules follow business time, their runs are noted in real time
     v_ahead interval := private.clock() - now();
+    v_first_at timestamptz := (select min(created_at) from public.users);
 begin
     return (
         with runs as materialized (
@@ -17930,7 +18138,7 @@ begin
             'failures', coalesce(r.failures, 0), 'last_error', r.errors[1], 'last_due_at', due.at,
             'is_overdue', j.active and due.at is not null
                 and coalesce(r.last_at, '-infinity') < due.at - interval '5 seconds'
-                and coalesce((select min(start_time) from runs) <= due.at, true))), '{}')
+                and coalesce(coalesce((select min(start_time) from runs), v_first_at) <= due.at, false))), '{}')
         from cron.job j
         left join (
             select jobid, max(start_time) as last_at,
