@@ -36,13 +36,14 @@ def test_a_number_uses_its_rate_and_no_more(sending: Platform) -> None:
     with fleet(sending):
         business.queue("reply", last=1)  # the simulator, too, meets a number for the first time
         assert eventually(lambda: not waiting(sending))
-        tries = [_paced(sending, business, first) for first in (2, 222, 442)]
+        assert any(_keeps_pace(sending, business, first) for first in (2, 222, 442))
 
-    print(tries)  # noqa: T201
-    assert any(
-        second <= business.rate + 1 and ten <= business.rate * 10 and used >= 0.9
-        for second, ten, used in tries
-    )
+
+def _keeps_pace(platform: Platform, business: Business, first: int) -> bool:
+    """The fullest second and the fullest ten are within the rate, and every number used nearly all of it."""
+    second, ten, used = _paced(platform, business, first)
+    print(f"fullest second {second}, fullest ten {ten}, used {used:.3f}")  # noqa: T201
+    return second <= business.rate + 1 and ten <= business.rate * 10 and used >= 0.9
 
 
 def _paced(platform: Platform, business: Business, first: int) -> tuple[int, int, float]:
@@ -62,10 +63,10 @@ def test_a_business_with_much_to_send_does_not_delay_the_answers_of_another(send
     crowd = Business.open(sending, numbers=5, customers=8000)
     other = Business.open(sending, numbers=1, customers=60)
     with fleet(sending):
-        idle = reply_seconds(other, 15)
+        idle = reply_seconds(other, 9)
         crowd.queue("sequence")
         assert eventually(crowd.sent, 20)
-        busy = reply_seconds(other, 15)
+        busy = reply_seconds(other, 9)
 
     print(f"idle {idle:.3f} s, busy {busy:.3f} s")  # noqa: T201
     assert busy <= 2 * idle

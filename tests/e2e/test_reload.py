@@ -54,5 +54,5 @@ def test_a_changed_function_is_served_anew_and_a_broken_one_stops_nothing(checko
 
     needs.write_text(needs.read_text() + "a-package-nobody-pinned\n")
     log = checkout / ".recado/logs/supervisor.log"
-    assert eventually(lambda: "a-package-nobody-pinned" in log.read_text())
+    assert eventually(lambda: log.exists() and "a-package-nobody-pinned" in log.read_text())
     assert said(hello) == "Hola, world!"
