@@ -224,6 +224,7 @@ begin
 exception
     when datetime_field_overflow or invalid_datetime_format or invalid_parameter_value then
         perform private.refuse('PT400', 'moment');
+        return null;
 end
 $$;
 

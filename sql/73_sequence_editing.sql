@@ -461,6 +461,7 @@ begin
 exception when unique_violation then
     perform private.refuse(
         'PT409', 'sequence_name', jsonb_build_object('name', v_row.name), '{"path": "name"}');
+    return null;
 end
 $$;
 

@@ -149,7 +149,8 @@ create function private.step_parameters(p_run private.step_run) returns jsonb
 language plpgsql stable set search_path = '' as $$
 begin
     return (
-        select private.placeholders_fill(st.parameters::text, private.placeholder_values(l, n, b.business_name), true)
+        select private.placeholders_fill(
+            st.parameters::text, private.placeholder_values(l, n, b.business_name), true)::jsonb
         from public.sequence_steps st
         join public.chats c on c.tenant_id = st.tenant_id and c.id = p_run.chat_id
         join public.customer_leads l on l.tenant_id = c.tenant_id and l.id = c.lead_id
@@ -218,7 +219,7 @@ create function private.steps_as_templates(p_runs private.step_run[]) returns pr
 language plpgsql stable set search_path = '' as $$
 declare
     v_run private.step_run;
-    v_runs private.step_run[] := '{}';
+    v_runs private.step_run[] := array[]::private.step_run[];
     v_template public.message_templates;
     v_parameters jsonb;
     v_filled jsonb;
@@ -362,7 +363,7 @@ declare
     v_runs private.step_run[] := private.steps_judged(private.sequences_due(p_limit));
 begin
     if cardinality(v_runs) = 0 then
-        return '{"claimed": 0}';
+        return '{"claimed": 0}'::jsonb;
     end if;
     v_runs := private.steps_settled(v_runs);
     v_runs := array(

@@ -353,6 +353,7 @@ create function public.pending_manual_send(
 ) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
+    v_tenant_id uuid := private.require_staff();
     v_entry record;
 begin
     -- an answer that got lost is asked for again when the entry is no longer open
@@ -370,7 +371,7 @@ begin
         where h.tenant_id = p.tenant_id and h.pending_manual_id = p.id
         limit 1
     ) as s on true
-    where p.tenant_id = private.require_staff() and p.id = p_id;
+    where p.tenant_id = v_tenant_id and p.id = p_id;
     if not found then
         perform private.refuse('PT404', 'no_pending_manual');
     end if;

@@ -251,7 +251,7 @@ language plpgsql stable rows 100 set search_path = '' set plan_cache_mode = 'for
 set enable_bitmapscan = 'off' as $$
 #variable_conflict use_column
 declare
-    v_begin timestamptz := '2000-01-01 00:00:00+00';
+    v_begin timestamptz := timestamptz '2000-01-01 00:00:00+00';
 begin
     return query
     with halves as materialized (

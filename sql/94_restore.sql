@@ -254,6 +254,7 @@ begin
     return private.rows_restore('public.ai_agents', p_tenant_id, 'id', p_agents);
 exception when unique_violation then
     perform private.refuse('PT409', 'restore_agent_name');
+    return null;
 end
 $$;
 

@@ -10082,6 +10082,7 @@ begin
 exception
     when datetime_field_overflow or invalid_datetime_format or invalid_parameter_value then
         perform private.refuse('PT400', 'moment');
+        return null;
 end
 $$;
 
@@ -11633,6 +11634,7 @@ begin
 exception when unique_violation then
     perform private.refuse(
         'PT409', 'sequence_name', jsonb_build_object('name', v_row.name), '{"path": "name"}');
+    return null;
 end
 $$;
 
@@ -12472,7 +12474,8 @@ create function private.step_parameters(p_run private.step_run) returns jsonb
 language plpgsql stable set search_path = '' as $$
 begin
     return (
-        select private.placeholders_fill(st.parameters::text, private.placeholder_values(l, n, b.business_name), true)
+        select private.placeholders_fill(
+            st.parameters::text, private.placeholder_values(l, n, b.business_name), true)::jsonb
         from public.sequence_steps st
         join public.chats c on c.tenant_id = st.tenant_id and c.id = p_run.chat_id
         join public.customer_leads l on l.tenant_id = c.tenant_id and l.id = c.lead_id
@@ -12541,7 +12544,7 @@ create function private.steps_as_templates(p_runs private.step_run[]) returns pr
 language plpgsql stable set search_path = '' as $$
 declare
     v_run private.step_run;
-    v_runs private.step_run[] := '{}';
+    v_runs private.step_run[] := array[]::private.step_run[];
     v_template public.message_templates;
     v_parameters jsonb;
     v_filled jsonb;
@@ -12685,7 +12688,7 @@ declare
     v_runs private.step_run[] := private.steps_judged(private.sequences_due(p_limit));
 begin
     if cardinality(v_runs) = 0 then
-        return '{"claimed": 0}';
+        return '{"claimed": 0}'::jsonb;
     end if;
     v_runs := private.steps_settled(v_runs);
     v_runs := array(
@@ -13232,6 +13235,7 @@ create function public.pending_manual_send(
 ) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
+    v_tenant_id uuid := private.require_staff();
     v_entry record;
 begin
     -- an answer that got lost is asked for again when the entry is no longer open
@@ -13249,7 +13253,7 @@ begin
         where h.tenant_id = p.tenant_id and h.pending_manual_id = p.id
         limit 1
     ) as s on true
-    where p.tenant_id = private.require_staff() and p.id = p_id;
+    where p.tenant_id = v_tenant_id and p.id = p_id;
     if not found then
         perform private.refuse('PT404', 'no_pending_manual');
     end if;
@@ -13936,7 +13940,7 @@ language plpgsql stable rows 100 set search_path = '' set plan_cache_mode = 'for
 set enable_bitmapscan = 'off' as $$
 #variable_conflict use_column
 declare
-    v_begin timestamptz := '2000-01-01 00:00:00+00';
+    v_begin timestamptz := timestamptz '2000-01-01 00:00:00+00';
 begin
     return query
     with halves as materialized (
@@ -17593,6 +17597,7 @@ begin
     return private.rows_restore('public.ai_agents', p_tenant_id, 'id', p_agents);
 exception when unique_violation then
     perform private.refuse('PT409', 'restore_agent_name');
+    return null;
 end
 $$;
 

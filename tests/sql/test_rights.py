@@ -21,7 +21,7 @@ def log(db: Any, table: str) -> list[dict[str, Any]]:
     return list(
         db.rows(
             "select action, row_name, before, after, user_id from audit_log where table_name = %s"
-            " order by id",
+            " order by ctid",
             table,
         )
     )
@@ -69,7 +69,9 @@ def test_what_enrolls_customers_by_itself_is_noted(db: Any, clinic: Business) ->
     db.run("insert into sequence_triggers values (%s, %s, 'tag', 'vip')", clinic.tenant_id, sequence)
     db.run("delete from sequence_triggers")
 
-    rows = db.rows("select row_id, action from audit_log where table_name = 'sequence_triggers' order by id")
+    rows = db.rows(
+        "select row_id, action from audit_log where table_name = 'sequence_triggers' order by ctid"
+    )
     assert [(row["row_id"], row["action"]) for row in rows] == [(sequence, "insert"), (sequence, "delete")]
 
 
