@@ -74,7 +74,7 @@ def test_an_idle_chat_is_read_once(db: Any, inbox: Inbox) -> None:
 
 
 def test_a_chat_that_goes_on_is_left_alone(db: Any, inbox: Inbox) -> None:
-    wrote(inbox, minutes=59)
+    wrote(inbox, minutes=45)
     assert claim(db) == []
 
     db.run("update tenant_settings set crm_analysis_idle_minutes = 30")
