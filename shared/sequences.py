@@ -56,8 +56,10 @@ class Sequences:
         ends_at = time() + self._budget
         while time() < ends_at:
             size = BATCH if limit is None else min(BATCH, limit - counts["claimed"])
+            if size <= 0:
+                return
             await self._database.worker_beat(worker=NAME, loop_id=loop_id, seconds=LEASE_SECONDS)
-            done = await self._database.sequences_process(limit=size) if size > 0 else {}
+            done = await self._database.sequences_process(limit=size)
             for closed in done.pop("closed", ()):
                 logs.product_event("whatsapp.window.closed", **closed)
             counts.update(done)

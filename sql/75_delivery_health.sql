@@ -188,16 +188,6 @@ begin
 end
 $$;
 
--- The same for many: p_tenants and p_subjects go in pairs.
-create function private.alerts_end(p_kind text, p_tenants uuid[], p_subjects text[]) returns void
-language plpgsql set search_path = '' as $$
-begin
-    update public.alerts a set resolved_at = private.clock()
-    from unnest(p_tenants, p_subjects) as e (tenant_id, subject)
-    where a.tenant_id = e.tenant_id and a.kind = p_kind and a.subject = e.subject and a.resolved_at is null;
-end
-$$;
-
 -- Alerts about single messages of these chats end when none of that kind is left. p_by: who has dealt with it.
 create function private.failures_over(p_chats private.chat_ref[], p_by uuid default null) returns void
 language plpgsql set search_path = '' as $$
@@ -227,7 +217,7 @@ end
 $$;
 grant execute on function private.severity_rank(text), private.alert_text(uuid, text, text),
     private.alert_raise(uuid, text, text, text, uuid, uuid, text, jsonb), private.alert_end(uuid, text, text),
-    private.alerts_end(text, uuid[], text[]), private.failures_over(private.chat_ref[], uuid),
+    private.failures_over(private.chat_ref[], uuid),
     private.flag_for_person(uuid, uuid, text, text) to service_role;
 
 -- Definer: staff may not write alerts, only say that one is dealt with.

@@ -52,20 +52,6 @@ def test_what_is_over_and_comes_back_is_another_incident(db: Any, clinic: Busine
     assert db.column("select resolved_at is null from public.alerts order by created_at, id") == [False, True]
 
 
-def test_many_incidents_end_in_one_statement_each_of_its_own_business(
-    db: Any, clinic: Business, plaza: Business
-) -> None:
-    for who in (clinic, plaza):
-        raise_alert(db, who)
-    with db.as_service():
-        db.run(
-            "select private.alerts_end('channel_stopped', array[%s::uuid, %s], array['subject', 'other'])",
-            clinic.tenant_id, plaza.tenant_id,
-        )  # fmt: skip
-
-    assert db.column("select tenant_id from public.alerts where resolved_at is null") == [plaza.tenant_id]
-
-
 @pytest.mark.parametrize(
     ("locale", "begins"), [("es", "El proveedor"), ("es-CO", "El proveedor"), ("en", "It is")]
 )
